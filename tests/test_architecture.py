@@ -1,0 +1,229 @@
+"""The house rules that a machine can check: who may import whom, what is never used, how long a file may be."""
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import wfm_ar
+
+ROOT = Path(wfm_ar.__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the checkout")
+
+# Imports run downwards only: a module may import modules of its own part and of lower rungs, never a sibling on its rung.
+LADDER = (
+    {"wfm_kernels"},
+    {"shapes", "errors"},
+    {"schema", "haar"},
+    {"data", "tokenizers", "world_model", "diffusion_decoder"},
+    {"rollout", "worlds", "cosmos"},
+    {"train", "evaluate", "simulate"},
+    {"config", "verbs"},
+    {"cli", "cli_help"},
+    {"__init__", "__main__"},
+)
+RUNG = {part: height for height, rung in enumerate(LADDER) for part in rung}
+# these pairs stand on one rung and may still see each other: the legend raises the errors, the command line prints the help
+NEIGHBOURS = {("cli", "cli_help"), ("__main__", "__init__"), ("shapes", "errors")}
+ALWAYS_ALLOWED = {"__init__"}  # `from wfm_ar import __version__`: wfm_ar/__init__.py imports nothing before it is asked to
+
+ONLY_HERE = {  # outside library -> the places that may import it
+    "hydra": {"wfm_ar/cli.py"},
+    "omegaconf": {"wfm_ar/cli.py", "wfm_ar/config.py"},
+    "av": {"wfm_ar/data/video.py"},
+    "sentencepiece": {"wfm_ar/tokenizers/text.py"},
+    "triton": {"kernels/wfm_kernels/"},
+    "mujoco": {"wfm_ar/worlds/"},
+}
+NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torchvision", "requests", "urllib.request"}
+FORBIDDEN_NAMES = {"utils.py", "util.py", "misc.py", "common.py", "helpers.py", "helper.py"}
+CEILING = 500
+
+
+def sources(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for path in found if "__pycache__" not in path.parts]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+LIBRARY = sources("wfm_ar", "kernels")
+EVERYTHING = LIBRARY + sources("tests", "tools")
+by_name = pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+everywhere = pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+
+
+def part_of(path: Path) -> str:
+    """The part of the house a file belongs to: the first folder or file name below its package."""
+    inside = path.relative_to(ROOT).parts
+    if inside[0] == "kernels":
+        return "wfm_kernels" if inside[1] == "wfm_kernels" else "benchmarks"
+    return inside[1].removesuffix(".py")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports_of(path: Path) -> list[tuple[str, int]]:
+    """(absolute dotted module, line) of every import in the file, also those inside functions."""
+    found = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: a relative import; write it from the package's root"
+            assert node.module is not None
+            if node.module == "wfm_ar":
+                found += [(f"wfm_ar.{alias.name}", node.lineno) for alias in node.names]
+            else:
+                found.append((node.module, node.lineno))
+    return found
+
+
+def part_imported(module: str) -> str | None:
+    """The part that a dotted import leads to; None for outside libraries."""
+    names = module.split(".")
+    if names[0] == "wfm_kernels":
+        return "wfm_kernels"
+    if names[0] != "wfm_ar":
+        return None
+    return names[1] if len(names) > 1 and names[1] in RUNG else "__init__"
+
+
+@by_name
+def test_imports_run_downwards(path):
+    own = part_of(path)
+    if own == "benchmarks":
+        pytest.skip("benchmarks may import anything")
+    assert own in RUNG, f"{name_of(path)}: part {own!r} has no place on the ladder; give it one here and in the README"
+    for module, line in imports_of(path):
+        other = part_imported(module)
+        if other is None or other == own or other in ALWAYS_ALLOWED or (own, other) in NEIGHBOURS:
+            continue
+        assert own == "__init__" or RUNG[other] < RUNG[own], f"{name_of(path)}:{line}: {own} imports {other}, which is not below it"
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    """wfm_ar/__init__.py stands on no rung because everything may import it; so at import time it must not import back."""
+    tree = ast.parse((ROOT / "wfm_ar/__init__.py").read_text())
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.startswith(("wfm_", "torch", "numpy")) for name in names), ast.unparse(node)
+
+
+@by_name
+def test_libraries_stay_in_their_place(path):
+    name = name_of(path)
+    for module, line in imports_of(path):
+        places = ONLY_HERE.get(module.split(".")[0])
+        if places is not None and part_of(path) != "benchmarks":
+            assert any(name.startswith(place) for place in places), f"{name}:{line}: imports {module}; only {sorted(places)} may"
+
+
+@by_name
+def test_kernels_stand_alone(path):
+    if part_of(path) != "wfm_kernels":
+        return
+    allowed = {"torch", "triton", "wfm_kernels"}
+    for module, line in imports_of(path):
+        top = module.split(".")[0]
+        assert top in allowed or top in sys.stdlib_module_names, f"{name_of(path)}:{line}: imports {module}; kernels may only torch, triton"
+
+
+@everywhere
+def test_nothing_dangerous(path):
+    """No pickle, no eval or exec, no torch.load without weights_only=True, no numpy.load that may unpickle, no shell."""
+    name = name_of(path)
+    for module, line in imports_of(path):
+        assert not any(module == bad or module.startswith(f"{bad}.") for bad in NEVER_IMPORTED), f"{name}:{line}: imports {module}"
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called, keywords = ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords}
+        where = f"{name}:{node.lineno}: {called}"
+        assert called not in ("eval", "exec", "os.system", "os.popen", "__import__"), where
+        assert not called.endswith(("hydra.utils.instantiate", "hydra.utils.call")), where
+        if called == "torch.load":
+            assert keywords.get("weights_only") == "True", f"{where} without weights_only=True"
+        if called in ("np.load", "numpy.load"):
+            assert keywords.get("allow_pickle", "False") == "False", f"{where} with allow_pickle"
+        if called.startswith("subprocess."):
+            assert keywords.get("shell", "False") == "False", f"{where} through a shell"
+
+
+def test_configs_name_no_code():
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        text = path.read_text()
+        for word in ("_target_", "oc.env", "oc.decode", "!!python"):
+            assert word not in text, f"{name_of(path)}: {word}"
+
+
+@everywhere
+def test_files_are_short_and_named_for_what_they_hold(path):
+    lines = path.read_text().count("\n")
+    assert lines <= CEILING, f"{name_of(path)}: {lines} lines, at most {CEILING}; part it by concept"
+    assert path.name not in FORBIDDEN_NAMES, f"{name_of(path)}: a name for anything; name it for the one thing it holds"
+
+
+@by_name
+def test_every_module_says_what_it_is(path):
+    if path.read_text().strip():
+        assert ast.get_docstring(tree_of(path)), f"{name_of(path)}: no docstring"
+
+
+def test_no_kernels_package():
+    """A top-level package `kernels` would hide the one of that name which other libraries look for."""
+    assert not (ROOT / "kernels/__init__.py").exists()
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_test_files_have_names_of_their_own():
+    """Without __init__.py two tests of one base name hide each other in some runners."""
+    names = [path.name for path in sources("tests") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
+@everywhere
+def test_no_paths_of_one_machine(path):
+    if path.name == "test_architecture.py":
+        return
+    found = re.search(r"""["'](/work/|/root/|/home/\w)""", path.read_text())
+    assert not found, f"{name_of(path)}: {found and found[0]}"
+
+
+def test_pyproject_says_what_the_code_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["version"] == wfm_ar.__version__
+    assert project["project"]["scripts"] == {"wfm": "wfm_ar.cli:main"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["wfm_ar", "kernels/wfm_kernels"]
+    bounds = " ".join(project["project"]["dependencies"])
+    for bound in ("torch>=2.10", "sentencepiece>=0.2.3", "hydra-core>=1.3.6", "omegaconf>=2.3,<2.4", "safetensors>=0.8"):
+        assert bound in bounds, bound
+
+
+def test_every_direct_dependency_is_pinned():
+    """tools/requirements.txt holds one exact version of each, except triton, which the build of torch chooses."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    names = {re.split(r"[\[><=!; ]", one)[0] for one in wanted} - {"wfm-ar", "triton"}
+    pins = re.findall(r"(?m)^([\w-]+)==\S+$", (ROOT / "tools/requirements.txt").read_text())
+    assert names <= set(pins), names - set(pins)
+    assert "torch==2.13.0" in (ROOT / "tools/requirements.txt").read_text()
+
+
+def test_git_keeps_the_sources():
+    """An unanchored `data/` in .gitignore would drop wfm_ar/data from the checkout and from the wheel."""
+    ignored = [line.strip() for line in (ROOT / ".gitignore").read_text().splitlines() if line.strip() and not line.startswith("#")]
+    for line in ignored:
+        if line.strip("/").split("/")[-1] in {"data", "runs", "outputs", "build", "dist", "worlds", "assets"}:
+            assert line.startswith("/"), f".gitignore: {line} must begin with a slash"

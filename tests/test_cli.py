@@ -1,0 +1,267 @@
+"""The command line: what it prints, where, and with which exit code. In process where that is enough, for speed."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import wfm_ar
+from wfm_ar import cli
+from wfm_ar.cli import main, quoted, settings_of
+from wfm_ar.cli_help import conf_dir
+from wfm_ar.errors import BadClip, BadConfig, NoSpace
+from wfm_ar.verbs import VERBS
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSettings:
+    path: Path
+    decode: bool
+
+
+@pytest.fixture
+def told(capsys):
+    """Runs a command line -> (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def verb_that(monkeypatch):
+    """Puts a function in the place of `wfm data check`'s, to see what its end turns into."""
+
+    def replace(act):
+        fake = SimpleNamespace(Settings=FakeSettings, run=act)
+        real = cli.importlib.import_module
+        monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "wfm_ar.verbs.data_check" else real(name))
+
+    return replace
+
+
+def assert_one_line(result: tuple[int, str, str], *words: str, code: int = 2) -> None:
+    got, out, err = result
+    assert got == code, (got, out, err)
+    assert out == "", out
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, (word, err)
+
+
+def test_help_tells_the_story(told):
+    for arguments in ((), ("--help",), ("-h",)):
+        code, out, err = told(*arguments)
+        assert (code, err) == (0, "")
+        for verb in VERBS:
+            assert f"wfm {verb.words}" in out and verb.line in out
+        assert out.count("\n  wfm ") >= len(VERBS) + 3
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
+def test_each_verb_helps(told, verb):
+    code, out, err = told(*verb.words.split(), "--help")
+    assert (code, err) == (0, "")
+    assert verb.line in out
+    assert all(example in out for example in verb.examples) and verb.examples
+    assert "hydra" not in out.replace("hydra_", ""), "what only hydra reads must not be shown"
+    for key in verb.literal:
+        assert f"\n  {key}:" in out, f"{key} is not in conf/{verb.module}.yaml"
+    for group in verb.groups:
+        assert f"\n  {group}=" in out
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
+def test_every_key_is_known_and_explained(told, verb):
+    """The config composes, and conf/<module>.yaml and the settings have the same keys."""
+    import dataclasses
+    import importlib
+
+    code, out, err = told(*verb.words.split(), "--cfg", "job")
+    assert (code, err) == (0, "")
+    shown = {line.partition(":")[0] for line in out.splitlines() if line and line[0] not in " -#"}
+    kind = importlib.import_module(f"wfm_ar.verbs.{verb.module}").Settings
+    assert shown == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_family_and_version(told):
+    code, out, err = told("data")
+    assert (code, err) == (0, "") and "wfm data make" in out and "wfm data check" in out
+    code, out, err = told("version")
+    assert (code, err) == (0, "") and out.startswith(f"wfm-ar {wfm_ar.__version__}\n") and "torch " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generat"], ['did you mean "generate"', "fix:"]),
+        (["data", "chekc"], ['did you mean "check"', "make | check"]),
+        (["data", "make", "--cgf", "job"], ["unknown option '--cgf'", 'did you mean "--cfg"']),
+        (["data", "make", "--cfg", "jobb"], ["--cfg got 'jobb'", "job | hydra | all"]),
+        (["data", "make", "--cfg"], ["--cfg got ''"]),
+        (["data", "make", "-m", "--cfg", "job"], ["together", "expected one"]),
+        (["data", "make", "--resolve"], ["--cfg job --resolve"]),
+        (["data", "make", "episods=3"], ["unknown key 'episods'", 'did you mean "episodes"']),
+        (["data", "make", "out=x", "+episods=3"], ["unknown key 'episods'", 'did you mean "episodes"']),
+        (["data", "make"], ["out has no value", "out=VALUE"]),
+        (["data", "make", "out=x", "episodes=three"], ["episodes is 'three'", "a whole number"]),
+        (["data", "make", "out=x", "episodes=1.5"], ["episodes is 1.5"]),
+        (["data", "make", "out=x", "episodes=[1"], ["episodes=[1"]),
+        (["data", "make", "out=x", "episodes=1,2"], ["episodes=1,2", "-m to sweep"]),
+        (["data", "make", "out=x", "episodes=0"], ["episodes: got 0"]),
+        (["data", "make", "out=x", "frames=${nothing}"], ["nothing"]),
+        (["data", "make", "out=x", "world=tabletopp"], ['did you mean "tabletop"']),
+        (["data", "make", "somewhere"], ["got 'somewhere'", "key=value"]),
+        (["data", "check"], ["path has no value"]),
+        (["data", "check", "a", "b"], ["got 'b'", "one path"]),
+        (["data", "make", "out=x", "+_target_=os.system"], ["configs never name code"]),
+        (["data", "make", "--config-dir", "no/such/folder"], ["no/such/folder"]),
+    ],
+)
+def test_bad_command_lines_are_one_line(told, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(told(*arguments), "wfm", *words)
+    assert not list(tmp_path.iterdir()), "nothing may be written for a command line that is refused"
+
+
+def test_package_that_is_not_there(told):
+    code, _, err = told("data", "make", "--cfg", "job", "--package", "nothing")
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_errors_become_exit_codes(told, verb_that):
+    def act(settings):
+        raise BadClip(f"{settings.path}: is cut\nshort; fix: copy it again")
+
+    verb_that(act)
+    assert_one_line(told("data", "check", "in dir/a,b (1)=c.mp4"), "wfm data check: in dir/a,b (1)=c.mp4: is cut short; fix: copy it again")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (NoSpace("out: no space"), 2, ["out: no space"]),
+        (OSError(errno.ENOSPC, "No space left on device", "here"), 2, ["here: no space left on the disk", "fix:"]),
+        (PermissionError(errno.EACCES, "Permission denied", "here"), 2, ["here: Permission denied"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+    ],
+)
+def test_other_ends(told, verb_that, error, code, words):
+    def act(settings):
+        raise error
+
+    verb_that(act)
+    assert_one_line(told("data", "check", "x"), *words, code=code)
+
+
+@pytest.mark.parametrize(("stop", "code"), [(SystemExit(143), 143), (SystemExit(None), 0), (SystemExit(0), 0)])
+def test_a_verb_may_choose_its_exit_code(told, verb_that, stop, code):
+    def act(settings):
+        raise stop
+
+    verb_that(act)
+    assert told("data", "check", "x") == (code, "", "")
+
+
+def test_a_bug_leaves_its_traceback_in_a_file(told, verb_that, tmp_path, monkeypatch):
+    def act(settings):
+        raise ZeroDivisionError("our mistake")
+
+    verb_that(act)
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert_one_line(told("data", "check", "x"), "internal error", "ZeroDivisionError: our mistake", str(tmp_path), code=70)
+    (log,) = tmp_path.iterdir()
+    assert "ZeroDivisionError: our mistake" in log.read_text() and "in act" in log.read_text()
+
+
+def test_sweeps_run_every_point_and_return_the_worst(told, verb_that, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def act(settings):
+        seen.append((str(settings.path), settings.decode))
+        return 2 if settings.decode else 0
+
+    verb_that(act)
+    code, _, err = told("data", "check", "-m", "path=a,b", "decode=true,false")
+    assert (code, err) == (2, "")
+    assert seen == [("a", True), ("a", False), ("b", True), ("b", False)]
+
+
+def test_nothing_of_the_process_stays_changed(told, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    before = (list(sys.argv), os.getcwd())
+    told("data", "make", "nonsense=1")
+    assert (sys.argv, os.getcwd()) == before and "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "push the red cube left",
+        "left, then right",
+        "don't",
+        'say "hi"',
+        "a=b",
+        "(x)[y]{z}",
+        "back\\slash",
+        "ends with \\",
+        "quote then backslash '\\",
+        "\\'",
+        "1e3",
+        "true",
+        "x:y",
+        "日本語 ✓",
+        "a #b",
+        "  spaces  ",
+        "$HOME",
+        "%d",
+        "*?!",
+    ],
+)
+def test_words_and_paths_need_no_second_quoting(value):
+    assert settings_of("data check", [f"path={value}"]).path == Path(value)
+
+
+def test_what_is_not_quoted():
+    assert quoted("null") == "null" and quoted("") == "" and quoted("'a b'") == "'a b'" and quoted("${out}") == "${out}"
+
+
+def test_settings_of_a_verb():
+    settings = settings_of("data make", ["out=x", "episodes=3"])
+    assert (settings.world, settings.episodes, settings.out) == ("tabletop", 3, Path("x"))
+    with pytest.raises(BadConfig, match="episodes"):
+        settings_of("data make", ["out=x", "episodes=three"])
+
+
+def test_configs_lie_in_the_checkout():
+    assert (conf_dir() / "train.yaml").is_file() and conf_dir().name == "conf"
+
+
+@pytest.mark.slow
+def test_help_is_quick_and_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['wfm', '--help']; from wfm_ar.cli import main; code = main();"
+        "print([m for m in ('torch', 'hydra', 'numpy', 'omegaconf', 'matplotlib') if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("[] 0\n") and done.stderr == ""
+
+
+@pytest.mark.slow
+def test_as_a_program(tmp_path):
+    """`python -m wfm_ar`, the real streams and the real exit code."""
+    command = [sys.executable, "-m", "wfm_ar", "data", "check", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-m", "wfm_ar", "train", "-h"], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("wfm train:")

@@ -1,0 +1,296 @@
+"""`wfm <verb> [key=value ...]`: from the command line to a verb's settings, and from its end to an exit code.
+
+Exit codes: 0 done; 2 something the user can mend, told in one line on stderr; 70 a mistake of ours, with the traceback in a
+file; 130 interrupted. Nothing numeric happens here and nothing heavy is imported before a verb runs: `wfm --help` is quick.
+It is the only file that imports hydra.
+"""
+
+import errno
+import importlib
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wfm_ar import __version__
+from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
+from wfm_ar.errors import BadConfig, BadData, NoSpace, WfmError, nearest
+from wfm_ar.verbs import VERBS, Verb
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+BUG, INTERRUPTED = 70, 130
+FLAGS = {  # hydra's own, those that make sense here -> the values they take
+    "--cfg": ("job", "hydra", "all"),
+    "-c": ("job", "hydra", "all"),
+    "--package": None,
+    "-p": None,
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    "--config-dir": None,
+    "-cd": None,
+    "--multirun": (),
+    "-m": (),
+    "--resolve": (),
+}
+MODES = {"--cfg", "-c", "--info", "-i", "--multirun", "-m"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (`argv` without the program's name) and returns the exit code. Never raises."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _guarded("wfm", lambda: _dispatch(arguments))
+
+
+def settings_of(words: str, overrides: Sequence[str] = ()) -> Any:
+    """The validated settings of a verb, as `wfm <words> <overrides>` would build them; for tests and scripts."""
+    verb = _verb_named(words)
+    return _build(verb, _compose(verb, _prepared(verb, list(overrides))))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("version", "--version"):
+        print(versions())
+        return 0
+    verb, rest = _split(arguments)
+    if verb is None or "--help" in rest or "-h" in rest:
+        print(help_of(verb) if verb else help_of_family(arguments[0]))
+        return 0
+    return _guarded(f"wfm {verb.words}", lambda: _run(verb, rest))
+
+
+def _split(arguments: list[str]) -> tuple[Verb | None, list[str]]:
+    """The verb (one or two words) and what follows it; None for the help of a family such as `data`."""
+    for verb in VERBS:
+        words = verb.words.split()
+        if arguments[: len(words)] == words:
+            return verb, arguments[len(words) :]
+    first, second = arguments[0], next(iter(arguments[1:]), "")
+    members = [verb.words.split()[1] for verb in VERBS if verb.words.startswith(f"{first} ")]
+    if members and second in ("", "--help", "-h"):
+        return None, []
+    if members:
+        raise BadConfig(
+            f"wfm {first}: unknown verb {second!r}{nearest(second, members)}, expected {' | '.join(members)}; fix: `wfm --help`"
+        )
+    names = sorted({verb.words.split()[0] for verb in VERBS} | {"version"})
+    raise BadConfig(f"wfm: unknown verb {first!r}{nearest(first, names)}, expected {' | '.join(names)}; fix: `wfm --help`")
+
+
+def _verb_named(words: str) -> Verb:
+    return next(verb for verb in VERBS if verb.words == words)
+
+
+def _run(verb: Verb, arguments: list[str]) -> int:
+    """Hands the command line to hydra, which composes the config and calls the verb once, or once a sweep point."""
+    flags, overrides = _separated(verb, arguments)
+    overrides = _prepared(verb, overrides, multirun=not {"-m", "--multirun"}.isdisjoint(flags))
+    import hydra  # 0.2 s: only once there is a verb to run
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    codes: list[int] = []
+
+    def job(config: "DictConfig") -> None:
+        output = HydraConfig.get().runtime.output_dir
+        codes.append(_guarded(f"wfm {verb.words}", lambda: _run_verb(verb, config, output)))
+
+    try:
+        if verb.keeps_folder and not flags:
+            _build(verb, _compose(verb, overrides))  # refused here, a mistake leaves no folder behind
+        with _hydra_reads([f"wfm {verb.words}", *flags, *overrides]):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb.module)(job)()
+    except SystemExit as stop:  # hydra's own end of --cfg, --info; a verb's exit is caught inside the job
+        return 0 if stop.code in (0, None) else 2
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadConfig(_hydra_line(verb, error, overrides)) from error
+    return max(codes, default=0)
+
+
+def _run_verb(verb: Verb, config: "DictConfig", output: str) -> int:
+    if "run" in config:  # a training run lives in hydra's output folder, so that every point of a sweep has its own
+        config.run = os.path.relpath(output) if Path(output).is_relative_to(Path.cwd()) else output
+    settings = _build(verb, config)
+    return int(importlib.import_module(f"wfm_ar.verbs.{verb.module}").run(settings) or 0)
+
+
+def _build(verb: Verb, config: "DictConfig") -> Any:
+    from wfm_ar.config import build, from_hydra
+
+    where = f"wfm {verb.words}"
+    kind = importlib.import_module(f"wfm_ar.verbs.{verb.module}").Settings
+    return build(kind, from_hydra(config, where), where)
+
+
+def _compose(verb: Verb, overrides: list[str]) -> "DictConfig":
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose(verb.module, overrides)
+
+
+@contextmanager
+def _hydra_reads(command: list[str]) -> Iterator[None]:
+    """hydra.main reads sys.argv, and raises instead of printing its own report only with this variable set."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = command, "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _separated(verb: Verb, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """-> (hydra's flags with their values, overrides). Unknown flags, missing values and two modes at once are refused."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    where, rest = f"wfm {verb.words}", iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        if name not in FLAGS:
+            raise BadConfig(f"{where}: unknown option {name!r}{nearest(name, FLAGS)}, expected key=value; fix: see `{where} --help`")
+        flags.append(name)
+        choices = FLAGS[name]
+        if choices == ():
+            continue
+        value = value if equals else next(rest, "")
+        if not value or (choices is not None and value not in choices):
+            expected = " | ".join(choices) if choices else "a value"
+            raise BadConfig(f"{where}: option {name} got {value!r}, expected {expected}; fix: `{name} {(choices or ('VALUE',))[0]}`")
+        flags.append(value)
+    if len(MODES.intersection(flags)) > 1:
+        raise BadConfig(f"{where}: got {sorted(MODES.intersection(flags))} together, expected one of them; fix: drop one")
+    if "--resolve" in flags and MODES.isdisjoint(flags):
+        raise BadConfig(f"{where}: --resolve belongs to --cfg; fix: `--cfg job --resolve`")
+    return flags, overrides
+
+
+def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[str]:
+    """Bare arguments become their key; words and paths are quoted, so that `text=left, then right` needs no second quoting."""
+    # `a,b (1)=c.mp4` is a path: what stands before an override's = is a key
+    prepared, bare = [], [one for one in overrides if not re.match(r"[+~]{0,2}[\w./@-]+=|~", one)]
+    if len(bare) > (1 if verb.positional else 0):
+        expected = f"one {verb.positional} and key=value" if verb.positional else "key=value"
+        raise BadConfig(f"wfm {verb.words}: got {bare[-1]!r}, expected {expected}; fix: see `wfm {verb.words} --help`")
+    for override in overrides:
+        key, equals, value = override.partition("=") if override not in bare else (verb.positional, "=", override)
+        if "_target_" in key:
+            raise BadConfig(f"wfm {verb.words}: {key}: configs never name code to run; fix: remove it")
+        prepared.append(f"{key}={quoted(value)}" if key in verb.literal and not multirun else f"{key}{equals}{value}")
+    return prepared
+
+
+def quoted(value: str) -> str:
+    """`value` in hydra's single quotes, unless it is empty, null, an interpolation or quoted already."""
+    if value in ("", "null", "~") or value.startswith("${") or re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
+        return value
+    # backslashes are plain characters to hydra except before a quote, where each stands doubled
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), value) + "'"
+
+
+def _guarded(where: str, call: Callable[[], int]) -> int:
+    """Runs `call` and turns whatever it raises into one line on stderr and an exit code."""
+    try:
+        return call()
+    except WfmError as error:
+        return _complain(where, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain(where, "interrupted", INTERRUPTED)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _complain(where, str(stop.code), 2)
+    except BrokenPipeError:  # `wfm ... | head`: the reader went away, and so may we
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno is None:
+            return _bug(where, error)
+        told = _os_error(error)
+        return _complain(where, str(told), told.exit_code)
+    except Exception as error:
+        return _bug(where, error)
+
+
+def _complain(where: str, message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(line if line.startswith("wfm") else f"{where}: {line}", file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> WfmError:
+    place, reason = error.filename or "a file", error.strerror or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{place}: no space left on the disk; fix: free some space, then run again")
+    return BadData(f"{place}: {reason}; fix: check the path and its permissions")
+
+
+def _bug(where: str, error: Exception) -> int:
+    """One line for the user, the traceback for us in a file."""
+    name = f"wfm-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    log = Path(tempfile.gettempdir()) / name
+    report = "".join(traceback.format_exception(error))
+    try:
+        log.write_text(f"wfm {__version__}\n{' '.join(sys.argv)}\n\n{report}")
+    except OSError as full:
+        return _complain(where, f"internal error, {type(error).__name__}: {error} (no traceback kept: {full})", BUG)
+    return _complain(where, f"internal error, {type(error).__name__}: {error}; traceback in {log}; fix: please report it", BUG)
+
+
+def _hydra_line(verb: Verb, error: Exception, overrides: list[str]) -> str:
+    """hydra's report as one line of ours: what, where, what was expected, how to fix it."""
+    from wfm_ar.config import first_line
+
+    where, text = f"wfm {verb.words}", str(error)
+    options = getattr(error, "options", None)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing:
+        group, _, choice = str(missing).rpartition("/")
+        choices = sorted(options or ())
+        expected = " | ".join(choices) if choices else "a file of that name in conf/"
+        found = f"{group or 'config'} {choice!r} does not exist{nearest(choice, choices)}"
+        return f"{where}: {found}, expected {expected}; fix: choose one of them"
+    if found := re.search(r"Could not (?:override|append|delete)\w* (?:to config\. )?'?([\w./@-]+)'?", text):
+        key = found[1].rstrip(".")
+        keys = _keys(verb)
+        family = [one for one in keys if "." not in one] if "." not in key else keys
+        return f"{where}: unknown key '{key}'{nearest(key, family) or nearest(key, keys)}; fix: see `{where} --help` for the keys"
+    if found := re.search(r"Ambiguous value for argument '(.*?)'", text):
+        key = found[1].partition("=")[0]
+        return f"{where}: {found[1]}: got several values, expected one; fix: {key}=[...] for a list, quotes for text, or -m to sweep"
+    broken = getattr(error, "override", "")
+    return f"{where}: {broken + ': ' if broken else ''}{first_line(error)}; fix: write key=value, see `{where} --help`"
+
+
+def _keys(verb: Verb) -> list[str]:
+    """Every key of the verb's default config, dotted, and its groups."""
+    from omegaconf import DictConfig
+
+    def walk(tree: "DictConfig", prefix: str) -> Iterator[str]:
+        for name in tree:
+            yield f"{prefix}{name}"
+            node = tree._get_node(name)
+            if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+                yield from walk(node, f"{prefix}{name}.")
+
+    return [*walk(_compose(verb, []), ""), *verb.groups]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""The WfmError tree: every mistake a user can make ends here as one clear line.
+
+A message reads `what, where: got X, expected Y; fix: Z`. The command line prints it without a traceback and exits with
+`exit_code`. Programming mistakes of our own stay `assert` or ordinary exceptions.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class WfmError(Exception):
+    """Base of all errors that a user can cause and mend. The message is one line."""
+
+    exit_code = 2
+
+
+class BadClip(WfmError):
+    """A video or image that cannot be read whole, or whose shape does not fit."""
+
+
+class BadData(WfmError):
+    """A data set, manifest or schema that does not hold together."""
+
+
+class BadConfig(WfmError):
+    """A setting that is unknown, missing, or out of range."""
+
+
+class BadCheckpoint(WfmError):
+    """A checkpoint that is incomplete, corrupted, or made for something else."""
+
+
+class BadPrompt(WfmError):
+    """A prompt (text, frames) the model cannot take."""
+
+
+class BadActions(WfmError):
+    """Actions of the wrong width, length, or value."""
+
+
+class OutputExists(WfmError):
+    """The output is there already and overwriting was not asked for."""
+
+
+class NoSpace(WfmError):
+    """The disk is full."""
+
+
+class MissingDependency(WfmError):
+    """An optional package is needed and not installed."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """' (did you mean "x"?)' with the choice most like `name`, or '' where none is near."""
+    found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)
+    return f' (did you mean "{found[0]}"?)' if found else ""

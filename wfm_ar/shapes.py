@@ -1,0 +1,34 @@
+"""The shape legend, and the arithmetic between pixel frames and latents.
+
+Tensors carry their axes as a suffix, one letter an axis:
+
+    B batch        T frames of pixels    H W pixel rows, columns    C channels
+    t h w latent grid (time, rows, columns)
+    L sequence     D model width         N heads                    K head dimension     V vocabulary
+
+So `video_BCTHW` is a batch of pixel clips and `tokens_Bthw` their token grids. Compression is causal in time: the first
+latent holds the first frame alone, each later one holds `rate` frames, so 1 + rate*n frames <-> 1 + n latents and an image
+is a one-frame clip.
+"""
+
+from wfm_ar.errors import BadClip
+
+
+def latent_frames(num_frames: int, rate: int) -> int:
+    """Latents of a clip: 1 + rate*n frames -> 1 + n. Raises BadClip, naming the nearest counts, when it does not divide."""
+    assert rate >= 1, f"temporal rate must be at least 1, got {rate}"
+    if num_frames < 1:
+        raise BadClip(f"clip: got {num_frames} frames, expected 1 + {rate}*n; fix: give at least 1 frame")
+    n, rest = divmod(num_frames - 1, rate)
+    if rest:
+        below, above = 1 + rate * n, 1 + rate * (n + 1)
+        raise BadClip(f"clip: got {num_frames} frames, expected 1 + {rate}*n; fix: use {below} or {above} frames, the nearest that fit")
+    return 1 + n
+
+
+def pixel_frames(num_latents: int, rate: int) -> int:
+    """Frames that `num_latents` latents decode to: 1 + n latents -> 1 + rate*n frames."""
+    assert rate >= 1, f"temporal rate must be at least 1, got {rate}"
+    if num_latents < 1:
+        raise BadClip(f"clip: got {num_latents} latents, expected at least 1; fix: ask for 1 latent or more")
+    return 1 + rate * (num_latents - 1)

@@ -1,0 +1,98 @@
+"""What `wfm` can do: one entry a verb, one file a verb.
+
+Each verb's module owns a frozen `Settings` dataclass and `run(settings) -> int`, the exit code. This table imports none of
+them, so that `wfm --help` is quick; cli.py builds the settings from conf/<config>.yaml and the command line.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """How a verb is called, explained and found."""
+
+    words: str  # as typed after `wfm`
+    line: str  # what it does, one line
+    module: str  # under wfm_ar.verbs; its config is conf/<module>.yaml
+    examples: tuple[str, ...] = ()
+    literal: tuple[str, ...] = ()  # keys whose values are words or paths: spaces, commas and brackets need no quoting
+    positional: str = ""  # key that a bare argument stands for
+    keeps_folder: bool = False  # hydra makes an output folder and keeps the config in it
+    groups: tuple[str, ...] = ()  # config groups the user chooses from
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        words="demo",
+        line="roll the shipped world out four ways and measure it against the truth (start here)",
+        module="demo",
+        examples=("wfm demo", "wfm demo out=outputs/mine episodes=2 overwrite=true"),
+        literal=("world", "data", "out"),
+    ),
+    Verb(
+        words="generate",
+        line="imagine a clip from a video, a picture, text, actions, or nothing",
+        module="generate",
+        examples=(
+            'wfm generate world=tabletop text="push the red cube left" out=push.mp4',
+            'wfm generate world=tabletop video=in.mp4 text="push the red cube left" frames=49 seed=0 out=out.mp4',
+            "wfm generate world=tabletop video=in.mp4 actions=a.npy out=driven.mp4",
+            "wfm generate world=tabletop batch=prompts.jsonl out=clips",
+        ),
+        literal=("world", "video", "image", "text", "actions", "batch", "out"),
+    ),
+    Verb(
+        words="train",
+        line="train the tokenizer, the world model, the diffusion decoder, or all three",
+        module="train",
+        examples=(
+            "wfm train stage=all experiment=smoke",
+            "wfm train stage=video_tokenizer experiment=tabletop data=data/tabletop",
+            "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
+            "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
+        ),
+        literal=("data", "run", "resume"),
+        keeps_folder=True,
+        groups=("experiment", "model", "tokenizer", "decoder"),
+    ),
+    Verb(
+        words="evaluate",
+        line="measure a world on held-out episodes: a JSON and an HTML report",
+        module="evaluate",
+        examples=(
+            "wfm evaluate world=tabletop data=data/tabletop",
+            "wfm evaluate world=runs/tabletop/world data=data/tabletop episodes=64",
+        ),
+        literal=("world", "data", "out"),
+    ),
+    Verb(
+        words="data make",
+        line="make a data set in a simulated world",
+        module="data_make",
+        examples=("wfm data make world=tabletop episodes=100 out=data/tabletop",),
+        literal=("world", "out"),
+    ),
+    Verb(
+        words="data check",
+        line="check a data set: one line a defect, with file, line and remedy",
+        module="data_check",
+        examples=("wfm data check data/tabletop",),
+        literal=("path",),
+        positional="path",
+    ),
+    Verb(
+        words="tokenize",
+        line="turn a clip into tokens, and back into the clip the tokens hold",
+        module="tokenize",
+        examples=("wfm tokenize world=tabletop video=in.mp4 out=tokens.npy", "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4"),
+        literal=("world", "video", "tokens", "out"),
+    ),
+    Verb(
+        words="info",
+        line="what a world is made of: sizes, rates, actions, hashes",
+        module="info",
+        examples=("wfm info tabletop", "wfm info runs/tabletop/world"),
+        literal=("world",),
+        positional="world",
+    ),
+)

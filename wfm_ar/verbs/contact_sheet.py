@@ -1,0 +1,60 @@
+"""Clips as one picture: a labelled row of frames for each, pixel for pixel."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wfm_ar.data.files import write_atomic
+
+GAP, LINE, DPI = 4, 20, 100  # pixels between frames, pixels a line of label, pixels an inch
+
+
+def pick_frames(num_frames: int, count: int) -> list[int]:
+    """Up to `count` frame numbers spread evenly over a clip, first and last among them."""
+    return sorted({round(i) for i in np.linspace(0, num_frames - 1, min(count, num_frames))})
+
+
+def write_contact_sheet(
+    path: Path, rows: Sequence[tuple[str, np.ndarray]], *, title: str = "", columns: int = 9, overwrite: bool = False
+) -> None:
+    """Writes a PNG with one row a clip: `rows` holds (label, uint8 [T, H, W, 3]). Raises OutputExists, NoSpace.
+
+    All rows show the same frame numbers, those of the longest clip, so that columns can be compared; a shorter clip's row ends
+    earlier.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # 0.3 s: only when a sheet is drawn
+    from matplotlib.figure import Figure
+
+    assert rows, "a contact sheet needs at least one clip"
+    shown = pick_frames(max(len(frames) for _, frames in rows), columns)
+    height, width = (max(frames.shape[axis] for _, frames in rows) for axis in (1, 2))
+    margin, top = 3 * GAP, LINE * (2 if title else 1)
+    total_w = 2 * margin + len(shown) * (width + GAP) - GAP
+    total_h = top + len(rows) * (LINE + height + GAP) + margin
+    canvas_HWC = np.full((total_h, total_w, 3), 255, np.uint8)
+    figure = Figure(figsize=(total_w / DPI, total_h / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+
+    def write(text: str, x: int, y: int, size: float, weight: str = "normal", align: str = "left") -> None:
+        # y counts pixels from the top; the text's own middle stands there
+        place = {"verticalalignment": "center", "horizontalalignment": align}
+        figure.text(x / total_w, 1 - y / total_h, text, fontsize=size, fontweight=weight, color="#222222", parse_math=False, **place)
+
+    if title:
+        write(title, margin, LINE // 2 + 2, 9.5, "bold")
+    for column, number in enumerate(shown):
+        write(str(number), margin + column * (width + GAP) + width // 2, top - LINE // 2 + 2, 6.5, align="center")
+    for row, (label, frames) in enumerate(rows):
+        y = top + row * (LINE + height + GAP)
+        write(label, margin, y + LINE // 2, 7.5)
+        for column, number in enumerate(shown):
+            if number < len(frames):
+                x = margin + column * (width + GAP)
+                frame_HWC = frames[number]
+                canvas_HWC[y + LINE : y + LINE + frame_HWC.shape[0], x : x + frame_HWC.shape[1]] = frame_HWC
+    figure.figimage(canvas_HWC, 0, 0, zorder=-1)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": "wfm-ar"})
+    write_atomic(path, png.getvalue(), overwrite=overwrite)

@@ -1,0 +1,167 @@
+"""`wfm train`: the settings of a run, and the stages in their order.
+
+What a stage does is wfm_ar/train's business; this file maps conf/train.yaml to its dataclasses and says what runs when.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
+from wfm_ar.errors import BadConfig, OutputExists
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train import stages
+from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
+from wfm_ar.train.loop import Stage, train
+from wfm_ar.train.settings import LoopConfig, OptimizerConfig
+from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
+from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.world_model import WorldModelConfig
+
+COMMON = ("seed", "device", "precision", "threads", "num_workers", "keep")  # keys of the loop that belong to the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOverrides:
+    """What goes before every stage's own optimizer settings; None leaves them."""
+
+    lr: float | None
+    min_lr_ratio: float | None
+    warmup_steps: int | None
+    weight_decay: float | None
+    betas: tuple[float, float] | None
+    grad_clip: float | None
+    ema: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLoop:
+    """The keys of the loop that each stage has of its own."""
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    log_every: int
+    val_every: int
+    checkpoint_every: int
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTokenizerSettings(StageLoop):
+    training: VideoTokenizerTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelSettings(StageLoop):
+    training: WorldModelTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionDecoderSettings(StageLoop):
+    training: DiffusionDecoderTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagesSettings:
+    """`stages` of conf/train.yaml."""
+
+    video_tokenizer: VideoTokenizerSettings
+    world_model: WorldModelSettings
+    diffusion_decoder: DiffusionDecoderSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSettings:
+    """`sequence` of conf/train.yaml; the rest of a SequenceConfig follows from the tokenizers and the data."""
+
+    max_latents: int
+    max_text: int
+    text_vocab: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/train.yaml, which explains them."""
+
+    stage: Literal["video_tokenizer", "world_model", "diffusion_decoder", "world", "all"]
+    name: str
+    data: Path
+    run: Path
+    overwrite: bool
+    resume: str
+    seed: int
+    device: str
+    precision: str
+    threads: int
+    num_workers: int
+    keep: int
+    steps: int | None
+    batch_size: int | None
+    accumulate: int | None
+    log_every: int | None
+    val_every: int | None
+    checkpoint_every: int | None
+    optimizer: OptimizerOverrides
+    sequence: SequenceSettings
+    stages: StagesSettings
+    tokenizer: VideoTokenizerConfig
+    model: WorldModelConfig
+    decoder: DenoiserConfig
+
+    def __post_init__(self) -> None:
+        for name in stages.STAGES:
+            loop_config(self, name)  # a wrong value is told before the first step, not hours later at its stage
+        if self.stage == "all" and self.resume not in ("auto", "never"):
+            raise BadConfig(f"resume: got {self.resume!r} with stage=all, expected auto or never; fix: name the stage it belongs to")
+
+
+def loop_config(settings: Settings, name: str) -> LoopConfig:
+    """The loop of one stage: the run's keys, the stage's own, and before them what the user set for all stages."""
+    own: StageLoop = getattr(settings.stages, name)
+    values = {key: getattr(settings, key) for key in COMMON}
+    for field in fields(StageLoop):
+        forall = getattr(settings, field.name) if field.name != "optimizer" else None
+        values[field.name] = getattr(own, field.name) if forall is None else forall
+    forall = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
+    return LoopConfig(**values | {"optimizer": OptimizerConfig(**vars(own.optimizer) | forall)})
+
+
+def run(settings: Settings) -> int:
+    """Trains the stage, or all of them in turn, and packs the world."""
+    world = settings.run / "world"
+    packs = settings.stage in ("world", "all")
+    if packs and world.exists() and not settings.overwrite:
+        raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
+    train_set, val_set = (open_episodes(settings.data, split) for split in ("train", "val"))
+    for name in stages.STAGES:
+        if settings.stage in (name, "all"):
+            train(_stage(settings, name, train_set, val_set), loop_config(settings, name), settings.run / name, settings.resume)
+    if packs:
+        stages.pack_world(settings.run, world, train_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
+        print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
+    return 0
+
+
+def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet) -> Stage:
+    own = getattr(settings.stages, name).training
+    if name == stages.VIDEO_TOKENIZER:
+        return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
+    if name == stages.WORLD_MODEL:
+        return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence))
+    return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
+
+
+def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str:
+    """The world's README: what it was trained on and how, so that it can be made again."""
+    lines = [
+        f"# {settings.name}",
+        "",
+        f"Trained with wfm-ar on `{settings.data}`: {len(train_set)} training, {len(val_set)} held-out episodes.",
+    ]
+    lines += ["", "| stage | steps | samples a step | peak learning rate |", "|---|---|---|---|"]
+    for name in stages.STAGES:
+        loop = loop_config(settings, name)
+        lines.append(f"| {name} | {loop.steps} | {loop.batch_size * loop.accumulate} | {loop.optimizer.lr:g} |")
+    return "\n".join([*lines, "", f"`wfm evaluate world=... data={settings.data}` measures it.", ""])
