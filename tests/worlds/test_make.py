@@ -1,0 +1,136 @@
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from wfm_ar.data import check_data, open_episodes
+from wfm_ar.errors import BadConfig, OutputExists
+from wfm_ar.worlds import make
+from wfm_ar.worlds.make import make_dataset
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="needs mujoco, the extra [sim]")
+SETTINGS = dict(world="tabletop", episodes=7, frames=9, seed=3, val_fraction=0.3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_dataset(out=tmp_path_factory.mktemp("made") / "set", workers=2, **SETTINGS)
+
+
+def files_of(root) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_made_is_a_sound_set(made):
+    assert check_data(made, decode=True) == []
+    episodes = open_episodes(made)
+    assert [e.id for e in episodes] == [f"{i:06d}" for i in range(7)]
+    assert {e.fps for e in episodes} == {10.0} and {e.split for e in episodes} <= {"train", "val"}
+    assert [c.name for c in episodes.schema.channels] == ["dx", "dy"] and episodes.schema.channels[0].high == 0.025
+    for i in range(7):
+        assert episodes.load_frames(i).shape == (9, 128, 128, 3)
+        assert episodes.load_actions(i).shape == (8, 2)
+        assert episodes.load_state(i)["peg_xy"].shape == (9, 2)
+    expected = {"make.json", "actions.json", "episodes.jsonl"}
+    expected |= {
+        f"{folder}/{i:06d}.{suffix}" for folder, suffix in [("videos", "mp4"), ("actions", "npy"), ("states", "npz")] for i in range(7)
+    }
+    assert set(files_of(made)) == expected
+
+
+def test_same_seed_same_bytes_whatever_the_workers(made, tmp_path):
+    make_dataset(out=tmp_path / "one", workers=1, **SETTINGS)
+    assert files_of(tmp_path / "one") == files_of(made)
+
+
+def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
+    whole = files_of(made)
+    out = tmp_path / "cut"
+    shutil.copytree(made, out)
+    lines = (out / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "making.jsonl").write_bytes(lines[4] + lines[0] + lines[2] + lines[1] + lines[3][:40])  # killed while writing a line
+    for name in ("episodes.jsonl", "actions.json", "videos/000003.mp4", "videos/000005.mp4", "states/000006.npz"):
+        (out / name).unlink()
+    (out / "videos/.000006.mp4.1234abcd.part").write_bytes(b"half")
+    asked = []
+    real = make._make
+    monkeypatch.setattr(make, "_make", lambda todo, *rest: asked.extend(todo) or real(todo, *rest))
+    make_dataset(out=out, workers=1, **SETTINGS)
+    assert asked == [3, 5, 6]
+    assert files_of(out) == whole
+
+
+def test_a_complete_set_is_left_alone(made):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    make_dataset(out=made, workers=2, **SETTINGS)
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+
+
+def test_other_settings_are_refused_unless_asked(made, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(made, out)
+    (out / "notes.txt").write_text("mine")
+    before = files_of(out)
+    with pytest.raises(OutputExists, match="episodes=7 not 1, seed=3 not 4; fix: .*overwrite=true"):
+        make_dataset(out=out, workers=1, **{**SETTINGS, "seed": 4, "episodes": 1})
+    assert files_of(out) == before
+    make_dataset(out=out, workers=1, overwrite=True, **{**SETTINGS, "seed": 4, "episodes": 1})
+    assert len(open_episodes(out)) == 1 and (out / "notes.txt").read_text() == "mine"
+    assert not (out / "videos/000001.mp4").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_never_touched(tmp_path, overwrite):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/holiday.mp4").write_bytes(b"precious")
+    with pytest.raises(OutputExists, match="not made by this command"):
+        make_dataset(out=tmp_path, workers=1, overwrite=overwrite, **SETTINGS)
+    assert files_of(tmp_path) == {"videos/holiday.mp4": b"precious"}
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(OutputExists):
+        make_dataset(out=file, workers=1, overwrite=overwrite, **SETTINGS)
+
+
+def test_two_at_once_are_refused(made, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(made, out)
+    (out / "episodes.jsonl").unlink()
+    with open(out / "making.jsonl", "ab") as file:
+        make._lock(file, out)
+        with pytest.raises(OutputExists, match="another process"):
+            make_dataset(out=out, workers=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"world": "tabeltop"}, 'did you mean "tabletop"'),
+        ({"episodes": 0}, "episodes: got 0"),
+        ({"frames": 1}, "frames: got 1"),
+        ({"frames": 9.0}, "frames: got 9.0"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"val_fraction": 1.0}, "val_fraction: got 1.0"),
+        ({"workers": 0}, "workers: got 0"),
+    ],
+)
+def test_impossible_settings(tmp_path, change, words):
+    with pytest.raises(BadConfig, match=words):
+        make_dataset(out=tmp_path / "a", **{"workers": 1, **SETTINGS, **change})
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_state_matches_the_actions(made):
+    episodes = open_episodes(made)
+    for i in range(len(episodes)):
+        moved = np.diff(episodes.load_state(i)["peg_xy"], axis=0)
+        assert np.abs(moved - episodes.load_actions(i)).max() < 0.026
+        assert np.median(np.abs(moved - episodes.load_actions(i))) < 0.001
+
+
+def test_the_settings_are_written_down(made):
+    assert json.loads((made / "make.json").read_text()) == {
+        "format": 1, "world": "tabletop", "episodes": 7, "frames": 9, "seed": 3, "val_fraction": 0.3, "crf": 16
+    }  # fmt: skip

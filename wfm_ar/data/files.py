@@ -1,0 +1,44 @@
+"""Whole files or none: bytes are written under a temporary name, synced, and renamed.
+
+Knows nothing of what the bytes mean. A full disk raises NoSpace, a path in use raises OutputExists; in both cases whatever
+was at the path before is still there.
+"""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from wfm_ar.errors import BadData, NoSpace, OutputExists
+
+
+def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: bool = True) -> None:
+    """Writes `content` to `path`, wholly or not at all. `sync=False` skips fsync (many small files that can be remade)."""
+    path = Path(path)
+    refuse_existing(path, overwrite)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise as_wfm_error(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raises OutputExists if something is at `path`, unless it is a file and overwriting was asked for."""
+    if os.path.lexists(path) and not (overwrite and path.is_file()):
+        fix = "choose another name" if path.is_dir() else "choose another name or set overwrite=true"
+        raise OutputExists(f"{path}: exists already, expected a free name; fix: {fix}")
+
+
+def as_wfm_error(error: OSError, path: Path) -> NoSpace | BadData:
+    """The one-line error for an OSError met while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{path}: no space left on the disk; fix: free some space or choose another place, then run again")
+    return BadData(f"{path}: cannot be written ({error.strerror or error}); fix: check that the folder exists and is writable")

@@ -1,0 +1,1 @@
+"""Simulated worlds that make data with ground truth."""

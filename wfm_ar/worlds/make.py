@@ -1,0 +1,197 @@
+"""Makes a data set from a simulated world with worker processes: `make_dataset`.
+
+Promises: episode i depends on (world, seed, frames, i) alone, so the same settings give the same bytes whatever the number
+of workers; an interrupted run, called again, goes on where it stopped; a folder made with other settings is never touched
+unless `overwrite=True`.
+"""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
+from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
+
+WORLDS = ("tabletop",)
+FORMAT = 1  # rises when the same settings would give other bytes
+CRF = 16
+SETTINGS, RECORDS = "make.json", "making.jsonl"  # the second exists only until the set is complete
+FOLDERS = ("videos", "actions", "states")
+
+
+def make_dataset(
+    *,
+    world: str = "tabletop",
+    episodes: int,
+    out: str | Path,
+    frames: int = 33,
+    seed: int = 0,
+    workers: int = 2,
+    val_fraction: float = 0.05,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Writes `episodes` episodes of `frames` frames to the folder `out` and returns it.
+
+    Raises BadConfig for impossible settings, OutputExists if `out` holds something else, NoSpace on a full disk.
+    """
+    _check_settings(world, episodes, frames, seed, workers, val_fraction)
+    out = Path(out)
+    settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
+    if _prepare(out, settings, overwrite):
+        return out  # complete already
+    try:
+        with open(out / RECORDS, "ab") as file:
+            _lock(file, out)
+            done = _read_records(out / RECORDS)
+            todo = [i for i in range(episodes) if i not in done]
+            made = _make(todo, out, world, seed, frames, val_fraction, workers)
+            for record in _progress(made, len(done), episodes, progress):
+                done[int(record["id"])] = record
+                file.write(_line(record))
+                file.flush()
+            _finish(out, [done[i] for i in range(episodes)])
+    except OSError as error:
+        raise as_wfm_error(error, out / RECORDS) from error
+    return out
+
+
+def _finish(out: Path, records: list[dict]) -> None:
+    from wfm_ar.worlds.tabletop import ACTIONS
+
+    for folder in FOLDERS:
+        for leftover in (out / folder).glob(".*.part"):  # of a run that was killed
+            leftover.unlink()
+    write_episodes(out, records, ACTIONS, overwrite=True)
+    (out / RECORDS).unlink()
+
+
+def _lock(file: BinaryIO, out: Path) -> None:
+    """Keeps a second process from making the same set at the same time; the system drops the lock when this one ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputExists(f"{out}: another process is making it now, expected a free folder; fix: wait or choose another") from None
+
+
+def _make(todo: list[int], out: Path, world: str, seed: int, frames: int, val_fraction: float, workers: int) -> Iterator[dict]:
+    jobs = [(i, seed, frames, val_fraction, str(out)) for i in todo]
+    if not jobs:
+        return
+    # spawn: a forked OpenGL context or thread pool of the parent would not work in the child
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker, (world,)) as pool:
+        yield from pool.imap_unordered(_make_episode, jobs, chunksize=4)
+        pool.close()
+        pool.join()
+
+
+_worker_world = None  # one world, with its renderer, for the life of a worker process
+
+
+def _start_worker(world: str) -> None:
+    global _worker_world
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    from wfm_ar.worlds.tabletop import TabletopWorld
+
+    _worker_world = TabletopWorld()
+
+
+def _make_episode(job: tuple[int, int, int, float, str]) -> dict:
+    from wfm_ar.worlds.tabletop import FPS, record
+
+    index, seed, frames, val_fraction, out = job
+    episode = record(_worker_world, seed, index, frames)
+    name = f"{index:06d}"
+    return write_episode(
+        Path(out),
+        id=name,
+        frames_THWC=episode.frames,
+        fps=FPS,
+        split=split_of(name, val_fraction),
+        text=episode.text,
+        actions=episode.actions,
+        state=episode.state,
+        crf=CRF,
+        overwrite=True,
+        sync=False,  # an episode is made again in a blink, and `wfm data check` finds gaps
+    )
+
+
+def _prepare(out: Path, settings: dict, overwrite: bool) -> bool:
+    """Makes the folder ready; True if the very set is there and complete. Raises OutputExists for anything else in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            there = json.loads((out / SETTINGS).read_text())
+        except (OSError, ValueError):
+            raise OutputExists(f"{out}: exists and was not made by this command, expected a free name; fix: choose another") from None
+        if there == settings:
+            if (out / INDEX).exists() and not (out / RECORDS).exists():
+                return True
+        elif not overwrite:
+            changed = ", ".join(f"{k}={there.get(k)!r} not {v!r}" for k, v in settings.items() if there.get(k) != v)
+            raise OutputExists(f"{out}: holds a set made with {changed}; fix: choose another out= or set overwrite=true")
+        else:
+            for name in (INDEX, SCHEMA, RECORDS, SETTINGS):
+                (out / name).unlink(missing_ok=True)
+            for name in FOLDERS:
+                shutil.rmtree(out / name, ignore_errors=True)
+    try:
+        for name in FOLDERS:
+            (out / name).mkdir(parents=True, exist_ok=True)
+        write_atomic(out / SETTINGS, _json(settings), overwrite=True)
+    except OSError as error:
+        raise as_wfm_error(error, out) from error
+    return False
+
+
+def _read_records(path: Path) -> dict[int, dict]:
+    """Episodes an interrupted run finished. A half-written last line is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    try:
+        records = [json.loads(line) for line in whole.splitlines()]
+        return {int(record["id"]): record for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData(f"{path}: not readable ({error}), expected the records of a stopped run; fix: delete the folder") from error
+
+
+def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: int, val_fraction: float) -> None:
+    if world not in WORLDS:
+        raise BadConfig(f"world: got {world!r}{nearest(world, WORLDS)}, expected one of {list(WORLDS)}; fix: name a known world")
+    for name, value, low in (("episodes", episodes, 1), ("frames", frames, 2), ("seed", seed, 0), ("workers", workers, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise BadConfig(f"{name}: got {value!r}, expected a whole number >= {low}; fix: set {name}={low} or more")
+    if not 0 <= val_fraction < 1:
+        raise BadConfig(f"val_fraction: got {val_fraction!r}, expected 0 <= share < 1; fix: 0.05 is a good value")
+
+
+def _progress(records: Iterator[dict], done: int, total: int, show: bool) -> Iterator[dict]:
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, disable=not show) as bar:
+        task = bar.add_task("episodes", total=total, completed=done, rate="")
+        for record in records:
+            yield record
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed or 0.0
+            bar.update(task, advance=1, rate=f"{speed:.1f}/s")
+
+
+def _line(record: dict) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def _json(data: dict) -> bytes:
+    return json.dumps(data, indent=2).encode() + b"\n"
