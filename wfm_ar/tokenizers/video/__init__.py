@@ -1,0 +1,5 @@
+"""Video <-> discrete tokens."""
+
+from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+
+__all__ = ["VideoTokenizer", "VideoTokenizerConfig"]
