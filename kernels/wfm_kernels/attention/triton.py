@@ -1,0 +1,308 @@
+"""`attention` on CUDA: split-KV decoding with the query heads of a group in one tile, so that K and V are read once.
+
+The keys are cut into fixed chunks whose size depends on the host-known max_length alone. A chunk's partial result (maximum,
+weight sum, weighted V) never depends on who computes it, and partials are folded in index order, so the bits do not depend on
+the number of splits, hence not on the batch: row i alone == row i in any batch, run after run. With one split the fold happens
+in registers; with several, partials go to memory and the last block to finish folds them (or a second launch does: the check).
+Nothing is read back to the host, and lengths are device tensors, so a captured graph serves every step.
+Source: Flash-Decoding (Dao et al. 2023); the packing of query heads follows vLLM's unified attention (arXiv 2511.11581).
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Tree
+
+MAX_CHUNKS = 32  # the fold is sequential: more chunks help a lone row little and cost the fold
+LOG2E = math.log2(math.e)
+CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM = (tl.constexpr(i) for i in range(5))
+
+
+@triton.jit
+def _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD):
+    """Merge the partial of the next chunk into the running one. Base-2 logarithms; explicit fma, so that both callers round alike."""
+    new_m_M = tl.maximum(m_M, chunk_m_M)
+    safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)  # nothing seen yet on either side: avoid -inf minus -inf
+    a_M = tl.exp2(m_M - safe_m_M)
+    b_M = tl.exp2(chunk_m_M - safe_m_M)
+    new_l_M = tl.fma(l_M, a_M, chunk_l_M * b_M)
+    new_acc_MD = tl.fma(acc_MD, tl.broadcast_to(a_M[:, None], acc_MD.shape), chunk_acc_MD * b_M[:, None])
+    return new_m_M, new_l_M, new_acc_MD
+
+
+@triton.jit
+def _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, window, FORM: tl.constexpr):
+    """masks.visible for one tile: keys in slots key_N, queries at place_M."""
+    if FORM == CAUSAL_FORM:
+        visible_MN = key_N[None, :] <= place_M[:, None]
+    elif FORM == FULL_FORM:
+        visible_MN = (key_N[None, :] < length) & (place_M[:, None] < length)
+    elif FORM == TREE_FORM:
+        draft_N = key_N - (length - num_tokens)
+        drafted_MN = (bits_M[:, None] >> tl.maximum(draft_N, 0).to(tl.int64)[None, :]) & 1
+        visible_MN = (draft_N < 0)[None, :] | ((draft_N < num_tokens)[None, :] & (drafted_MN == 1))
+    else:
+        newest = tl.maximum(length - 1 - sink, 0) // frame
+        slot_N = tl.maximum(key_N - sink, 0) // frame
+        frame_N = newest - (newest - slot_N + ring) % ring  # the newest frame that can be in this slot; % and // truncate on a GPU
+        place_N = tl.where(key_N < sink, key_N, sink + frame_N * frame + (key_N - sink) % frame)
+        query_frame_M = tl.maximum(place_M - sink, 0) // frame
+        recent_MN = (frame_N >= 0)[None, :] & (frame_N[None, :] > (query_frame_M - window)[:, None])
+        if FORM == RING_FULL_FORM:
+            seen_MN = (place_N[None, :] < length) & (place_M[:, None] < length)
+        else:
+            seen_MN = place_N[None, :] <= place_M[:, None]
+        visible_MN = seen_MN & ((key_N < sink)[None, :] | recent_MN)
+    return visible_MN
+
+
+@triton.jit
+def _chunk(
+    q_MD, place_M, bits_M, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
+    length, num_tokens, sink, frame, ring, window,
+    HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FORM: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Partial result of the slots start..end-1 for one tile of queries."""
+    offset_D = tl.arange(0, BLOCK_D)
+    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_M = tl.zeros([BLOCK_M], tl.float32)
+    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for tile in range(start, end, BLOCK_N):
+        key_N = tile + tl.arange(0, BLOCK_N)
+        loaded_ND = (key_N < end)[:, None] & (offset_D < HEAD)[None, :]
+        k_ND = tl.load(k_ptr + key_N.to(tl.int64)[:, None] * stride_kl + offset_D[None, :], mask=loaded_ND, other=0.0)
+        v_ND = tl.load(v_ptr + key_N.to(tl.int64)[:, None] * stride_vl + offset_D[None, :], mask=loaded_ND, other=0.0)
+        score_MN = tl.dot(q_MD, tl.trans(k_ND.to(q_MD.dtype)), input_precision=PRECISION) * scale_log2
+        if QUANTISED:  # a key's scale multiplies its column of scores: the tile itself is never dequantised
+            score_MN *= tl.load(k_scale_ptr + key_N, mask=key_N < end, other=0.0)[None, :]
+        visible_MN = _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, window, FORM) & (key_N < end)[None, :]
+        score_MN = tl.where(visible_MN, score_MN, float("-inf"))
+        new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
+        safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)
+        weight_MN = tl.exp2(score_MN - safe_m_M[:, None])
+        rescale_M = tl.exp2(m_M - safe_m_M)
+        l_M = l_M * rescale_M + tl.sum(weight_MN, 1)
+        if QUANTISED:
+            weight_MN *= tl.load(v_scale_ptr + key_N, mask=key_N < end, other=0.0)[None, :]
+        acc_MD = acc_MD * rescale_M[:, None]
+        acc_MD += tl.dot(weight_MN.to(q_MD.dtype), v_ND.to(q_MD.dtype), input_precision=PRECISION)
+        m_M = new_m_M
+    return m_M, l_M, acc_MD
+
+
+@triton.jit
+def _store_out(
+    out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot,
+    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
+):  # fmt: skip
+    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf."""
+    offset_D = tl.arange(0, BLOCK_D)
+    out_MD = acc_MD / tl.where(l_M > 0.0, l_M, 1.0)[:, None]
+    pointer_MD = out_ptr + (group_M * stride_on + token_M * stride_ot)[:, None] + offset_D[None, :]
+    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :])
+    if LSE:
+        lse_M = tl.where(l_M > 0.0, (m_M + tl.log2(l_M)) * 0.6931471805599453, float("-inf"))  # ln 2: base 2 to base e
+        tl.store(lse_ptr + group_M * num_tokens + token_M, lse_M, mask=row_M < rows)
+
+
+@triton.jit
+def _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Fold the stored partials 0..num_chunks-1 in index order."""
+    lane_M = tl.arange(0, BLOCK_M)
+    lane_MD = lane_M[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_M = tl.zeros([BLOCK_M], tl.float32)
+    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for chunk in range(0, num_chunks):
+        # .cg: other blocks wrote these; a line this block's L1 may hold from an earlier launch must not be used
+        chunk_m_M = tl.load(partial_m_ptr + chunk * BLOCK_M + lane_M, cache_modifier=".cg")
+        chunk_l_M = tl.load(partial_l_ptr + chunk * BLOCK_M + lane_M, cache_modifier=".cg")
+        chunk_acc_MD = tl.load(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, cache_modifier=".cg")
+        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
+    return m_M, l_M, acc_MD
+
+
+@triton.jit
+def decode_kernel(
+    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, lengths_ptr, bits_ptr, out_ptr, lse_ptr,
+    partial_m_ptr, partial_l_ptr, partial_acc_ptr, counter_ptr,
+    stride_qb, stride_qn, stride_qt, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, stride_ob, stride_on, stride_ot,
+    stride_sb, stride_sh, scale_log2, num_tokens, kv_heads, slots, chunk_size, max_chunks, sink, frame, ring, window,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FORM: tl.constexpr, QUANTISED: tl.constexpr, LSE: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP."""
+    tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
+    length = tl.load(lengths_ptr + batch).to(tl.int32)
+    rows = num_tokens * GROUP
+    row_M = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    token_M, group_M = row_M // GROUP, row_M % GROUP
+    offset_D = tl.arange(0, BLOCK_D)
+    q_ptr += batch * stride_qb + head * GROUP * stride_qn
+    q_pointer_MD = q_ptr + (group_M * stride_qn + token_M * stride_qt)[:, None] + offset_D[None, :]
+    q_MD = tl.load(q_pointer_MD, mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :], other=0.0)
+    k_ptr += batch * stride_kb + head * stride_kh
+    v_ptr += batch * stride_vb + head * stride_vh
+    if QUANTISED:
+        k_scale_ptr += batch * stride_sb + head * stride_sh
+        v_scale_ptr += batch * stride_sb + head * stride_sh
+    out_ptr += batch * stride_ob + head * GROUP * stride_on
+    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
+    place_M = length - num_tokens + token_M
+    bits_M = place_M.to(tl.int64)
+    if FORM == TREE_FORM:
+        bits_M = tl.load(bits_ptr + batch * num_tokens + token_M, mask=row_M < rows, other=0)
+    live = tl.minimum(length, slots)
+
+    # Chunks are shared out over the live length, which changes no bit: only a chunk's bounds matter to its partial result.
+    live_chunks = tl.cdiv(live, chunk_size)
+    chunks_per_split = tl.cdiv(live_chunks, SPLITS)
+    first = split * chunks_per_split
+    last = tl.minimum(first + chunks_per_split, live_chunks)
+
+    slot = (batch_head * tl.num_programs(0) + tile).to(tl.int64)
+    partial_m_ptr += slot * max_chunks * BLOCK_M
+    partial_l_ptr += slot * max_chunks * BLOCK_M
+    partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
+    lane_M = tl.arange(0, BLOCK_M)
+    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_M = tl.zeros([BLOCK_M], tl.float32)
+    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for chunk in range(first, last):
+        start = chunk * chunk_size
+        end = tl.minimum(start + chunk_size, live)
+        chunk_m_M, chunk_l_M, chunk_acc_MD = _chunk(
+            q_MD, place_M, bits_M, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
+            length, num_tokens, sink, frame, ring, window, HEAD, BLOCK_M, BLOCK_N, BLOCK_D, FORM, QUANTISED, PRECISION,
+        )  # fmt: skip
+        if SPLITS == 1:
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
+        else:
+            tl.store(partial_m_ptr + chunk * BLOCK_M + lane_M, chunk_m_M)
+            tl.store(partial_l_ptr + chunk * BLOCK_M + lane_M, chunk_l_M)
+            lane_MD = lane_M[:, None] * BLOCK_D + offset_D[None, :]
+            tl.store(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, chunk_acc_MD)
+
+    if SPLITS == 1:
+        _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
+    elif LAST_BLOCK_FOLDS:
+        tl.debug_barrier()  # every thread's partial is written before one thread counts the block as done
+        done = tl.atomic_add(counter_ptr + slot, 1, sem="acq_rel")
+        if done == SPLITS - 1:
+            m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, BLOCK_M, BLOCK_D)
+            _store_out(
+                out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE
+            )
+            tl.store(counter_ptr + slot, 0)  # ready for the next launch, so that a graph can replay
+
+
+@triton.jit
+def fold_kernel(
+    lengths_ptr, out_ptr, lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr, stride_ob, stride_on, stride_ot,
+    num_tokens, kv_heads, slots, chunk_size, max_chunks,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
+):  # fmt: skip
+    """The second launch of the two-launch form. Grid (row tiles, B * H)."""
+    tile, batch_head = tl.program_id(0), tl.program_id(1)
+    batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
+    row_M = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    slot = (batch_head * tl.num_programs(0) + tile).to(tl.int64)
+    partial_m_ptr += slot * max_chunks * BLOCK_M
+    partial_l_ptr += slot * max_chunks * BLOCK_M
+    partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
+    live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int32), slots), chunk_size)
+    m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, BLOCK_M, BLOCK_D)
+    out_ptr += batch * stride_ob + head * GROUP * stride_on
+    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
+    group_M, token_M, rows = row_M % GROUP, row_M // GROUP, num_tokens * GROUP
+    _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
+
+
+def attention(
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
+    splits=None, two_launches=False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit."""
+    B, N, T, K = q_BNTK.shape
+    H, device = k_BHLK.shape[1], q_BNTK.device
+    form, sink, frame, ring, window, slots = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
+    group = N // H
+    block_m, block_n, block_d, num_warps = tile_shape(T * group, K, q_BNTK.dtype)
+    row_tiles = triton.cdiv(T * group, block_m)
+    chunk_size = chunk_length(slots, block_n)
+    max_chunks = triton.cdiv(slots, chunk_size)
+    if splits is None:
+        splits = number_of_splits(row_tiles * B * H, max_chunks, _multiprocessors(device))
+
+    out_BNTK = torch.empty((B, N, T, K), dtype=q_BNTK.dtype, device=device)
+    lse_BNT = torch.empty((B, N, T) if return_lse else 0, dtype=torch.float32, device=device)
+    partials = row_tiles * B * H * max_chunks if splits > 1 else 0
+    partial_m = torch.empty(partials, block_m, dtype=torch.float32, device=device)
+    partial_l = torch.empty_like(partial_m)
+    partial_acc = torch.empty(partials, block_m, block_d, dtype=torch.float32, device=device)
+    counter = torch.zeros(row_tiles * B * H if splits > 1 and not two_launches else 0, dtype=torch.int32, device=device)
+    quantised = k_scale_BHL is not None
+    k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
+    decode_kernel[(row_tiles, B * H, splits)](
+        q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, mask.bits_BT.contiguous() if isinstance(mask, Tree) else lengths_B,
+        out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, counter,
+        *q_BNTK.stride()[:3], *k_BHLK.stride()[:3], *v_BHLK.stride()[:3], *out_BNTK.stride()[:3],
+        *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), (K**-0.5 if scale is None else scale) * LOG2E,
+        T, H, slots, chunk_size, max_chunks, sink, frame, ring, window,
+        GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, LSE=return_lse,
+        SPLITS=splits, LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", num_warps=num_warps, num_stages=3, enable_fp_fusion=False,
+    )  # fmt: skip
+    if splits > 1 and two_launches:
+        fold_kernel[(row_tiles, B * H)](
+            lengths_B, out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, *out_BNTK.stride()[:3], T, H, slots, chunk_size, max_chunks,
+            GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+    return (out_BNTK, lse_BNT) if return_lse else out_BNTK
+
+
+def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, int]:
+    """(form, sink, frame, ring, window, slots in use at most) as the kernel takes them."""
+    match mask:
+        case Causal():
+            return CAUSAL_FORM.value, 0, 1, 1, 1, capacity
+        case Full():
+            return FULL_FORM.value, 0, 1, 1, 1, capacity
+        case Tree():
+            return TREE_FORM.value, 0, 1, 1, 1, capacity
+        case RingWindow():
+            form = RING_FULL_FORM if mask.full else RING_FORM
+            return form.value, mask.sink_tokens, mask.frame_tokens, mask.ring_frames, mask.window_frames, mask.slots
+
+
+def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
+    """(BLOCK_M, BLOCK_N, BLOCK_D, warps). Chosen so that nothing spills on sm_80 and sm_90; fp32 has no matrix instruction to feed."""
+    block_d = max(16, triton.next_power_of_2(head))
+    if dtype == torch.float32:
+        return 16, 32, block_d, 4
+    block_m = min(max(16, triton.next_power_of_2(rows)), 64)
+    return block_m, 64 if block_d <= 128 else 32, block_d, 8 if block_m == 64 and block_d >= 128 else 4
+
+
+def chunk_length(max_length: int, block_n: int) -> int:
+    """Keys in a chunk: whole tiles, at most MAX_CHUNKS chunks. A function of max_length alone, never of the batch."""
+    return block_n * triton.cdiv(triton.cdiv(max_length, block_n), MAX_CHUNKS)
+
+
+def number_of_splits(blocks: int, max_chunks: int, multiprocessors: int) -> int:
+    """Blocks to share one row's keys: 1 once the rows alone fill the device, else about two blocks a multiprocessor."""
+    if blocks >= 0.8 * multiprocessors:
+        return 1
+    return max(1, min(max_chunks, 2 * multiprocessors // blocks))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4  # interpreter

@@ -1,0 +1,77 @@
+"""Everything between the QKV product and attention in one launch: norm, rotary positions, quantise, cache write."""
+
+import torch
+from torch import Tensor
+
+from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
+from wfm_kernels.qk_norm_rope_cache import reference
+
+__all__ = ["qk_norm_rope_cache"]
+
+OP = "qk_norm_rope_cache"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+QUANTISED = (torch.int8, torch.float8_e4m3fn)
+
+
+def qk_norm_rope_cache(
+    qkv_BTE: Tensor,
+    q_weight_K: Tensor,
+    k_weight_K: Tensor,
+    cos_PF: Tensor,
+    sin_PF: Tensor,
+    positions_BT3: Tensor,
+    slots_BT: Tensor,
+    k_cache_BHLK: Tensor,
+    v_cache_BHLK: Tensor,
+    *,
+    heads: int,
+    axes: tuple[int, int, int],
+    k_scale_BHL: Tensor | None = None,
+    v_scale_BHL: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """RMS-norm q and k per head, rotate them, write k and v into the cache (in place), return q_BNTK ready for `attention`.
+
+    qkv_BTE: the QKV product, E = (heads + 2 H) * K: all q heads, then k, then v. q_weight_K, k_weight_K: norm weights.
+    cos_PF, sin_PF: float32 tables, row = position, column = pair f of K/2. positions_BT3: int64 (t, h, w) of each token, each in
+    0..P-1. axes: pairs that follow t, h and w, summing to K/2. slots_BT: int64 cache slot of each token, distinct within a row, or
+    -1 for a token that is not cached. k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
+    k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so a row out of range
+    is the caller's fault there; on the CPU indexing raises.
+    CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
+    """
+    if qkv_BTE.dim() != 3 or k_cache_BHLK.dim() != 4 or cos_PF.dim() != 2:
+        got = f"{qkv_BTE.dim()}, {k_cache_BHLK.dim()} and {cos_PF.dim()}"
+        raise KernelError(f"{OP}: qkv, k_cache and cos have {got} axes, expected [B, T, E], [B, H, L, K] and [P, K/2]")
+    B, T, _ = qkv_BTE.shape
+    _, H, L, K = k_cache_BHLK.shape
+    if K % 2 or len(axes) != 3 or sum(axes) != K // 2:
+        raise KernelError(f"{OP}: axes {axes} for heads of {K}, expected three numbers summing to {K // 2}")
+    cache_dtypes = (qkv_BTE.dtype,) if k_scale_BHL is None else QUANTISED
+    check_tensor(OP, "qkv", qkv_BTE, (B, T, (heads + 2 * H) * K), FLOATS, qkv_BTE)
+    check_tensor(OP, "k_cache", k_cache_BHLK, (B, H, L, K), cache_dtypes, qkv_BTE)
+    check_tensor(OP, "v_cache", v_cache_BHLK, (B, H, L, K), (k_cache_BHLK.dtype,), qkv_BTE)
+    for name, weight_K in (("q_weight", q_weight_K), ("k_weight", k_weight_K)):
+        check_tensor(OP, name, weight_K, (K,), FLOATS, qkv_BTE)
+    for name, table_PF in (("cos", cos_PF), ("sin", sin_PF)):
+        check_tensor(OP, name, table_PF, (len(cos_PF), K // 2), (torch.float32,), qkv_BTE)
+    check_tensor(OP, "positions", positions_BT3, (B, T, 3), (torch.int64,), qkv_BTE)
+    check_tensor(OP, "slots", slots_BT, (B, T), (torch.int64,), qkv_BTE)
+    for name, scale_BHL in (("k_scale", k_scale_BHL), ("v_scale", v_scale_BHL)):
+        if k_scale_BHL is not None:
+            if scale_BHL is None:
+                raise KernelError(f"{OP}: {name} is missing, expected float32 ({B}, {H}, {L}) beside the other scale")
+            check_tensor(OP, name, scale_BHL, (B, H, L), (torch.float32,), qkv_BTE)
+    for name, tensor in (("positions", positions_BT3), ("slots", slots_BT), ("cos", cos_PF), ("sin", sin_PF)):
+        if not tensor.is_contiguous():
+            raise KernelError(f"{OP}: {name} has strides {tensor.stride()}, expected contiguous; fix: {name}.contiguous()")
+    for name, tensor in (("qkv", qkv_BTE), ("k_cache", k_cache_BHLK), ("v_cache", v_cache_BHLK)):
+        check_last_stride(OP, name, tensor)
+    if qkv_BTE.is_cpu:
+        path = reference.qk_norm_rope_cache
+    else:
+        from wfm_kernels.qk_norm_rope_cache.triton import qk_norm_rope_cache as path
+    return path(
+        qkv_BTE, q_weight_K, k_weight_K, cos_PF, sin_PF, positions_BT3, slots_BT, k_cache_BHLK, v_cache_BHLK,
+        heads=heads, axes=axes, k_scale_BHL=k_scale_BHL, v_scale_BHL=v_scale_BHL, eps=eps,
+    )  # fmt: skip

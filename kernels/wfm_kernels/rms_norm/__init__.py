@@ -1,0 +1,33 @@
+"""Root-mean-square norm of the last axis, with the residual add before it where one is given."""
+
+import torch
+from torch import Tensor
+
+from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
+from wfm_kernels.rms_norm import reference
+
+__all__ = ["rms_norm"]
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
+    """x: [..., D] float32, float16 or bfloat16, last axis contiguous; weight_D: any of these dtypes; residual: like x.
+
+    Returns the normed tensor in x's dtype; with a residual (normed x + residual, x + residual). Computed in fp32. No gradient
+    on CUDA. CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
+    """
+    if x.dim() < 1 or not 1 <= x.shape[-1] <= 65536:
+        raise KernelError(f"rms_norm: x has shape {tuple(x.shape)}, expected [..., D] with D in 1..65536")
+    check_tensor("rms_norm", "x", x, tuple(x.shape), FLOATS, x)
+    check_tensor("rms_norm", "weight", weight_D, (x.shape[-1],), FLOATS, x)
+    check_last_stride("rms_norm", "x", x)
+    check_last_stride("rms_norm", "weight", weight_D)
+    if residual is not None:
+        check_tensor("rms_norm", "residual", residual, tuple(x.shape), (x.dtype,), x)
+        check_last_stride("rms_norm", "residual", residual)
+    if x.is_cpu:
+        return reference.rms_norm(x, weight_D, residual=residual, eps=eps)
+    from wfm_kernels.rms_norm import triton as triton_path
+
+    return triton_path.rms_norm(x, weight_D, residual=residual, eps=eps)

@@ -1,0 +1,39 @@
+"""Merge of two partial attentions on CUDA: one program a query vector."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def merge_kernel(a_ptr, lse_a_ptr, b_ptr, lse_b_ptr, out_ptr, rows, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows of [rows, HEAD], all contiguous."""
+    row_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offset_D = tl.arange(0, BLOCK_D)
+    live_M = row_M < rows
+    lse_a_M = tl.load(lse_a_ptr + row_M, mask=live_M, other=float("-inf"))
+    lse_b_M = tl.load(lse_b_ptr + row_M, mask=live_M, other=float("-inf"))
+    top_M = tl.maximum(lse_a_M, lse_b_M)
+    top_M = tl.where(top_M == float("-inf"), 0.0, top_M)
+    weight_a_M, weight_b_M = tl.exp(lse_a_M - top_M), tl.exp(lse_b_M - top_M)
+    total_M = weight_a_M + weight_b_M
+    total_M = tl.where(total_M > 0.0, total_M, 1.0)
+    mask_MD = live_M[:, None] & (offset_D < HEAD)[None, :]
+    pointer_MD = row_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :]
+    a_MD = tl.load(a_ptr + pointer_MD, mask=mask_MD, other=0.0).to(tl.float32)
+    b_MD = tl.load(b_ptr + pointer_MD, mask=mask_MD, other=0.0).to(tl.float32)
+    out_MD = a_MD * (weight_a_M / total_M)[:, None] + b_MD * (weight_b_M / total_M)[:, None]
+    tl.store(out_ptr + pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=mask_MD)
+
+
+def merge(out_a_BNTK: Tensor, lse_a_BNT: Tensor, out_b_BNTK: Tensor, lse_b_BNT: Tensor) -> Tensor:
+    """See reference.merge."""
+    out_a_BNTK, lse_a_BNT = out_a_BNTK.contiguous(), lse_a_BNT.contiguous()
+    out_b_BNTK, lse_b_BNT = out_b_BNTK.contiguous(), lse_b_BNT.contiguous()
+    out_BNTK = torch.empty_like(out_a_BNTK)
+    rows, head = lse_a_BNT.numel(), out_a_BNTK.shape[-1]
+    merge_kernel[(triton.cdiv(rows, 16),)](
+        out_a_BNTK, lse_a_BNT, out_b_BNTK, lse_b_BNT, out_BNTK, rows, HEAD=head, BLOCK_M=16, BLOCK_D=triton.next_power_of_2(head)
+    )
+    return out_BNTK

@@ -1,0 +1,96 @@
+"""Compiles every kernel x configuration to a cubin, without a GPU, and prints one JSON line each: what it takes of the chip.
+
+Run as a program, without TRITON_INTERPRET: test_compile.py starts it in a subprocess. Arguments: names of ops to compile (default all).
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+CACHES = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("bf16", "i8"), ("bf16", "fp8e4nv")]  # (queries, cache)
+FORMS = ["causal", "full", "tree", "ring", "ring full"]
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, num_warps: int = 4, num_stages: int = 3) -> dict:
+    """Compile one kernel. types: Triton type of each argument by name, all others are i32; sizes and pointers divisible by 16."""
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constexprs else types.get(n, "i32") for n in names}
+    divisible = [i for i, n in enumerate(names) if signature[n].startswith("*") or re.match(r"stride|slots|width", n)]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(n),): value for n, value in constexprs.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in divisible},
+    )
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": False}
+    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", cubin.name], check=True, capture_output=True, text=True
+        ).stdout
+        sass = subprocess.run([TOOLS / "nvdisasm", "-c", cubin.name], check=True, capture_output=True, text=True).stdout
+    resources = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    instructions = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")}
+    return (
+        dict(sm=sm, registers=resources["REG"], stack=resources["STACK"], local=resources["LOCAL"], shared=compiled.metadata.shared)
+        | instructions
+    )
+
+
+def attention_variants(sm):
+    from wfm_kernels.attention import triton as op
+
+    fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
+    fp32 |= {"lengths_ptr": "*i64", "bits_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
+    # (queries x group, K, form of mask, splits): the causal decode step in every format, then the other forms in bf16
+    shapes = [(4, 128, 0, 4), (4, 96, 0, 1), (64, 128, 1, 1)]
+    variants = [(q, cache, *shape) for q, cache in CACHES for shape in shapes if cache != "fp8e4nv" or sm >= 89]
+    variants += [("bf16", "bf16", *shape) for shape in [(64, 64, 2, 4), (8, 32, 3, 4), (8, 64, 4, 1)]]
+    for q, cache, rows, head, form, splits in variants:
+        block_m, block_n, block_d, num_warps = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
+        constexprs = dict(
+            GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
+            LSE=splits == 1, SPLITS=splits, LAST_BLOCK_FOLDS=True, PRECISION="ieee",
+        )  # fmt: skip
+        types = fp32 | {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+        yield (
+            f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}",
+            op.decode_kernel,
+            types,
+            constexprs,
+            dict(num_warps=num_warps),
+        )
+    types = fp32 | {"out_ptr": "*bf16"}
+    yield "fold", op.fold_kernel, types, dict(GROUP=4, HEAD=128, BLOCK_M=16, BLOCK_D=128, LSE=False), {}
+
+
+def shared_prefix_variants(sm):
+    from wfm_kernels.shared_prefix import triton as op
+
+    types = {"a_ptr": "*bf16", "b_ptr": "*bf16", "out_ptr": "*bf16", "lse_a_ptr": "*fp32", "lse_b_ptr": "*fp32"}
+    yield "merge", op.merge_kernel, types, dict(HEAD=128, BLOCK_M=16, BLOCK_D=128), {}
+
+
+OPS = {"attention": attention_variants, "shared_prefix": shared_prefix_variants}
+
+
+def main(chosen: list[str]) -> None:
+    for op in chosen or OPS:
+        for sm in (80, 90):
+            for name, kernel, types, constexprs, options in OPS[op](sm):
+                print(json.dumps(dict(op=op, variant=name) | compile_cubin(kernel, types, constexprs, sm, **options)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,52 @@
+"""Kernel tests run on the GPU where there is one, else in Triton's interpreter.
+
+The interpreter is chosen by an environment variable that triton.jit reads when it decorates, Triton's own library included,
+so it is set here, before anything imports triton (torch alone does not, and wfm_kernels does so only on demand). Compile-only
+tests need the real compiler: they run in a subprocess without the variable.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+if str(KERNELS) not in sys.path:
+    sys.path.insert(0, str(KERNELS))
+
+if not torch.cuda.is_available():
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError("triton was imported before tests/kernels/conftest.py; fix: set TRITON_INTERPRET=1 for the whole pytest run")
+    os.environ["TRITON_INTERPRET"] = "1"
+
+# Largest |kernel - reference| allowed on inputs of unit spread, the one table of this package's tests. Outputs are means of V
+# (attention) or normed values (the rest), so absolute errors are what a caller sees. The interpreter truncates when it
+# casts to bf16 where hardware rounds, hence twice the width there.
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 4e-2}
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """assert_close(got, expected): same shape and dtype, no NaN, within TOLERANCE of the dtype (times `spread` of the values)."""
+
+    def check(got: torch.Tensor, expected: torch.Tensor, spread: float = 1.0) -> None:
+        assert got.dtype == expected.dtype and got.shape == expected.shape
+        assert not got.isnan().any()
+        assert (got.float() - expected.float()).abs().max().item() <= TOLERANCE[got.dtype] * spread
+
+    return check

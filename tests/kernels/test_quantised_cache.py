@@ -1,0 +1,51 @@
+"""`attention` over int8 and fp8 caches with a scale per token and head."""
+
+import pytest
+import torch
+
+from wfm_kernels import KernelError, attention
+from wfm_kernels.attention import reference
+from wfm_kernels.attention.triton import attention as triton_attention
+
+
+def quantise(x_BHLK, dtype):
+    """(stored, scale): the largest value of each token and head becomes the largest of the format."""
+    largest = 127.0 if dtype == torch.int8 else 448.0
+    scale_BHL = x_BHLK.abs().amax(dim=-1).clamp(min=1e-8) / largest
+    stored = x_BHLK / scale_BHL[..., None]
+    return (stored.round() if dtype == torch.int8 else stored).to(dtype), scale_BHL
+
+
+@pytest.mark.parametrize("q_dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_paths_equal_the_dequantised_reference(dtype, q_dtype, device, assert_close):
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 3, 64, device=device, dtype=q_dtype)
+    (k, k_scale), (v, v_scale) = (quantise(torch.randn(2, 2, 80, 64, device=device), dtype) for _ in range(2))
+    lengths = torch.tensor([80, 33], device=device)
+    k_scale[1, :, 33:] = float("nan")  # dead
+    expected = reference.attention(q, k, v, lengths, k_scale_BHL=k_scale.nan_to_num(1.0), v_scale_BHL=v_scale)
+    keywords = dict(k_scale_BHL=k_scale, v_scale_BHL=v_scale)
+    for path in (triton_attention, attention) if device.type == "cpu" else (triton_attention,):
+        assert_close(path(q, k, v, lengths, **keywords), expected)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.int8, 0.01), (torch.float8_e4m3fn, 0.05)], ids=str)
+def test_the_formats_lose_little(dtype, bound):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 1, 64), torch.randn(2, 2, 256, 64), torch.randn(2, 2, 256, 64)
+    lengths = torch.tensor([256, 100])
+    (k8, k_scale), (v8, v_scale) = quantise(k, dtype), quantise(v, dtype)
+    error = attention(q, k8, v8, lengths, k_scale_BHL=k_scale, v_scale_BHL=v_scale) - attention(q, k, v, lengths)
+    assert 0 < error.square().mean().sqrt() < bound * v.std()
+
+
+def test_scales_are_demanded_and_checked():
+    q, k = torch.randn(1, 2, 1, 8), torch.zeros(1, 2, 4, 8, dtype=torch.int8)
+    lengths, scale = torch.tensor([4]), torch.ones(1, 2, 4)
+    with pytest.raises(KernelError, match="k is torch.int8 without k_scale and v_scale"):
+        attention(q, k, k, lengths)
+    with pytest.raises(KernelError, match=r"v_scale has shape \(1, 2, 3\), expected \(1, 2, 4\)"):
+        attention(q, k, k, lengths, k_scale_BHL=scale, v_scale_BHL=scale[..., :3])
+    with pytest.raises(KernelError, match="k_scale or v_scale given for a torch.float32 cache"):
+        attention(q, k.float(), k.float(), lengths, k_scale_BHL=scale, v_scale_BHL=scale)

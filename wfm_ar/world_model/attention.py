@@ -1,0 +1,64 @@
+"""Self-attention with grouped queries, QK-norm and rotary positions; and cross-attention to a text context."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from wfm_kernels import attention as cached_attention
+
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.rotary import rotate
+
+
+class SelfAttention(nn.Module):
+    """Causal over the row; kv head j serves query heads j * N/H .. (j + 1) * N/H - 1."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, eps: float):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+
+    def forward(self, x_BLD, cos, sin, layer: int, cache: KVCache | None = None) -> torch.Tensor:
+        """x [B, L, D]; with a cache, its tokens come before x's and x's keys and values are written into it."""
+        qkv = self.qkv(x_BLD).unflatten(-1, (-1, self.head_dim))
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
+        q = rotate(self.q_norm(q), cos, sin).transpose(1, 2)
+        k = rotate(self.k_norm(k), cos, sin).transpose(1, 2)
+        v = v.transpose(1, 2)
+        if cache is None:
+            group = self.heads // self.kv_heads
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            T = q.shape[2]
+            k, v = cache.update(layer, k, v)
+            y = cached_attention(q, k, v, cache.lengths_B + T, max_length=cache.longest + T)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention to a context [B, S, C] with QK-norm and no positions; its keys and values are made once a prompt."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, kv_heads: int, head_dim: int, eps: float):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.kv = nn.Linear(context_dim, 2 * kv_heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+
+    def forward(self, x_BLD, context_BSC, mask_BS, layer: int, cache: KVCache | None = None) -> torch.Tensor:
+        """mask_BS bool, True = attend; None = attend to all."""
+        q = self.q_norm(self.q(x_BLD).unflatten(-1, (self.heads, self.head_dim))).transpose(1, 2)
+        if cache is not None and layer in cache.context:
+            k, v = cache.context[layer]
+        else:
+            k, v = self.kv(context_BSC).unflatten(-1, (2 * self.kv_heads, self.head_dim)).chunk(2, 2)
+            k, v = self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+            if cache is not None:
+                cache.context[layer] = (k, v)
+        group = self.heads // self.kv_heads
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        mask = None if mask_BS is None else mask_BS[:, None, None]
+        return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))

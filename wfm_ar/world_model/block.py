@@ -1,0 +1,40 @@
+"""One transformer layer: self-attention, cross-attention where configured, SwiGLU; each behind an RMSNorm, all residual."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wfm_ar.world_model.attention import CrossAttention, SelfAttention
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x)."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """`config` is the WorldModelConfig."""
+
+    def __init__(self, config):
+        super().__init__()
+        heads = (config.heads, config.kv_heads, config.head_dim, config.eps)
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.attention = SelfAttention(config.dim, *heads)
+        self.cross_norm = nn.RMSNorm(config.dim, eps=config.eps) if config.context_dim else None
+        self.cross_attention = CrossAttention(config.dim, config.context_dim, *heads) if config.context_dim else None
+        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.ffn = SwiGLU(config.dim, config.hidden)
+
+    def forward(self, x, cos, sin, layer, cache=None, context=None, context_mask=None) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, layer, cache)
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(self.cross_norm(x), context, context_mask, layer, cache)
+        return x + self.ffn(self.ffn_norm(x))

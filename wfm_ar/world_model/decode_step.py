@@ -1,0 +1,103 @@
+"""A few tokens a row through the transformer behind a KV cache: `WorldModel.forward` for decoding, in fewer and fatter calls.
+
+Promises: the logits of `WorldModel.forward` up to rounding, and bit for bit the same logits for a row whatever its neighbours
+and however many there are. A plain matrix product breaks that: its rounding changes with the number of rows. Here each row is
+an entry of a batched product over shared (expanded, not copied) weights, so every row sees a product of its own shape.
+At a few million parameters calling an operation costs more than computing it, hence tables made once a latent and the
+written-out norm. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from wfm_kernels import attention
+
+from wfm_ar.errors import BadConfig
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.rotary import rotary_tables
+from wfm_ar.world_model.transformer import WorldModel
+
+
+class DecodeStep:
+    """Passes over the rows of `cache`. Call `plan` with what the coming tokens share, then `step` for its tokens in order."""
+
+    def __init__(self, model: WorldModel, cache: KVCache) -> None:
+        """Raises BadConfig for a model with cross-attention or additive positions."""
+        config = model.config
+        if config.context_dim or config.additive_positions:
+            raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
+        self.model, self.cache = model, cache
+        rows = cache.lengths_B.shape[0]
+        self._kv_heads, self._heads, self._head_dim = config.kv_heads, config.heads, config.head_dim
+        self._head_t = _expanded(model.head, rows)
+        self._norm = _Norm(model.norm.weight, config.eps)
+        self._layers = [
+            (
+                _Norm(block.attention_norm.weight, config.eps),
+                _expanded(block.attention.qkv, rows),
+                _Norm(_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads), config.eps),
+                _expanded(block.attention.out, rows),
+                _Norm(block.ffn_norm.weight, config.eps),
+                _expanded(block.ffn.gate_up, rows),
+                _expanded(block.ffn.down, rows),
+            )
+            for block in model.blocks
+        ]
+
+    def plan(self, positions_BL3: Tensor, hints_BLE: Tensor | None) -> None:
+        """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
+        model = self.model
+        self._cos, self._sin = rotary_tables(positions_BL3, model.frequencies, model.head.weight.dtype)
+        self._hints = None
+        if hints_BLE is not None:
+            self._hints = model.hints(hints_BLE.flatten(0, 1)).unflatten(0, hints_BLE.shape[:2])
+
+    def step(self, ids_BT: Tensor, first: int) -> Tensor:
+        """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.
+
+        Their keys and values go into the cache. Raises BadPrompt when it is full.
+        """
+        cache, (rows, count) = self.cache, ids_BT.shape
+        N, H, K = self._heads, self._kv_heads, self._head_dim
+        cos, sin = self._cos.narrow(1, first, count), self._sin.narrow(1, first, count)
+        x = F.embedding(ids_BT, self.model.embedding.weight)
+        if self._hints is not None:
+            x = x + self._hints.narrow(1, first, count)
+        longest, lengths_B = cache.longest + count, cache.lengths_B + count
+        for layer, (attention_norm, qkv_t, head_norm, out_t, ffn_norm, gate_up_t, down_t) in enumerate(self._layers):
+            qkv = torch.bmm(attention_norm(x), qkv_t).view(rows, count, N + 2 * H, K)
+            qk = head_norm(qkv.narrow(2, 0, N + H))
+            swapped = torch.cat((qk, qk), -1).narrow(-1, K // 2, K)  # halves exchanged, cheaper than roll
+            qk = torch.addcmul(qk * cos, swapped, sin).transpose(1, 2)
+            k, v = cache.update(layer, qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
+            y = attention(qk.narrow(1, 0, N), k, v, lengths_B, max_length=longest)
+            x = torch.baddbmm(x, y.transpose(1, 2).reshape(rows, count, N * K), out_t)
+            gate, up = torch.bmm(ffn_norm(x), gate_up_t).chunk(2, -1)
+            x = torch.baddbmm(x, F.silu(gate) * up, down_t)
+        cache.advance(count)
+        return torch.bmm(self._norm(x.narrow(1, count - 1, 1)), self._head_t).squeeze(1).float()
+
+
+class _Norm:
+    """RMSNorm. On the CPU torch's own takes many calls in fp32; this takes five."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        size = weight.shape[-1]
+        self.own = weight.is_cpu and weight.dtype == torch.float32
+        self.weight, self.eps, self.shape = weight, eps, weight.shape[-1:]
+        self.scaled, self.total_eps = weight * size**0.5, torch.full((), size * eps, device=weight.device, dtype=weight.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.own:
+            return torch.rms_norm(x, self.shape, None, self.eps) * self.weight
+        length = torch.linalg.vector_norm(x, 2, -1, True)
+        return x * torch.rsqrt(torch.addcmul(self.total_eps, length, length)) * self.scaled
+
+
+def _expanded(linear: nn.Linear, rows: int) -> Tensor:
+    return linear.weight.detach().t().expand(rows, -1, -1)
+
+
+def _per_head(q_norm: nn.RMSNorm, k_norm: nn.RMSNorm, heads: int, kv_heads: int) -> Tensor:
+    """The weights of every query head and every key head, [N + H, K]."""
+    return torch.cat((q_norm.weight.expand(heads, -1), k_norm.weight.expand(kv_heads, -1))).detach()

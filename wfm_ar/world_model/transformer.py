@@ -1,0 +1,107 @@
+"""The transformer: ids and positions in, logits out. It knows nothing of modalities; `sequence.py` alone does."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.world_model.block import Block
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelConfig:
+    """Widths and switches; the vocabularies usually come from the sequence (`Sequence.model_vocabularies`)."""
+
+    vocab: int = 0  # rows of the input embedding
+    out_vocab: int = 0  # width of the logits: ids that can be predicted
+    hint_vocab: int = 0  # rows of the hint table; 0 = no hints (Cosmos)
+    layers: int = 5
+    dim: int = 192
+    heads: int = 6
+    kv_heads: int = 2
+    head_dim: int = 32
+    hidden: int = 512  # SwiGLU
+    context_dim: int = 0  # width of a text context for cross-attention in every layer; 0 = none
+    additive_positions: bool = False  # sin-cos positions added before every layer (published 5B and 13B)
+    theta: float = 10000.0  # base of the rotary frequencies; small grids want a small base
+    yarn_shape: tuple[int, int] | None = None  # (latent frames, side) of the original grid (published 12B and 13B)
+    eps: float = 1e-5
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise BadConfig(f"model heads: got {self.heads}, expected a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim % 2:
+            raise BadConfig(f"model head_dim: got {self.head_dim}, expected an even number")
+
+
+class WorldModel(nn.Module):
+    """Decoder-only transformer over token ids with explicit (t, h, w) positions."""
+
+    def __init__(self, config: WorldModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab, config.dim)
+        self.hints = nn.EmbeddingBag(config.hint_vocab, config.dim, mode="sum") if config.hint_vocab else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.head = nn.Linear(config.dim, config.out_vocab, bias=False)
+        frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small normal weights; what writes into the residual stream is scaled down by depth; the head starts at zero."""
+        for name, p in self.named_parameters():
+            if p.ndim < 2:
+                continue
+            std = 0.02 if "embedding" in name or "hints" in name else p.shape[1] ** -0.5
+            if name.endswith(("out.weight", "down.weight")):
+                std /= (2 * self.config.layers) ** 0.5
+            nn.init.normal_(p, std=std)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | None = None, context=None, context_mask=None) -> torch.Tensor:
+        """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
+
+        hints_BLE: int64 [B, L, E] ids of the hint table, what is known of each *next* token; required iff the model has hints.
+        cache: earlier tokens; ids follow them, and the cache advances by L. context [B, S, C] with mask bool [B, S]: see
+        CrossAttention; needed at the first call with a cache only.
+        """
+        return self.head(self.features(ids_BL, positions_BL3, hints_BLE, cache, context, context_mask)).float()
+
+    def features(self, ids_BL, positions_BL3, hints_BLE=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
+        """Like `forward` up to the last norm: [B, L, D]."""
+        if (self.hints is None) != (hints_BLE is None):
+            raise BadPrompt(f"hints: got {'none' if hints_BLE is None else 'some'}, expected the opposite for this model; fix: use its Sequence")
+        x = self.embedding(ids_BL)
+        if hints_BLE is not None:
+            x = x + self.hints(hints_BLE.flatten(0, 1)).view_as(x)
+        cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
+        # The published table is bf16 even in an fp32 model.
+        added = sincos_positions(positions_BL3, self.config.dim).bfloat16().to(x.dtype) if self.config.additive_positions else None
+        for layer, block in enumerate(self.blocks):
+            if added is not None:
+                x = x + added
+            x = block(x, cos, sin, layer, cache, context, context_mask)
+        if cache is not None:
+            cache.advance(ids_BL.shape[1])
+        return self.norm(x)
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache for `rows` rows of up to `capacity` tokens, in the weights' dtype and place."""
+        c, weight = self.config, self.head.weight
+        return KVCache(c.layers, rows, capacity, c.kv_heads, c.head_dim, weight.dtype, weight.device)
+
+
+def next_token_loss(logits_BLV: torch.Tensor, targets_BL: torch.Tensor, weights_BL: torch.Tensor, z_loss: float) -> torch.Tensor:
+    """Weighted mean cross-entropy plus z_loss * logsumexp^2 (which keeps logits from drifting)."""
+    kept = weights_BL > 0
+    logits, targets, weights = logits_BLV[kept], targets_BL[kept], weights_BL[kept]
+    each = F.cross_entropy(logits, targets, reduction="none")
+    if z_loss:
+        each = each + z_loss * logits.logsumexp(-1).square()
+    return (each * weights).sum() / weights.sum()
