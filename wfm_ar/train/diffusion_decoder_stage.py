@@ -1,0 +1,87 @@
+"""Stage 3: the diffusion decoder learns what the tokenizer lost, from its reconstructions beside the true frames."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
+from wfm_ar.diffusion_decoder.edm import LossConfig, denoising_loss, measure_scale
+from wfm_ar.diffusion_decoder.sampler import refine
+from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.train.clips import load_clip, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.windows import Windows, WindowSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionDecoderTraining(Windows):
+    """How stage 3 samples (see Windows) and weighs."""
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 2  # sampler steps at validation
+    val_clips: int = 12
+
+
+class DiffusionDecoderStage:
+    """Denoising loss on windows; the tokenizer is frozen and runs inside the loss."""
+
+    name = "diffusion_decoder"
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        training: DiffusionDecoderTraining,
+        tokenizer: VideoTokenizer,
+        train_set: EpisodeSet,
+        val_set: EpisodeSet,
+    ):
+        self.training, self.val_set = training, val_set
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        settings = tokenizer.config
+        background = tokenizer.background.clone() if settings.background else None
+        self.windows = WindowSampler(training, settings, train_set, background)
+        rates = {"temporal_compression": settings.temporal_compression, "spatial_compression": settings.spatial_compression}
+        with torch.no_grad():
+            true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))
+        scale = round(measure_scale(true, decoded), 4)
+        self.config = replace(config, **rates, code_channels=len(settings.levels), residual_scale=scale)
+        self.model = Denoiser(self.config)
+
+    def describe(self) -> dict:
+        model = asdict(self.config)
+        del model["residual_scale"]  # measured, so a resumed run may find another last digit
+        return {"model": model, "residual_scale": self.config.residual_scale, "training": asdict(self.training)}
+
+    def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
+        """See WindowSampler.batch."""
+        return self.windows.batch(step, size, seed)
+
+    def _clips(self, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """-> (true, decoded) float [B, 3, T, H, W] and codes [B, c, t, h, w] of a batch of windows."""
+        foreground, still = batch["foreground"], batch["still"]
+        reconstruction, codes = self.tokenizer(foreground)
+        return foreground + still, reconstruction.float() + still, codes.float()
+
+    def loss(self, model, batch, generator):
+        with torch.no_grad():
+            self.tokenizer.to(batch["foreground"].device)
+            true, decoded, codes = self._clips(batch)
+        return denoising_loss(model, true, decoded, codes, generator, self.training.loss)
+
+    @torch.no_grad()
+    def validate(self, model, device):
+        """PSNR of decoded and of refined whole held-out clips; and truth, decoded and refined frames below one another."""
+        settings, before, after, shown = self.tokenizer.config, [], [], []
+        for index in range(min(self.training.val_clips, len(self.val_set))):
+            clip = load_clip(self.val_set, index, settings.height, settings.width)
+            clip = clip[: 1 + (len(clip) - 1) // settings.temporal_compression * settings.temporal_compression]
+            tokens = self.tokenizer.encode(to_float(clip).permute(3, 0, 1, 2)[None].to(device))
+            decoded = self.tokenizer.decode(tokens)
+            refined = refine(model, self.tokenizer.codes(tokens), decoded, steps=self.training.steps, seeds=[index])
+            frames = [to_uint8(video[0].permute(1, 2, 3, 0)).cpu() for video in (decoded, refined)]
+            for scores, made in zip((before, after), frames, strict=True):
+                scores += [psnr((m.float() - c.float()) / 127.5) for m, c in zip(made, clip, strict=True)]
+            if index < 3:
+                shown.append(side_by_side([clip, *frames], every=max(1, len(clip) // 8)))
+        numbers = {"psnr_decoded": float(torch.stack(before).mean()), "psnr_refined": float(torch.stack(after).mean())}
+        return numbers, {"refined": torch.cat(shown)}

@@ -1,0 +1,51 @@
+"""What a user may set about a training run, apart from the networks themselves."""
+
+from dataclasses import dataclass, field
+
+from wfm_ar.errors import BadConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with warm-up, cosine decay, clipping and an exponential moving average of the weights."""
+
+    lr: float = 1e-3  # peak, reached after warmup_steps
+    min_lr_ratio: float = 0.05  # of the peak, at the last step
+    warmup_steps: int = 100
+    weight_decay: float = 0.01  # on matrices; never on norms, biases and embeddings
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0  # global norm; 0 = off
+    ema: float = 0.999  # decay of the averaged weights that validation and release use
+
+    def __post_init__(self):
+        if not self.lr > 0:
+            raise BadConfig(f"optimizer.lr: got {self.lr}, expected a positive number")
+        if not (0 <= self.ema < 1 and all(0 <= b < 1 for b in self.betas)):
+            raise BadConfig(f"optimizer.ema/betas: got {self.ema}/{self.betas}, expected numbers in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The loop itself: how long, how much at once, how often to look, save and say."""
+
+    steps: int = 1000
+    batch_size: int = 16  # samples a step on one device
+    accumulate: int = 1  # gradient accumulation: samples a step = batch_size * accumulate
+    seed: int = 0
+    log_every: int = 20  # steps
+    val_every: int = 500  # steps; validation also runs at the end
+    checkpoint_every: int = 500  # steps; also at the end and on SIGTERM
+    keep: int = 2  # verified checkpoints kept
+    num_workers: int = 1  # threads that prepare batches ahead; 0 = in the loop itself
+    threads: int = 0  # torch threads; 0 = leave as is
+    precision: str = "auto"  # auto = bf16 on CUDA, fp32 elsewhere
+    device: str = "auto"  # auto = cuda when there is one
+    max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "val_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise BadConfig(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise BadConfig(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")

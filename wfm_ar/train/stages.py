@@ -1,0 +1,140 @@
+"""How the three stages hang together in a run folder: what each one needs of the one before, and the world at the end.
+
+    run/video_tokenizer/   checkpoints of stage 1
+    run/tokens/{train,val} the data set in tokens, encoded once
+    run/text_tokenizer.model
+    run/world_model/       checkpoints of stage 2
+    run/diffusion_decoder/ checkpoints of stage 3
+    run/world/             the three packed into a world folder
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
+from wfm_ar.errors import BadCheckpoint
+from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.train.checkpoint import load_checkpoint, load_weights, verified_checkpoints
+from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
+from wfm_ar.train.tokens import tokenize
+from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
+from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
+
+VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "world_model", "diffusion_decoder"
+STAGES = (VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER)
+TEXT_MODEL = "text_tokenizer.model"
+
+
+def video_tokenizer_stage(
+    config: VideoTokenizerConfig, training: VideoTokenizerTraining, train_set: EpisodeSet, val_set: EpisodeSet
+) -> VideoTokenizerStage:
+    """Stage 1; needs nothing but clips."""
+    return VideoTokenizerStage(config, training, train_set, val_set)
+
+
+def world_model_stage(
+    run: Path,
+    config: WorldModelConfig,
+    training: WorldModelTraining,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    *,
+    max_latents: int,
+    max_text: int,
+    text_vocab: int,
+) -> WorldModelStage:
+    """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once)."""
+    tokenizer, _ = trained_video_tokenizer(run)
+    if torch.cuda.is_available():
+        tokenizer.cuda()
+    stores = [tokenize(tokenizer, episodes, run / "tokens" / split) for split, episodes in (("train", train_set), ("val", val_set))]
+    texts = [episode.text for episode in train_set if episode.text]
+    text = _text_tokenizer(run, texts, text_vocab, max_text) if texts else None
+    settings = tokenizer.config
+    sequence = SequenceConfig(
+        video_vocab=tokenizer.codebook_size,
+        grid_h=settings.grid[0],
+        grid_w=settings.grid[1],
+        rate=settings.temporal_compression,
+        action_bins=ActionTokenizer(train_set.schema).bins if train_set.schema else (),
+        text_vocab=text.vocab_size if text else 0,
+        max_text=max_text,
+        max_latents=max_latents,
+    )
+    return WorldModelStage(config, sequence, training, *stores, text)
+
+
+def diffusion_decoder_stage(
+    run: Path, config: DenoiserConfig, training: DiffusionDecoderTraining, train_set: EpisodeSet, val_set: EpisodeSet
+) -> DiffusionDecoderStage:
+    """Stage 3; refines what the run's tokenizer gives back."""
+    tokenizer, _ = trained_video_tokenizer(run)
+    return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set)
+
+
+def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
+    """The averaged weights of the run's newest checkpoint of stage 1, and the checkpoint's state."""
+    tensors, state = _newest(run, VIDEO_TOKENIZER)
+    tokenizer = VideoTokenizer(_config(VideoTokenizerConfig, state["describe"]["model"]))
+    load_weights(tokenizer, tensors, str(run / VIDEO_TOKENIZER))
+    return tokenizer.eval(), state
+
+
+def pack_world(run: Path, out: Path, train_set: EpisodeSet, card: str = "", overwrite: bool = False) -> Path:
+    """The newest weights of all stages -> a world folder at `out`. The diffusion decoder may be missing; the others may not."""
+    from wfm_ar.rollout.world_folder import WorldParts, save_world
+
+    tokenizer, _ = trained_video_tokenizer(run)
+    tensors, state = _newest(run, WORLD_MODEL)
+    model = WorldModel(_config(WorldModelConfig, state["describe"]["model"]))
+    load_weights(model, tensors, str(run / WORLD_MODEL))
+    denoiser = None
+    if verified_checkpoints(run / DIFFUSION_DECODER):
+        weights, about = _newest(run, DIFFUSION_DECODER)
+        settings = about["describe"]["model"] | {"residual_scale": about["describe"]["residual_scale"]}
+        denoiser = Denoiser(_config(DenoiserConfig, settings))
+        load_weights(denoiser, weights, str(run / DIFFUSION_DECODER))
+    sequence = _config(SequenceConfig, state["describe"]["sequence"])
+    text_model = run / TEXT_MODEL
+    parts = WorldParts(
+        video_tokenizer=tokenizer,
+        sequence=sequence,
+        world_model=model.eval(),
+        fps=train_set[0].fps,
+        text_tokenizer=TextTokenizer(text_model.read_bytes(), max_tokens=sequence.max_text) if text_model.exists() else None,
+        action_schema=train_set.schema,
+        diffusion_decoder=denoiser,
+    )
+    save_world(out, parts, card=card, overwrite=overwrite)
+    return out
+
+
+def _newest(run: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict]:
+    found = verified_checkpoints(run / stage)
+    if not found:
+        raise BadCheckpoint(f"{run / stage}: holds no whole checkpoint; fix: train stage={stage} first, or all of them with stage=all")
+    tensors, state = load_checkpoint(found[-1])
+    return tensors["ema"], state
+
+
+def _config(kind: type, values: dict):
+    """A config dataclass from JSON, where tuples have become lists."""
+    names = {field.name for field in fields(kind)}
+    if names != values.keys():
+        odd = ", ".join(sorted(names ^ values.keys()))
+        raise BadCheckpoint(f"{kind.__name__}: the checkpoint has other settings ({odd}); fix: use the version that wrote it")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _text_tokenizer(run: Path, texts: list[str], vocab: int, max_tokens: int) -> TextTokenizer:
+    path = run / TEXT_MODEL
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens).model_bytes)
+    return TextTokenizer(path.read_bytes(), max_tokens=max_tokens)

@@ -1,0 +1,65 @@
+"""Encoding a data set once: frames and actions -> a token store on disk."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.shards import TokenClip, TokenStore, write_store
+from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.train.clips import load_clip, to_float
+from wfm_ar.train.metrics import Progress
+
+
+def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256) -> TokenStore:
+    """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable."""
+    tokenizer.eval()
+    config, actions = tokenizer.config, ActionTokenizer(episodes.schema) if episodes.schema else None
+    kind = np.uint16 if tokenizer.codebook_size <= 2**16 else np.int32
+    about = {
+        "actions": actions is not None,
+        "codebook_size": tokenizer.codebook_size,
+        "tokenizer": weights_hash(tokenizer),
+        "config": asdict(config),
+        "schema": episodes.schema.to_json() if episodes.schema else None,
+        "episodes": hashlib.sha256("\n".join(episodes[i].id for i in range(len(episodes))).encode()).hexdigest(),
+    }
+
+    @torch.inference_mode()
+    def encode(i: int, frames: torch.Tensor) -> TokenClip:
+        latents = 1 + (len(frames) - 1) // config.temporal_compression
+        frames = frames[: 1 + (latents - 1) * config.temporal_compression]
+        device = next(tokenizer.parameters()).device
+        video = tokenizer.encode(to_float(frames.to(device)).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
+        bins = None
+        if actions:
+            values = episodes.load_actions(i)[: len(frames) - 1]
+            bins = actions.encode(values)[0].numpy().astype(np.int16).reshape(latents - 1, config.temporal_compression, -1)
+        return TokenClip(episodes[i].id, video, bins, episodes[i].text)
+
+    progress = Progress(f"encoding {out.name}", 0, len(episodes))
+    with ThreadPoolExecutor(1) as pool:  # decodes the next clips while this one is encoded
+        ahead = {}
+
+        def next_clip(i: int) -> TokenClip:
+            for j in range(i, min(i + 3, len(episodes))):
+                if j not in ahead:
+                    ahead[j] = pool.submit(load_clip, episodes, j, config.height, config.width)
+            return encode(i, ahead.pop(i).result())
+
+        store = write_store(out, about, len(episodes), next_clip, per_shard, lambda done: progress.update(done, {}))
+    progress.close()
+    return store
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over names and values of a module's state, the same wherever the weights were saved."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

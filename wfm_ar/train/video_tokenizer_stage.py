@@ -1,0 +1,74 @@
+"""Stage 1: the video tokenizer learns to give frames back through its codes."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.train.clips import load_clip, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.windows import Windows, WindowSampler, still_picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTokenizerTraining(Windows):
+    """How stage 1 samples (see Windows) and weighs."""
+
+    squared: float = 4.0  # weight of the squared error beside the absolute one
+    val_clips: int = 24
+
+
+class VideoTokenizerStage:
+    """Absolute plus squared error on windows cut where something happens."""
+
+    name = "video_tokenizer"
+
+    def __init__(self, config: VideoTokenizerConfig, training: VideoTokenizerTraining, train_set: EpisodeSet, val_set: EpisodeSet):
+        self.config, self.training, self.train_set, self.val_set = config, training, train_set, val_set
+        self.model = VideoTokenizer(config)
+        if config.background:
+            self.model.background.copy_(to_float(still_picture(train_set, config.height, config.width)).permute(2, 0, 1))
+        self.windows = WindowSampler(training, config, train_set, self.model.background.clone() if config.background else None)
+
+    def describe(self) -> dict:
+        return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
+
+    def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
+        """See WindowSampler.batch."""
+        return self.windows.batch(step, size, seed)
+
+    def loss(self, model, batch, generator):
+        foreground, weight = batch["foreground"], batch["weight"]
+        reconstruction, codes = model(foreground)
+        error = reconstruction.float() - foreground
+        penalty = error.abs() + self.training.squared * error.square()
+        loss = (penalty * weight).mean() / weight.mean()
+        with torch.no_grad():
+            ids = model.quantizer.codes_to_ids(codes).flatten()
+            used = torch.bincount(ids, minlength=model.codebook_size).float()
+            logs = {"crop_psnr": psnr(error), "codes_in_batch": (used > 0).float().mean(), "perplexity": perplexity(used)}
+        return loss, logs
+
+    @torch.no_grad()
+    def validate(self, model, device):
+        """PSNR of whole held-out clips (mean over frames), share of codes used, perplexity; and truth above reconstruction."""
+        counts, scores, shown = torch.zeros(model.codebook_size), [], []
+        for index in range(min(self.training.val_clips, len(self.val_set))):
+            clip = load_clip(self.val_set, index, self.config.height, self.config.width)
+            rate = self.config.temporal_compression
+            clip = clip[: 1 + (len(clip) - 1) // rate * rate]
+            video = to_float(clip).permute(3, 0, 1, 2)[None].to(device)
+            tokens = model.encode(video)
+            decoded = to_uint8(model.decode(tokens)[0].permute(1, 2, 3, 0)).cpu()
+            counts += torch.bincount(tokens.flatten().cpu(), minlength=model.codebook_size)
+            scores += [psnr((d.float() - c.float()) / 127.5) for d, c in zip(decoded, clip, strict=True)]
+            if index < 4:
+                shown.append(side_by_side([clip, decoded], every=max(1, len(clip) // 8)))
+        numbers = {"psnr": float(torch.stack(scores).mean()), "codes_used": float((counts > 0).float().mean())}
+        return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": torch.cat(shown)}
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """exp(entropy) of the distribution that counts [n] describe: how many codes are in use, effectively."""
+    share = counts / counts.sum().clamp_min(1)
+    return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())

@@ -1,0 +1,89 @@
+"""Samples for the stages that learn from pixels: short windows of clips, cut where something happens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.errors import BadConfig, BadData
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train.clips import load_clip, to_float
+
+VISIBLE = 0.08  # on the [-1, 1] scale, ten grey levels: above what lossy video files add
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """How samples are cut."""
+
+    window: int = 9  # frames a sample, 1 + r*n
+    windows_per_clip: int = 4  # samples cut from one decoded clip: decoding costs, cutting does not
+    crop: int = 64  # pixels a side of a sample, a multiple of the spatial rate; 0 = whole frames
+    active: float = 0.8  # share of crops placed where something differs from the background or moves
+    emphasis: float = 4.0  # extra weight of pixels that differ from the background or move
+
+
+class WindowSampler:
+    """Draws batches of windows; `background` float [3, H, W] in [-1, 1] is what a fixed camera always sees, or None."""
+
+    def __init__(self, windows: Windows, tokenizer: VideoTokenizerConfig, episodes: EpisodeSet, background: torch.Tensor | None):
+        rate, least = tokenizer.spatial_compression, min(tokenizer.height, tokenizer.width)
+        if windows.crop % rate or windows.crop > least:
+            raise BadConfig(f"crop: got {windows.crop}, expected a multiple of {rate} up to {least}, or 0")
+        if (windows.window - 1) % tokenizer.temporal_compression:
+            raise BadConfig(f"window: got {windows.window} frames, expected 1 + {tokenizer.temporal_compression}*n")
+        if len(episodes) == 0:
+            raise BadData("training split: it is empty; fix: give more clips")
+        self.windows, self.tokenizer, self.episodes = windows, tokenizer, episodes
+        self.background = background
+
+    def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
+        """Three float tensors of `size` samples: `foreground` [B, 3, T, side, side] (frames less the background), `still`
+        [B, 3, 1, side, side] (that background) and `weight` [B, 1, T, side, side]. A function of its arguments alone.
+        """
+        rng = np.random.default_rng((seed, step))
+        samples = []
+        while len(samples) < size:
+            video_CTHW = self._clip(int(rng.integers(len(self.episodes))))
+            for _ in range(min(self.windows.windows_per_clip, size - len(samples))):
+                samples.append(self._cut(video_CTHW, rng))
+        return {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+
+    def _clip(self, index: int) -> torch.Tensor:
+        frames = load_clip(self.episodes, index, self.tokenizer.height, self.tokenizer.width)
+        if len(frames) < self.windows.window:
+            where, asked = self.episodes[index].video, self.windows.window
+            raise BadData(f"{where}: got {len(frames)} frames, expected at least window={asked}; fix: a smaller window, or drop it")
+        return to_float(frames).permute(3, 0, 1, 2)
+
+    def _cut(self, video_CTHW: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        t = int(rng.integers(video_CTHW.shape[1] - self.windows.window + 1))
+        window = video_CTHW[:, t : t + self.windows.window]
+        still = window.mean(1, keepdim=True) if self.background is None else self.background[:, None]
+        moving = ((window - still).abs().amax(0, keepdim=True) > VISIBLE).float()
+        if self.background is None:
+            still = torch.zeros_like(still)
+        foreground = window - still
+        side, rate = self.windows.crop, self.tokenizer.spatial_compression
+        if side:
+            places = torch.nn.functional.max_pool2d(moving.amax(1), rate)[0].nonzero()
+            rows, columns = (self.tokenizer.height - side) // rate, (self.tokenizer.width - side) // rate
+            y, x = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
+            if len(places) and rng.random() < self.windows.active:
+                row, column = places[int(rng.integers(len(places)))].tolist()
+                cells = side // rate
+                y = min(max(row - int(rng.integers(cells)), 0), rows)
+                x = min(max(column - int(rng.integers(cells)), 0), columns)
+            area = (..., slice(y * rate, y * rate + side), slice(x * rate, x * rate + side))
+            foreground, moving, still = foreground[area], moving[area], still[area]
+        return {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
+
+
+def still_picture(episodes: EpisodeSet, height: int, width: int, clips: int = 96) -> torch.Tensor:
+    """The per-pixel median over first and last frames of up to `clips` clips -> uint8 [H, W, 3]: what a fixed camera always sees."""
+    if len(episodes) == 0:
+        raise BadData("training split: it is empty; fix: give more clips")
+    indices = np.linspace(0, len(episodes) - 1, min(clips, len(episodes))).astype(int)
+    frames = [load_clip(episodes, int(i), height, width)[[0, -1]] for i in indices]
+    return torch.from_numpy(np.median(torch.cat(frames).numpy(), 0).astype(np.uint8))
