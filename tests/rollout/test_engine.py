@@ -1,0 +1,190 @@
+"""The engine: cached == uncached tokens, the same tokens in any batch, forks, rolling on beyond the trained length."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+
+CONFIG = SequenceConfig(video_vocab=40, grid_h=2, grid_w=3, rate=2, action_bins=(5, 7), text_vocab=20, max_text=6, max_latents=5)
+GREEDY, SAMPLED = SamplingConfig(temperature=0.0), SamplingConfig(temperature=1.3, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def sequence() -> Sequence:
+    return Sequence(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(sequence: Sequence) -> WorldModel:
+    return make_model(sequence)
+
+
+def make_model(sequence: Sequence) -> WorldModel:
+    torch.manual_seed(0)
+    sizes = dict(layers=2, dim=48, heads=4, kv_heads=2, head_dim=12, hidden=80)
+    model = WorldModel(WorldModelConfig(**sequence.model_vocabularies(), **sizes)).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.3)  # it starts at zero, which would make every token as likely
+    torch.nn.init.normal_(model.embedding.weight)
+    torch.nn.init.normal_(model.hints.weight, std=0.3)
+    return model
+
+
+def _tokens(count: int, seed: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randint(0, 40, (count, 2, 3), generator=torch.Generator().manual_seed(seed)))
+
+
+def _bins(*shape: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(0, n, shape, generator=generator) for n in CONFIG.action_bins], -1)
+
+
+def _row(seed: int, latents: int = 1, text: int = 0, with_bins: bool = True) -> Row:
+    bins = tuple(_bins(latents, 2, seed=seed)) if with_bins else (None,) * latents
+    return Row(seed=seed, text_ids=list(range(text)), tokens=_tokens(latents, seed), bins=(None, *bins[1:])[:latents])
+
+
+def _roll(rows: Rows, kinds: list[Actions], seed: int = 5) -> torch.Tensor:
+    """Advance once a kind; given actions depend on the row's seed and the latent alone."""
+    out = []
+    for kind in kinds:
+        bins = torch.stack([_bins(2, seed=97 * row.seed + len(row.tokens)) for row in rows.rows]) if kind is Actions.GIVEN else None
+        out.append(rows.advance(kind, bins))
+    return torch.stack(out, 1)
+
+
+def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sampling: SamplingConfig) -> Row:
+    """One latent by whole forward passes over sequence.weave alone: the specification of `advance`."""
+    latent, bins = len(row.tokens), None
+    video, action = draws(row.seed, latent, Stream.VIDEO, 6), draws(row.seed, latent, Stream.ACTION, 4)
+    pieces = [sequence.text_piece(row.text_ids)]
+    for i, tokens_hw in enumerate(row.tokens):
+        if i and row.bins[i] is not None:
+            pieces.append(sequence.action_piece(i, row.bins[i]))
+        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None))
+
+    def next_logits(known: list[int], places: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
+        ids, positions, seen_hints = sequence.join(pieces)
+        ids = torch.cat((ids, torch.tensor(known, dtype=torch.int64)))
+        positions = torch.cat((positions, places[: len(known)]))
+        hints = torch.cat((seen_hints[:-1], hints[: len(known) + 1]))
+        with torch.inference_mode():
+            return model(ids[None], positions[None], hints_BLE=hints[None])[:, -1]
+
+    if kind is not Actions.ABSENT:
+        bins = _bins(2, seed=97 * row.seed + latent)
+        if kind is Actions.IMAGINED:
+            empty, ids = sequence.action_piece(latent, torch.zeros(2, 2, dtype=torch.int64)), []
+            for i in range(4):
+                logits = next_logits(ids, empty.positions, empty.hints)
+                ids.append(int(sample(logits, torch.tensor([action[i]]), sampling, sequence.action_range(i % 2))))
+            bins = torch.tensor(ids).view(2, 2) - torch.tensor([sequence.action_range(0)[0], sequence.action_range(1)[0]])
+        pieces.append(sequence.action_piece(latent, bins))
+    previous = row.tokens[-1] if row.tokens else None
+    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous), []
+    for i in range(6):
+        logits = next_logits(ids, empty.positions, empty.hints)
+        ids.append(int(sample(logits, torch.tensor([video[i]]), sampling, (0, 40))))
+    return replace(row, tokens=(*row.tokens, torch.tensor(ids).view(2, 3)), bins=(*row.bins, bins))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
+@pytest.mark.parametrize("latents,text", [(1, 0), (1, 4), (3, 6)])
+def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, latents, text) -> None:
+    row = _row(11, latents, text, with_bins=kind is Actions.GIVEN)
+    rows = Rows(model, sequence, [row], sampling)
+    for _ in range(2):
+        rows.advance(kind, _bins(1, 2, seed=97 * row.seed + len(row.tokens)) if kind is Actions.GIVEN else None)
+        row = _uncached(model, sequence, row, kind, sampling)
+    assert torch.equal(torch.stack(rows.rows[0].tokens), torch.stack(row.tokens))
+    for mine, theirs in zip(rows.rows[0].bins, row.bins, strict=True):
+        assert (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
+
+
+def test_a_first_latent_from_text_and_from_nothing(model, sequence) -> None:
+    for text in ([], [1, 2, 3]):
+        row = Row(seed=3, text_ids=text)
+        rows = Rows(model, sequence, [row], SAMPLED)
+        rows.advance(Actions.ABSENT)
+        rows.advance(Actions.IMAGINED)
+        row = _uncached(model, sequence, row, Actions.ABSENT, SAMPLED)
+        row = _uncached(model, sequence, row, Actions.IMAGINED, SAMPLED)
+        assert torch.equal(torch.stack(rows.rows[0].tokens), torch.stack(row.tokens))
+        assert rows.rows[0].bins[0] is None and torch.equal(rows.rows[0].bins[1], row.bins[1])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
+def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind) -> None:
+    prompts = [_row(seed, latents=1 + seed % 4, text=seed % 3 * 2) for seed in range(8)]  # ragged, some roll on midway
+    whole = _roll(Rows(model, sequence, prompts, sampling), [kind] * 5)
+    assert len({tuple(row.flatten().tolist()) for row in whole}) == 8
+    for members in ([0], [3], [7], [5, 2], [6, 1, 4], [7, 6, 5, 4, 3, 2, 1, 0]):
+        part = _roll(Rows(model, sequence, [prompts[i] for i in members], sampling), [kind] * 5)
+        assert torch.equal(part, whole[members])
+
+
+def test_logits_are_bitwise_the_same_in_any_batch(model, sequence) -> None:
+    prompts = [_row(seed, latents=1 + seed % 3, text=seed % 5) for seed in range(8)]
+
+    def logits(members: list[int]) -> torch.Tensor:
+        rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
+        coming = [rows._coming(row, 0) for row in rows.rows]
+        rows._step.plan(torch.stack([p for _, p, _ in coming]), torch.stack([h for _, _, h in coming]))
+        return rows._step.step(torch.stack([ids for ids, _, _ in coming]), 0)
+
+    with torch.inference_mode():
+        whole = logits(list(range(8)))
+        for members in ([0], [4], [1, 2], [3, 7, 5]):
+            assert torch.equal(logits(members), whole[members])
+
+
+def test_seeds_differ_and_repeat(model, sequence) -> None:
+    same = [replace(_row(1), seed=seed) for seed in (1, 2, 1)]
+    a, b, c = _roll(Rows(model, sequence, same, SAMPLED), [Actions.ABSENT] * 3)
+    assert torch.equal(a, c) and not torch.equal(a, b)
+    a, b, _ = _roll(Rows(model, sequence, same, GREEDY), [Actions.ABSENT] * 3)
+    assert torch.equal(a, b)
+
+
+def test_a_fork_goes_on_as_the_original_would(model, sequence) -> None:
+    rows = Rows(model, sequence, [_row(1), _row(2, 3, 4)], SAMPLED)
+    _roll(rows, [Actions.GIVEN])
+    forks = rows.select([1, 0, 1])
+    ahead = _roll(forks, [Actions.IMAGINED, Actions.GIVEN, Actions.GIVEN])
+    assert torch.equal(_roll(rows, [Actions.IMAGINED, Actions.GIVEN, Actions.GIVEN]), ahead[[1, 0]])
+    assert torch.equal(ahead[0], ahead[2])
+
+
+def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, sequence) -> None:
+    rows = Rows(model, sequence, [_row(4, text=3)], SAMPLED)
+    _roll(rows, [Actions.GIVEN] * 4)
+    assert rows.rows[0].base == 0 and len(rows.rows[0].tokens) == 5
+    before = rows.rows[0]
+    _roll(rows, [Actions.GIVEN])
+    assert rows.rows[0].base == 3  # two latents were kept, the third is new
+    # the same as a prompt of the last two latents, but for the count that the draws go by
+    prompt = replace(before, base=3)
+    fresh = Rows(model, sequence, [prompt], SAMPLED)
+    assert torch.equal(_roll(fresh, [Actions.GIVEN])[0, 0], rows.rows[0].tokens[-1])
+    _roll(rows, [Actions.GIVEN] * 10)
+    assert len(rows.rows[0].tokens) == 16 and rows._cache.capacity == sequence.max_length
+
+
+def test_a_prompt_longer_than_the_trained_length_keeps_its_end(model, sequence) -> None:
+    rows = Rows(model, sequence, [_row(4, latents=9)], SAMPLED)
+    assert rows.rows[0].base == 7 and rows._cache.longest == 1 + 2 * 6 + 4 - 1
+    assert rows.advance(Actions.ABSENT).shape == (1, 2, 3)
+
+
+def test_tokens_stay_in_their_ranges(model, sequence) -> None:
+    rows = Rows(model, sequence, [_row(seed) for seed in range(4)], SamplingConfig(temperature=50.0, top_p=1.0))
+    tokens = _roll(rows, [Actions.IMAGINED] * 4)
+    assert 0 <= tokens.min() and tokens.max() < 40 and tokens.unique().numel() > 30
+    bins = torch.stack([b for row in rows.rows for b in row.bins[1:]])
+    assert bins.shape[1:] == (2, 2)
+    assert bins[..., 0].unique().tolist() == list(range(5)) and bins[..., 1].unique().tolist() == list(range(7))

@@ -1,0 +1,63 @@
+"""The held-out clips an evaluation looks at: the first of the split in file order that are long enough, never picked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.video import resize_crop, video_info
+from wfm_ar.errors import BadData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """The first frames of an episode at the tokenizer's size; what the data set does not have is None."""
+
+    id: str
+    text: str | None
+    frames: np.ndarray  # uint8 [T, H, W, 3]
+    actions: np.ndarray | None  # float32 [T-1, A]
+    peg_xy: np.ndarray | None  # float [T, 2] metres; only the tabletop's state has it
+
+
+class HeldOut:
+    """The first `count` episodes of a set with at least `num_frames` frames (count None: all of them), read when asked for."""
+
+    def __init__(self, episodes: EpisodeSet, *, count: int | None, num_frames: int, height: int, width: int) -> None:
+        """Raises BadData where no episode is long enough."""
+        self.episodes, self.num_frames, self.height, self.width = episodes, num_frames, height, width
+        self.indices: list[int] = []
+        self.too_short = 0
+        for i, episode in enumerate(episodes):
+            if count is not None and len(self.indices) == count:
+                break
+            if video_info(episode.video).frames >= num_frames:
+                self.indices.append(i)
+            else:
+                self.too_short += 1
+        if not self.indices:
+            raise BadData(
+                f"{episodes.path}: got no held-out episode of {num_frames} frames or more; fix: set frames lower, or add longer clips"
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, k: int) -> Clip:
+        i = self.indices[k]
+        frames = resize_crop(self.episodes.load_frames(i, 0, self.num_frames), self.height, self.width)
+        actions, state = self.episodes.load_actions(i), self.episodes.load_state(i)
+        if actions is not None and len(actions) < self.num_frames - 1:
+            where = self.episodes[i].actions
+            raise BadData(f"{where}: got {len(actions)} actions, expected {self.num_frames - 1} or more; fix: run `wfm data check`")
+        return Clip(
+            id=self.episodes[i].id,
+            text=self.episodes[i].text,
+            frames=frames,
+            actions=None if actions is None else actions[: self.num_frames - 1],
+            peg_xy=None if state is None or "peg_xy" not in state else state["peg_xy"][: self.num_frames],
+        )
+
+    def __iter__(self) -> Iterator[Clip]:
+        return (self[k] for k in range(len(self)))

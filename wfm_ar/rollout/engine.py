@@ -1,0 +1,160 @@
+"""Rows of tokens rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
+
+Promises: a row's tokens depend on its own prompt, actions, seed and the settings alone, bit for bit, whatever its neighbours
+and however many there are; a fork goes on exactly as the original would. Knows tokens only, neither pixels nor text.
+
+When the trained length is full, a row rolls on from its last `max_latents // 2` latents: they are prefilled anew at the
+beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
+"""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.sequence import Piece, Sequence
+from wfm_ar.world_model.transformer import WorldModel
+
+
+class Actions(Enum):
+    """What stands between two latents."""
+
+    GIVEN = "given"
+    IMAGINED = "imagined"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One rollout so far. `tokens` int64 [h, w] a latent; `bins` int64 [r, A] of the actions that led to it, None where absent."""
+
+    seed: int
+    text_ids: list[int] = field(default_factory=list)
+    tokens: tuple[Tensor, ...] = ()
+    bins: tuple[Tensor | None, ...] = ()  # as long as tokens; bins[0] is None
+    base: int = 0  # latent at which the context in the cache begins
+
+    def __post_init__(self) -> None:
+        assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
+
+
+class Rows:
+    """A batch of rollouts and their cache. All methods leave the batch ready for the next latent."""
+
+    @torch.inference_mode()
+    def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
+        """Prefills each row's prompt, each alone. A prompt longer than the trained length keeps its last latents."""
+        self.model, self.sequence, self.sampling = model, sequence, sampling
+        self.rows = [self._rolled(row) for row in rows]
+        self._use(KVCache.stack([self._prefill(row) for row in self.rows]))
+
+    @torch.inference_mode()
+    def advance(self, actions: Actions, bins_BrA: Tensor | None = None) -> Tensor:
+        """Roll every row on by one latent -> its tokens, int64 [B, h, w], which are also the last of `rows[i].tokens`.
+
+        bins_BrA: int64 [B, r, A], the actions that lead to it when they are GIVEN. Before a row's first latent there are none:
+        such rows take ABSENT.
+        """
+        assert (bins_BrA is not None) == (actions is Actions.GIVEN)
+        assert actions is Actions.ABSENT or all(row.tokens for row in self.rows), "no action leads to a first latent"
+        self._roll_on()
+        sequence, device = self.sequence, self.model.head.weight.device
+        num_actions = 0 if actions is Actions.ABSENT else sequence.action_size
+        num_tokens = sequence.latent_size
+        coming = [self._coming(row, num_actions) for row in self.rows]
+        pending_B1 = torch.stack([ids for ids, _, _ in coming]).to(device)
+        self._step.plan(torch.stack([p for _, p, _ in coming]).to(device), torch.stack([h for _, _, h in coming]).to(device))
+
+        video_Bn = self._uniforms(Stream.VIDEO, num_tokens)
+        if actions is Actions.GIVEN:
+            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(bins_BrA.shape[-1])])
+            logits = self._step.step(torch.cat((pending_B1, (bins_BrA + starts_A).flatten(1).to(device)), 1), 0)
+        else:
+            logits = self._step.step(pending_B1, 0)
+        if actions is Actions.IMAGINED:
+            channels = len(sequence.config.action_bins)
+            action_Bn, ids = self._uniforms(Stream.ACTION, num_actions), []
+            for i in range(num_actions):
+                ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
+                logits = self._step.step(ids[-1].unsqueeze(1), i + 1)
+            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
+            bins_BrA = torch.stack(ids, 1).cpu().unflatten(1, (-1, channels)) - starts_A
+
+        tokens = []
+        for i in range(num_tokens):
+            tokens.append(sample(logits, video_Bn[:, i], self.sampling, (0, sequence.config.video_vocab)))
+            if i + 1 < num_tokens:  # the last one is fed with the next latent: only then is it known what follows it
+                logits = self._step.step(tokens[-1].unsqueeze(1), num_actions + i + 1)
+        tokens_Bhw = torch.stack(tokens, 1).cpu().unflatten(1, (sequence.config.grid_h, sequence.config.grid_w))
+        for i, row in enumerate(self.rows):
+            bins = None if bins_BrA is None else bins_BrA[i]
+            self.rows[i] = replace(row, tokens=(*row.tokens, tokens_Bhw[i]), bins=(*row.bins, bins))
+        return tokens_Bhw
+
+    @torch.inference_mode()
+    def select(self, indices: Items[int]) -> "Rows":
+        """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once."""
+        other = Rows.__new__(Rows)
+        other.model, other.sequence, other.sampling = self.model, self.sequence, self.sampling
+        other.rows = [self.rows[i] for i in indices]
+        other._use(self._cache.fork(torch.tensor(indices)))
+        return other
+
+    def _use(self, cache: KVCache) -> None:
+        self._cache, self._step = cache, DecodeStep(self.model, cache)
+
+    def _rolled(self, row: Row) -> Row:
+        """`row` with a context that has room for one more latent."""
+        longest = self.sequence.config.max_latents
+        assert longest > 1, "a model of single latents cannot roll on"
+        full = len(row.tokens) - row.base >= longest
+        return replace(row, base=len(row.tokens) - longest // 2) if full else row
+
+    def _roll_on(self) -> None:
+        rolled = [self._rolled(row) for row in self.rows]
+        if any(new is not old for new, old in zip(rolled, self.rows, strict=True)):
+            pairs = enumerate(zip(rolled, self.rows, strict=True))
+            caches = [self._cache.row(i) if new is old else self._prefill(new) for i, (new, old) in pairs]
+            self.rows = rolled
+            self._use(KVCache.stack(caches))
+
+    def _pieces(self, row: Row) -> list[Piece]:
+        """The row's context: text, and the latents from `base` on with their actions, numbered from 0."""
+        pieces = [self.sequence.text_piece(row.text_ids)]
+        for latent, i in enumerate(range(row.base, len(row.tokens))):
+            if latent and row.bins[i] is not None:
+                pieces.append(self.sequence.action_piece(latent, row.bins[i]))
+            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None))
+        return pieces
+
+    def _prefill(self, row: Row) -> KVCache:
+        """A cache of one row that holds the context but its last token, in one pass."""
+        cache = self.model.new_cache(1, self.sequence.max_length)
+        ids, positions, hints = self.sequence.join(self._pieces(row))
+        if len(ids) > 1:
+            device, step = self.model.head.weight.device, DecodeStep(self.model, cache)
+            step.plan(positions[None, :-1].to(device), hints[None, :-1].to(device))
+            step.step(ids[None, :-1].to(device), 0)
+        return cache
+
+    def _coming(self, row: Row, num_actions: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is fed for the next latent: (id of the pending token [1], positions [L, 3] of it, the actions and all video
+        tokens but the last, hints [L, HINTS] of what follows each)."""
+        sequence, config, latent = self.sequence, self.sequence.config, len(row.tokens) - row.base
+        previous = row.tokens[-1] if row.tokens else None
+        before = sequence.text_piece(row.text_ids) if previous is None else sequence.latent_piece(latent - 1, previous, None)
+        action = sequence.action_piece(latent, torch.zeros(config.rate, len(config.action_bins), dtype=torch.int64))
+        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous)
+        positions = torch.cat((before.positions[-1:], action.positions[:num_actions], video.positions[:-1]))
+        return before.ids[-1:], positions, torch.cat((action.hints[:num_actions], video.hints))
+
+    def _uniforms(self, stream: Stream, count: int) -> Tensor:
+        """float64 [B, count] for the next latent of each row."""
+        uniforms = [draws(row.seed, len(row.tokens), stream, count) for row in self.rows]
+        return torch.from_numpy(np.stack(uniforms)).to(self.model.head.weight.device)
