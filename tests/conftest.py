@@ -5,3 +5,24 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def golden():
+    """golden(name) -> (tensors, JSON) of the published networks' outputs kept beside the checkout; skips by name without them."""
+    import json
+
+    from safetensors.torch import load_file
+
+    folder = Path(__file__).parents[2] / "shared" / "golden"
+
+    def load(name: str):
+        if not (folder / f"{name}.safetensors").exists():
+            pytest.skip(f"golden vectors {name} are not beside this checkout")
+        return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+
+    return load

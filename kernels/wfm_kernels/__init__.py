@@ -8,9 +8,12 @@ the from form, as in `from wfm_kernels.attention.reference import attention`.
 
 from wfm_kernels.attention import CAUSAL, FULL, Causal, Full, RingWindow, Tree, attention
 from wfm_kernels.errors import KernelError
+from wfm_kernels.linear_cross_entropy import linear_cross_entropy
 from wfm_kernels.qk_norm_rope_cache import qk_norm_rope_cache
 from wfm_kernels.rms_norm import rms_norm
+from wfm_kernels.sample import sample
 from wfm_kernels.shared_prefix import attention_shared_prefix
+from wfm_kernels.speculative import speculative_accept
 from wfm_kernels.swiglu import swiglu
 
 __all__ = [
@@ -23,7 +26,10 @@ __all__ = [
     "Tree",
     "attention",
     "attention_shared_prefix",
+    "linear_cross_entropy",
     "qk_norm_rope_cache",
     "rms_norm",
+    "sample",
+    "speculative_accept",
     "swiglu",
 ]

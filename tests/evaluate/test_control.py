@@ -163,7 +163,7 @@ def test_true_trials_are_not_rolled_out_again(episodes):
 
 def test_the_commanded_path_stops_at_the_walls():
     path = control.commanded_path(np.array([0.2, 0.0]), np.array([[0.025, 0.0]] * 8), size=SIZE)
-    end = to_metres(path[-1])
+    end = to_metres(path[-1], size=SIZE)
     np.testing.assert_allclose(end, [PEG_RANGE_X, 0.0], atol=1e-9)
     np.testing.assert_allclose(path[-1], path[-2])
 
@@ -180,7 +180,7 @@ def test_a_peg_not_found_stays_where_it_was_last_seen():
 def table(colour: str, shape: str, place: tuple[float, float]) -> np.ndarray:
     """A flat picture with a coloured square where an object at `place` (metres) is seen."""
     picture = np.full((SIZE, SIZE, 3), 90, np.uint8)
-    x, y = to_pixels(np.array([*place, REST_HEIGHT[shape]])).round().astype(int)
+    x, y = to_pixels(np.array([*place, REST_HEIGHT[shape]]), SIZE).round().astype(int)
     picture[y - 2 : y + 3, x - 2 : x + 3] = (np.array(COLOURS[colour]) * 255).astype(np.uint8)
     return picture
 

@@ -20,7 +20,7 @@ def inputs(device, dtype=torch.float32, cache_dtype=None):
         k_weight_K=torch.rand(K) + 0.5,
         cos_PF=angle.cos(),
         sin_PF=angle.sin(),
-        positions_BT3=torch.randint(0, P, (B, T, 3)),
+        positions_BT3=torch.randint(-1, P, (B, T, 3)),
         slots_BT=torch.tensor(SLOTS),
         k_cache_BHLK=torch.zeros(B, H, L, K, dtype=cache_dtype or dtype),
         v_cache_BHLK=torch.zeros(B, H, L, K, dtype=cache_dtype or dtype),

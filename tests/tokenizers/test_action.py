@@ -18,9 +18,7 @@ def _channel(low: float, high: float, bins: int = 64, discrete: bool = False, na
 
 
 PEG = _schema(_channel(-0.025, 0.025, name="dx"), _channel(-0.025, 0.025, name="dy"))
-CAR = _schema(
-    _channel(-1.0, 1.0, 31, name="steer"), _channel(0.0, 1.0, 16, name="pedal"), _channel(-1.0, 6.0, discrete=True, name="gear")
-)
+CAR = _schema(_channel(-1.0, 1.0, 31, name="steer"), _channel(0.0, 1.0, 16, name="pedal"), _channel(-1.0, 6.0, discrete=True, name="gear"))
 
 
 def test_sizes_and_offsets() -> None:

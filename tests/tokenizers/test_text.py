@@ -47,7 +47,9 @@ def test_random_unicode_round_trips() -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("corpus", [["a"], ["do nothing"], ["x" * 20_000], ["推杯子 🙂"], ["word " * 3000], ["", "  ", "go"], [chr(i) for i in range(33, 3000)]])
+@pytest.mark.parametrize(
+    "corpus", [["a"], ["do nothing"], ["x" * 20_000], ["推杯子 🙂"], ["word " * 3000], ["", "  ", "go"], [chr(i) for i in range(33, 3000)]]
+)
 def test_tiny_corpora_train(corpus: list[str]) -> None:
     tokenizer = TextTokenizer.train(corpus, vocab_size=512, max_tokens=64)
     assert tokenizer.decode(tokenizer.encode("push it")) == "push it"

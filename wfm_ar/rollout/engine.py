@@ -7,6 +7,7 @@ When the trained length is full, a row rolls on from its last `max_latents // 2`
 beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -42,6 +43,16 @@ class Row:
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What `roll` makes of a row."""
+
+    row: Row
+    num_latents: int  # of the finished row, those given included
+    actions: Actions  # before every latent but a first one
+    bins_nrA: Tensor | None = None  # int64 [num_latents - 1, r, A] when GIVEN
 
 
 class Rows:
@@ -106,6 +117,18 @@ class Rows:
         other._use(self._cache.fork(torch.tensor(indices)))
         return other
 
+    @staticmethod
+    @torch.inference_mode()
+    def stack(batches: Items["Rows"]) -> "Rows":
+        """One batch whose rows go on as those of `batches` (of the same model and settings) would, in order."""
+        if len(batches) == 1:
+            return batches[0]
+        other = Rows.__new__(Rows)
+        other.model, other.sequence, other.sampling = batches[0].model, batches[0].sequence, batches[0].sampling
+        other.rows = [row for batch in batches for row in batch.rows]
+        other._use(KVCache.stack([batch._cache.row(i) for batch in batches for i in range(len(batch.rows))]))
+        return other
+
     def _use(self, cache: KVCache) -> None:
         self._cache, self._step = cache, DecodeStep(self.model, cache)
 
@@ -158,3 +181,37 @@ class Rows:
         """float64 [B, count] for the next latent of each row."""
         uniforms = [draws(row.seed, len(row.tokens), stream, count) for row in self.rows]
         return torch.from_numpy(np.stack(uniforms)).to(self.model.head.weight.device)
+
+
+def roll(
+    model: WorldModel, sequence: Sequence, jobs: Items[Job], sampling: SamplingConfig, progress: Callable[[int], None] | None = None
+) -> list[Row]:
+    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made."""
+    finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
+    for kind in Actions:
+        members = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
+        batches = []
+        begun = [i for i in members if jobs[i].row.tokens]
+        if begun:
+            batches.append(Rows(model, sequence, [jobs[i].row for i in begun], sampling))
+        if fresh := [i for i in members if not jobs[i].row.tokens]:
+            batches.append(Rows(model, sequence, [jobs[i].row for i in fresh], sampling))
+            _advance(batches[-1], Actions.ABSENT, None, progress)
+        members = begun + fresh
+        rows = Rows.stack(batches) if batches else None
+        while members:
+            finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
+            going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
+            if len(going) < len(members):
+                members = [members[place] for place in going]
+                rows = rows.select(going) if going else rows
+                continue
+            bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
+            _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+    return [finished[i] for i in range(len(jobs))]
+
+
+def _advance(rows: Rows, kind: Actions, bins_BrA: Tensor | None, progress: Callable[[int], None] | None) -> None:
+    rows.advance(kind, bins_BrA)
+    if progress is not None:
+        progress(len(rows.rows))

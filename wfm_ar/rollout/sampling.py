@@ -27,11 +27,15 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not (_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise BadConfig(f"temperature: got {self.temperature!r}, expected a number of at least 0; fix: 1.0, or 0 for the likeliest token")
+            raise BadConfig(
+                f"temperature: got {self.temperature!r}, expected a number of at least 0; fix: 1.0, or 0 for the likeliest token"
+            )
         if not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):
-            raise BadConfig(f"top_k: got {self.top_k!r}, expected a whole number of at least 1 or none; fix: leave it out to keep all tokens")
+            raise BadConfig(
+                f"top_k: got {self.top_k!r}, expected a whole number of at least 1 or none; fix: leave it out to keep all tokens"
+            )
 
 
 class Stream(IntEnum):

@@ -28,11 +28,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
-from wfm_ar.errors import BadCheckpoint, BadConfig, NoSpace, OutputExists, nearest
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.schema import ActionSchema
+from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.world_model.sequence import SequenceConfig
+from wfm_ar.world_model.sequence import Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 VERSION = 1
@@ -56,3 +57,268 @@ class WorldParts:
     text_tokenizer: TextTokenizer | None = None
     action_schema: ActionSchema | None = None
     diffusion_decoder: Denoiser | None = None
+
+    def __post_init__(self) -> None:
+        tokenizer, sequence, model = self.video_tokenizer.config, self.sequence, self.world_model.config
+        self._fits("codebook", self.video_tokenizer.codebook_size, "sequence video_vocab", sequence.video_vocab)
+        self._fits("tokenizer grid", tokenizer.grid, "sequence grid", (sequence.grid_h, sequence.grid_w))
+        self._fits("tokenizer temporal_compression", tokenizer.temporal_compression, "sequence rate", sequence.rate)
+        text_vocab = self.text_tokenizer.vocab_size if self.text_tokenizer else 0
+        self._fits("text tokenizer's vocabulary", text_vocab, "sequence text_vocab", sequence.text_vocab)
+        if self.text_tokenizer:
+            self._fits("text tokenizer's max_tokens", self.text_tokenizer.max_tokens, "sequence max_text", sequence.max_text)
+        bins = ActionTokenizer(self.action_schema).bins if self.action_schema else ()
+        self._fits("action schema's bins", bins, "sequence action_bins", tuple(sequence.action_bins))
+        for name, size in Sequence(sequence).model_vocabularies().items():
+            if name != "hint_vocab" or model.hint_vocab:
+                self._fits(f"model {name}", getattr(model, name), f"the sequence's {name}", size)
+        if self.diffusion_decoder is not None:
+            denoiser = self.diffusion_decoder.config
+            for name in ("temporal_compression", "spatial_compression"):
+                self._fits(f"diffusion decoder {name}", getattr(denoiser, name), f"tokenizer {name}", getattr(tokenizer, name))
+            self._fits("diffusion decoder code_channels", denoiser.code_channels, "tokenizer levels", len(tokenizer.levels))
+        if not (isinstance(self.fps, (int, float)) and 0 < self.fps < 1e6):
+            raise BadCheckpoint(f"world: fps is {self.fps!r}, expected a number above 0; fix: give the frames a second of its clips")
+
+    @staticmethod
+    def _fits(name: str, got: Any, other: str, expected: Any) -> None:
+        if got != expected:
+            raise BadCheckpoint(f"world: {name}: got {got}, expected {expected} ({other}); fix: parts of one training run belong together")
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by the name of their file."""
+        named = {"video_tokenizer": self.video_tokenizer, "world_model": self.world_model, "diffusion_decoder": self.diffusion_decoder}
+        return {name: module for name, module in named.items() if module is not None}
+
+
+def save_world(
+    folder: str | Path,
+    parts: WorldParts,
+    *,
+    card: str = "",
+    samples: str | Path | None = None,
+    dtype: torch.dtype = torch.float16,
+    overwrite: bool = False,
+) -> Path:
+    """Write `parts` as a world folder: whole, or not at all. `card` becomes README.md, the folder `samples` is copied.
+
+    Raises OutputExists when `folder` is there and `overwrite` was not asked for, NoSpace when it cannot be written, and
+    BadCheckpoint for weights that are not finite in `dtype`. What was there before stays until the new one is whole.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
+    if folder.exists() and not (folder / SETTINGS).is_file():
+        raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, module in parts.modules().items():
+            save_file(_packed(name, module, dtype), temporary / f"{name}.safetensors")
+        if parts.text_tokenizer is not None:
+            (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
+        (temporary / "README.md").write_text(card)
+        if samples is not None:
+            shutil.copytree(samples, temporary / "samples")
+        (temporary / SETTINGS).write_text(json.dumps(_settings(parts, temporary), indent=1))
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        _fsync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def find_world(name: str | Path) -> Path:
+    """The folder of a shipped world's name or of a path. Raises BadCheckpoint, naming the shipped worlds."""
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{SETTINGS}"))
+    if str(name) in shipped:
+        return SHIPPED / str(name)
+    if (Path(name) / SETTINGS).is_file():
+        return Path(name)
+    what = f"no {SETTINGS} in it" if Path(name).is_dir() else "no such folder or shipped world"
+    raise BadCheckpoint(
+        f'world "{name}": {what}{nearest(str(name), shipped)}, expected one of {shipped} or a world folder; fix: check the name'
+    )
+
+
+def read_world(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> WorldParts:
+    """The parts of a world folder, networks in evaluation mode. Raises BadCheckpoint for anything missing, changed or misfitting.
+
+    Every listed file is hashed before any is parsed.
+    """
+    settings = _read_settings(folder)
+    _verify(folder, settings["files"])
+    built: dict[str, Any] = {}
+    for name, (config_kind, module_kind) in _NETWORKS.items():
+        if settings[name] is None and name == "diffusion_decoder":
+            continue
+        config = _config(config_kind, settings[name], f"{folder / SETTINGS}: {name}")
+        module = module_kind(config)
+        _load(module, _need(folder, f"{name}.safetensors", settings["files"]))
+        built[name] = module.to(device, dtype).eval().requires_grad_(False)
+    if settings["text"] is not None:
+        where = f"{folder / SETTINGS}: text"
+        text = _config(_TextSettings, settings["text"], where)
+        model_bytes = _need(folder, TEXT_MODEL, settings["files"]).read_bytes()
+        built["text_tokenizer"] = TextTokenizer.from_bytes(model_bytes, settings["files"][TEXT_MODEL]["sha256"], max_tokens=text.max_tokens)
+    try:
+        schema = None if settings["action_schema"] is None else ActionSchema.from_json(settings["action_schema"])
+    except BadData as error:
+        raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
+    sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
+    return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TextSettings:
+    max_tokens: int
+
+
+_NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
+    "world_model": (WorldModelConfig, WorldModel),
+    "diffusion_decoder": (DenoiserConfig, Denoiser),
+}
+
+
+def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
+    names = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+    modules = parts.modules()
+    return {
+        "format": _FORMAT,
+        "version": VERSION,
+        "fps": parts.fps,
+        "action_schema": parts.action_schema.to_json() if parts.action_schema else None,
+        "text": {"max_tokens": parts.text_tokenizer.max_tokens} if parts.text_tokenizer else None,
+        "sequence": dataclasses.asdict(parts.sequence),
+        **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
+        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names},
+    }
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    where = folder / SETTINGS
+    try:
+        settings = json.loads(where.read_text())
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: copy the world again") from None
+    if not isinstance(settings, dict) or settings.get("format") != _FORMAT:
+        raise BadCheckpoint(f'{where}: got no "format": "{_FORMAT}", expected a world\'s settings; fix: name a world folder')
+    if settings.get("version") != VERSION:
+        raise BadCheckpoint(f"{where}: got version {settings.get('version')!r}, expected {VERSION}; fix: a wfm-ar that knows this version")
+    _check_keys(settings, _KEYS, str(where))
+    files = settings["files"]
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):
+        raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: copy the world again")
+    return settings
+
+
+def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    for name, expected in files.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BadCheckpoint(f"{folder / SETTINGS}: file {name!r} lies outside the world, expected a name within; fix: get another copy")
+        if not path.is_file():
+            raise BadCheckpoint(f"{folder}: {name} is missing, expected {expected['bytes']} bytes; fix: copy the world again")
+        if path.stat().st_size != expected["bytes"]:
+            raise BadCheckpoint(f"{path}: got {path.stat().st_size} bytes, expected {expected['bytes']}; fix: copy the world again")
+        if (found := _sha256(path)) != expected["sha256"]:
+            raise BadCheckpoint(f"{path}: got sha256 {found}, expected {expected['sha256']}; fix: copy the world again, it was changed")
+
+
+def _need(folder: Path, name: str, files: dict[str, Any]) -> Path:
+    if name not in files:
+        raise BadCheckpoint(f"{folder / SETTINGS}: files: {name} is not listed, expected it with its hash; fix: copy the world again")
+    return folder / name
+
+
+def _packed(name: str, module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    packed = {}
+    for key, tensor in module.state_dict().items():
+        stored = tensor.detach().cpu().contiguous()
+        if stored.is_floating_point():
+            stored = stored.to(dtype)
+            if not stored.isfinite().all():
+                raise BadCheckpoint(
+                    f"{name}: tensor {key}: got values that are not finite in {dtype}, expected finite ones; fix: dtype=float32"
+                )
+        packed[key] = stored
+    return packed
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    """Strict: missing, extra and misshapen tensors are named in one line."""
+    try:
+        tensors = load_safetensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: copy the world again") from None
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} is not known" for name in tensors.keys() - own.keys()]
+    for name in own.keys() & tensors.keys():
+        if own[name].shape != tensors[name].shape:
+            wrong.append(f"{name} is {list(tensors[name].shape)}, expected {list(own[name].shape)}")
+        elif own[name].is_floating_point() != tensors[name].is_floating_point():
+            wrong.append(f"{name} is {tensors[name].dtype}, expected {own[name].dtype}")
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
+        raise BadCheckpoint(f"{path}: {shown}; fix: weights and {SETTINGS} must be of one world")
+    module.load_state_dict(tensors)
+
+
+def _config(kind: type[Config], values: Any, where: str) -> Config:
+    """A settings dataclass from JSON. Every key must be there: a default that changed later would change the network."""
+    if not isinstance(values, dict):
+        raise BadCheckpoint(f"{where}: got {type(values).__name__}, expected an object; fix: copy the world again")
+    hints = typing.get_type_hints(kind)
+    _check_keys(values, {field.name for field in dataclasses.fields(kind)}, where)
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except BadConfig as error:
+        raise BadCheckpoint(f"{where}: {error}") from None
+
+
+def _check_keys(values: dict[str, Any], known: set[str], where: str) -> None:
+    for key in sorted(values.keys() - known):
+        raise BadCheckpoint(f"{where}: unknown key {key!r}{nearest(key, known)}; fix: a wfm-ar that knows it, or remove it")
+    for key in sorted(known - values.keys()):
+        raise BadCheckpoint(f"{where}: key {key!r} is missing; fix: copy the world again")
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """A JSON value as the field's type; lists become tuples."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            items = typing.get_args(option)
+            items = items[:1] * len(value) if items[-1] is Ellipsis else items
+            if len(items) == len(value):
+                return tuple(_value(item, one, where) for item, one in zip(items, value, strict=True))
+        elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(option, type) and type(value) is option:
+            return value
+    raise BadCheckpoint(f"{where}: got {value!r}, expected {hint}; fix: copy the world again")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -128,5 +128,8 @@ class RunLock:
         for stale in run.glob(".tmp-*"):  # of a run that died: we hold the lock, so nobody is writing it
             shutil.rmtree(stale, ignore_errors=True)
 
-    def release(self) -> None:
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *exception) -> None:
         self.handle.close()

@@ -51,18 +51,21 @@ def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto") -> 
     resume: "auto" = go on from the newest checkpoint of `run` that verifies, "never" = refuse a folder that has one, or a
     checkpoint folder. SIGTERM and SIGINT finish the step, save, and exit 143 / 130.
     """
+    with RunLock(run):
+        return _train(stage, config, run, resume)
+
+
+def _train(stage: Stage, config: LoopConfig, run: Path, resume: str) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
     half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    lock = RunLock(run)
     model = stage.model.to(device).train()
     optimizer = build_optimizer(model, config.optimizer)
     average = WeightAverage(model, config.optimizer.ema)
     start, history = _resume(run, resume, stage, model, average, optimizer)
     if start >= config.steps:
         print(f"{stage.name}: {run} has its {config.steps} steps already", flush=True)
-        lock.release()
         return verified_checkpoints(run)[-1]
 
     log = RunLog(run, start)
@@ -111,7 +114,6 @@ def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto") -> 
             break
     log.close()
     progress.close()
-    lock.release()
     if bad_in_a_row >= config.max_bad_steps:
         raise WfmError(f"{run}: {bad_in_a_row} steps in a row were not finite; fix: lower optimizer.lr or look at the data")
     if stop.received:

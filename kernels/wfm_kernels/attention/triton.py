@@ -154,8 +154,6 @@ def decode_kernel(
     if QUANTISED:
         k_scale_ptr += batch * stride_sb + head * stride_sh
         v_scale_ptr += batch * stride_sb + head * stride_sh
-    out_ptr += batch * stride_ob + head * GROUP * stride_on
-    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
     place_M = length - num_tokens + token_M
     bits_M = place_M.to(tl.int64)
     if FORM == TREE_FORM:
@@ -191,6 +189,8 @@ def decode_kernel(
             lane_MD = lane_M[:, None] * BLOCK_D + offset_D[None, :]
             tl.store(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, chunk_acc_MD)
 
+    out_ptr += batch * stride_ob + head * GROUP * stride_on
+    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
     if SPLITS == 1:
         _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
     elif LAST_BLOCK_FOLDS:

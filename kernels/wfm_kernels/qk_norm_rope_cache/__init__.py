@@ -33,8 +33,8 @@ def qk_norm_rope_cache(
     """RMS-norm q and k per head, rotate them, write k and v into the cache (in place), return q_BNTK ready for `attention`.
 
     qkv_BTE: the QKV product, E = (heads + 2 H) * K: all q heads, then k, then v. q_weight_K, k_weight_K: norm weights.
-    cos_PF, sin_PF: float32 tables, row = position, column = pair f of K/2. positions_BT3: int64 (t, h, w) of each token, each in
-    0..P-1. axes: pairs that follow t, h and w, summing to K/2. slots_BT: int64 cache slot of each token, distinct within a row, or
+    cos_PF, sin_PF: float32 tables, row = position, column = pair f of K/2. positions_BT3: int64 (t, h, w) of each token, each below
+    P; a negative one turns by nothing, as 0 does. axes: pairs that follow t, h and w, summing to K/2. slots_BT: int64 cache slot of each token, distinct within a row, or
     -1 for a token that is not cached. k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
     k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so a row out of range
     is the caller's fault there; on the CPU indexing raises.
@@ -65,6 +65,8 @@ def qk_norm_rope_cache(
     for name, tensor in (("positions", positions_BT3), ("slots", slots_BT), ("cos", cos_PF), ("sin", sin_PF)):
         if not tensor.is_contiguous():
             raise KernelError(f"{OP}: {name} has strides {tensor.stride()}, expected contiguous; fix: {name}.contiguous()")
+    if k_scale_BHL is not None and k_scale_BHL.stride() != v_scale_BHL.stride():
+        raise KernelError(f"{OP}: k_scale and v_scale have strides {k_scale_BHL.stride()} and {v_scale_BHL.stride()}, expected equal ones")
     for name, tensor in (("qkv", qkv_BTE), ("k_cache", k_cache_BHLK), ("v_cache", v_cache_BHLK)):
         check_last_stride(OP, name, tensor)
     if qkv_BTE.is_cpu:

@@ -16,7 +16,7 @@ def qk_norm_rope_cache(
     H, K = k_cache_BHLK.shape[1], k_cache_BHLK.shape[3]
     q_BTNK, k_BTHK, v_BTHK = qkv_BTE.float().unflatten(-1, (heads + 2 * H, K)).split([heads, H, H], dim=2)
     axis_F = torch.repeat_interleave(torch.arange(3), torch.tensor(axes)).to(qkv_BTE.device)
-    row_BTF = positions_BT3[..., axis_F]
+    row_BTF = positions_BT3[..., axis_F].clamp_min(0)  # negative: no position, no turn
     pair_F = torch.arange(K // 2, device=qkv_BTE.device)
     cos_BT1F, sin_BT1F = cos_PF[row_BTF, pair_F][:, :, None], sin_PF[row_BTF, pair_F][:, :, None]
 

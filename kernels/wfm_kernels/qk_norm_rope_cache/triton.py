@@ -37,7 +37,7 @@ def qk_norm_rope_cache_kernel(
         first_F *= scale * tl.load(weight_ptr + pair_F, mask=live_F, other=0.0).to(tl.float32)
         second_F *= scale * tl.load(weight_ptr + PAIRS + pair_F, mask=live_F, other=0.0).to(tl.float32)
         axis_F = (pair_F >= PAIRS_T).to(tl.int32) + (pair_F >= PAIRS_TH).to(tl.int32)
-        place_F = tl.load(position_ptr + row * 3 + axis_F, mask=live_F, other=0)
+        place_F = tl.maximum(tl.load(position_ptr + row * 3 + axis_F, mask=live_F, other=0), 0)
         cos_F = tl.load(cos_ptr + place_F * PAIRS + pair_F, mask=live_F, other=0.0)
         sin_F = tl.load(sin_ptr + place_F * PAIRS + pair_F, mask=live_F, other=0.0)
         first_F, second_F = first_F * cos_F - second_F * sin_F, second_F * cos_F + first_F * sin_F
@@ -47,24 +47,19 @@ def qk_norm_rope_cache_kernel(
         tl.store(out_ptr + PAIRS + pair_F, second_F.to(q_ptr.dtype.element_ty), mask=live_F)
     else:
         slot = tl.load(slot_ptr + row)
-        live_F = live_F & (slot >= 0)
-        scale = 1.0
-        if LARGEST > 0:
-            first_F, second_F, scale = _quantise(first_F, second_F, LARGEST, INTEGER)
-        if head < HEADS + KV_HEADS:
-            kv_head = head - HEADS
-            out_ptr = k_ptr + batch * stride_kb + kv_head * stride_kh + slot * stride_kl
-            tl.store(out_ptr + pair_F, first_F.to(k_ptr.dtype.element_ty), mask=live_F)
-            tl.store(out_ptr + PAIRS + pair_F, second_F.to(k_ptr.dtype.element_ty), mask=live_F)
+        if slot >= 0:
+            if head < HEADS + KV_HEADS:
+                cache_ptr = k_ptr + batch * stride_kb + (head - HEADS) * stride_kh + slot * stride_kl
+            else:
+                cache_ptr = v_ptr + batch * stride_vb + (head - HEADS - KV_HEADS) * stride_vh + slot * stride_vl
             if LARGEST > 0:
-                tl.store(k_scale_ptr + batch * stride_sb + kv_head * stride_sh + slot, scale, mask=slot >= 0)
-        else:
-            kv_head = head - HEADS - KV_HEADS
-            out_ptr = v_ptr + batch * stride_vb + kv_head * stride_vh + slot * stride_vl
-            tl.store(out_ptr + pair_F, first_F.to(v_ptr.dtype.element_ty), mask=live_F)
-            tl.store(out_ptr + PAIRS + pair_F, second_F.to(v_ptr.dtype.element_ty), mask=live_F)
-            if LARGEST > 0:
-                tl.store(v_scale_ptr + batch * stride_sb + kv_head * stride_sh + slot, scale, mask=slot >= 0)
+                first_F, second_F, scale = _quantise(first_F, second_F, LARGEST, INTEGER)
+                if head < HEADS + KV_HEADS:
+                    tl.store(k_scale_ptr + batch * stride_sb + (head - HEADS) * stride_sh + slot, scale)
+                else:
+                    tl.store(v_scale_ptr + batch * stride_sb + (head - HEADS - KV_HEADS) * stride_sh + slot, scale)
+            tl.store(cache_ptr + pair_F, first_F.to(k_ptr.dtype.element_ty), mask=live_F)
+            tl.store(cache_ptr + PAIRS + pair_F, second_F.to(k_ptr.dtype.element_ty), mask=live_F)
 
 
 def qk_norm_rope_cache(

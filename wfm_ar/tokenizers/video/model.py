@@ -33,7 +33,7 @@ class VideoTokenizerConfig:
     patch_space: int = 4  # how much of the spatial rate the Haar packets take
     encoder_channels: int = 32  # width of the first level; level l has channels * multipliers[l]
     decoder_channels: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)  # one a level; there are at least as many levels as halvings
+    multipliers: tuple[int, ...] = (1, 2, 4)  # one a level; every level but the last may halve
     encoder_blocks: int = 1  # residual blocks a level
     decoder_blocks: int = 2
     z_channels: int = 64  # width between encoder and quantiser
@@ -53,8 +53,9 @@ class VideoTokenizerConfig:
         for name in ("height", "width"):
             if getattr(self, name) % self.spatial_compression or getattr(self, name) < 1:
                 raise BadConfig(f"tokenizer {name}: got {getattr(self, name)}, expected a multiple of {self.spatial_compression}")
-        if max(self._halvings()) > len(self.multipliers):
-            raise BadConfig(f"tokenizer multipliers: got {len(self.multipliers)} levels, need {max(self._halvings())} to halve that often")
+        if max(self._halvings()) >= len(self.multipliers):  # the last level does not halve
+            needed = max(self._halvings()) + 1
+            raise BadConfig(f"tokenizer multipliers: got {len(self.multipliers)} levels, expected at least {needed}; fix: add levels or patch more")
         if len(self.levels) < 1 or min(self.levels) < 2:
             raise BadConfig(f"tokenizer levels: got {self.levels}, expected at least one level count, each >= 2")
         if self.norm not in NORMS:

@@ -1,0 +1,83 @@
+"""Training loss from hidden states and the vocabulary matrix: only a chunk of the logits exists at any time.
+
+Per chunk of rows: logits by a matrix product, loss and gradient over them in place, two more products for the gradients of
+hidden states and matrix. Gradients are made in the forward pass, so logits are computed once. Source: Liger-Kernel's
+fused linear cross entropy (arXiv 2410.10989).
+"""
+
+import torch
+from torch import Tensor
+
+from wfm_kernels.errors import KernelError, check_tensor
+from wfm_kernels.linear_cross_entropy import reference
+
+__all__ = ["linear_cross_entropy"]
+
+OP = "linear_cross_entropy"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}  # of logits: in cache on a CPU, large products on a GPU
+
+
+def linear_cross_entropy(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    targets_R: Tensor,
+    *,
+    weights_R: Tensor | None = None,
+    z_loss: float = 0.0,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """Weighted mean cross-entropy (+ z_loss * log-sum-exp^2) of rows against logits hidden_RD @ weight_VD.T; float32 scalar.
+
+    hidden_RD, weight_VD: one dtype of float32, float16, bfloat16. targets_R: int64 in 0..V-1 (of rows with weight 0 too).
+    weights_R: float32 >= 0, default 1 each; 0 leaves a row out; weights that sum to 0 give loss 0. chunk_rows: rows of logits at a
+    time, default by memory. Differentiable in hidden_RD and weight_VD. Targets are checked on the CPU only.
+    CPU tensors take reference.rows_in_place, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, devices, targets.
+    """
+    if hidden_RD.dim() != 2 or weight_VD.dim() != 2:
+        raise KernelError(f"{OP}: hidden and weight have {hidden_RD.dim()} and {weight_VD.dim()} axes, expected [R, D] and [V, D]")
+    R, D = hidden_RD.shape
+    V = len(weight_VD)
+    check_tensor(OP, "hidden", hidden_RD, (R, D), FLOATS, hidden_RD)
+    check_tensor(OP, "weight", weight_VD, (V, D), (hidden_RD.dtype,), hidden_RD)
+    check_tensor(OP, "targets", targets_R, (R,), (torch.int64,), hidden_RD)
+    if weights_R is None:
+        weights_R = torch.ones(R, dtype=torch.float32, device=hidden_RD.device)
+    check_tensor(OP, "weights", weights_R, (R,), (torch.float32,), hidden_RD)
+    if targets_R.is_cpu and R and not (0 <= int(targets_R.min()) and int(targets_R.max()) < V):
+        raise KernelError(f"{OP}: targets are in {int(targets_R.min())}..{int(targets_R.max())}, expected 0..{V - 1}")
+    if chunk_rows is None:
+        chunk_rows = max(1, CHUNK_BYTES[hidden_RD.device.type] // (V * hidden_RD.element_size()))
+    return _LinearCrossEntropy.apply(hidden_RD, weight_VD, targets_R, weights_R, z_loss, chunk_rows)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_RD, weight_VD, targets_R, weights_R, z_loss, chunk_rows):
+        if hidden_RD.is_cpu:
+            rows_in_place = reference.rows_in_place
+        else:
+            from wfm_kernels.linear_cross_entropy.triton import rows_in_place
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        total = weights_R.sum()
+        share_R = weights_R / torch.where(total > 0.0, total, 1.0)
+        losses = []
+        grad_hidden_RD = torch.empty_like(hidden_RD) if wants_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        for start in range(0, len(hidden_RD), chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            logits_CV = hidden_RD[rows] @ weight_VD.T
+            losses.append(rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight).sum())
+            if wants_hidden:
+                torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
+            if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
+                grad_weight_VD.addmm_(logits_CV.T, hidden_RD[rows])
+            elif wants_weight:
+                grad_weight_VD += logits_CV.T @ hidden_RD[rows]
+        ctx.save_for_backward(grad_hidden_RD, grad_weight_VD.to(weight_VD.dtype) if wants_weight else None)
+        return torch.stack(losses).sum() if losses else hidden_RD.new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grads = [None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
+        return *grads, None, None, None, None

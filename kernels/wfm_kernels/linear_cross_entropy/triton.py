@@ -1,0 +1,48 @@
+"""The row work of `linear_cross_entropy` on CUDA: loss, and gradient written over the logits. The products are the library's."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def cross_entropy_kernel(
+    logits_ptr, target_ptr, share_ptr, loss_ptr, stride_l, vocabulary, z_loss, GRADIENT: tl.constexpr, BLOCK_V: tl.constexpr
+):  # fmt: skip
+    """Grid (rows,): one sweep for the log-sum-exp, one for the gradient."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride_l
+    target, share = tl.load(target_ptr + row), tl.load(share_ptr + row)
+    m_V = tl.full([BLOCK_V], float("-inf"), tl.float32)
+    l_V = tl.zeros([BLOCK_V], tl.float32)
+    for start in range(0, vocabulary, BLOCK_V):  # each lane keeps its own maximum and sum: no reduction inside the sweep
+        id_V = start + tl.arange(0, BLOCK_V)
+        logit_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
+        new_m_V = tl.maximum(m_V, logit_V)
+        safe_m_V = tl.where(new_m_V == float("-inf"), 0.0, new_m_V)
+        l_V = l_V * tl.exp(m_V - safe_m_V) + tl.exp(logit_V - safe_m_V)
+        m_V = new_m_V
+    m = tl.max(m_V, 0)
+    lse = m + tl.log(tl.sum(l_V * tl.exp(m_V - m), 0))
+    picked = tl.load(logits_ptr + target).to(tl.float32)
+    tl.store(loss_ptr + row, (lse - picked + z_loss * lse * lse) * share)
+    if GRADIENT:
+        tl.debug_barrier()  # the target's logit is read before any thread overwrites it
+        factor = share * (1.0 + 2.0 * z_loss * lse)
+        for start in range(0, vocabulary, BLOCK_V):
+            id_V = start + tl.arange(0, BLOCK_V)
+            logit_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
+            gradient_V = tl.exp(logit_V - lse) * factor - tl.where(id_V == target, share, 0.0)
+            tl.store(logits_ptr + id_V, gradient_V.to(logits_ptr.dtype.element_ty), mask=id_V < vocabulary)
+
+
+def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss: float, gradient: bool) -> Tensor:
+    """See reference.rows_in_place."""
+    C, V = logits_CV.shape
+    loss_C = torch.empty(C, dtype=torch.float32, device=logits_CV.device)
+    block = min(triton.next_power_of_2(V), 4096)
+    cross_entropy_kernel[(C,)](
+        logits_CV, targets_C, share_C, loss_C, logits_CV.stride(0), V, z_loss, GRADIENT=gradient, BLOCK_V=block, num_warps=8
+    )
+    return loss_C

@@ -1,0 +1,114 @@
+"""`linear_cross_entropy`: loss and gradients against autograd over all logits, memory, and the row kernel."""
+
+import pytest
+import torch
+
+from wfm_kernels import KernelError, linear_cross_entropy
+from wfm_kernels.linear_cross_entropy import reference
+from wfm_kernels.linear_cross_entropy.triton import rows_in_place
+
+
+def inputs(R=21, D=16, V=50, dtype=torch.float32, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(R, D, generator=generator), torch.randn(V, D, generator=generator)
+    targets, weights = torch.randint(0, V, (R,), generator=generator), torch.rand(R, generator=generator)
+    weights[3] = 0.0
+    hidden, weight = (x.to(device, dtype).requires_grad_() for x in (hidden, weight))
+    return hidden, weight, targets.to(device), weights.to(device)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 8, 100])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_loss_and_gradients_equal_autograd(z_loss, chunk_rows, device):
+    hidden, weight, targets, weights = inputs(device=device)
+    expected = reference.linear_cross_entropy(hidden, weight, targets, weights_R=weights, z_loss=z_loss)
+    expected_grads = torch.autograd.grad(expected * 3, (hidden, weight))
+    loss = linear_cross_entropy(hidden, weight, targets, weights_R=weights, z_loss=z_loss, chunk_rows=chunk_rows)
+    grads = torch.autograd.grad(loss * 3, (hidden, weight))
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for got, wanted in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-6, rtol=1e-4)
+    assert grads[0][3].abs().max() == 0  # the row of weight 0
+
+
+def test_gradients_pass_gradcheck_by_differences():
+    hidden, weight, targets, weights = inputs(R=4, D=3, V=5)
+    step = 1e-2
+    grad = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets, weights_R=weights, z_loss=0.1), hidden)[0]
+    for r, d in [(0, 0), (1, 2), (2, 1)]:
+        shift = torch.zeros_like(hidden)
+        shift[r, d] = step
+        up, down = (linear_cross_entropy(hidden + s * shift, weight, targets, weights_R=weights, z_loss=0.1) for s in (1, -1))
+        assert abs((up - down) / (2 * step) - grad[r, d]) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_row_kernel_equals_reference(dtype, device):
+    torch.manual_seed(0)
+    logits = (torch.randn(3, 140, device=device) * 3).to(dtype)[:, :133]
+    targets, share = torch.tensor([0, 132, 70], device=device), torch.tensor([0.5, 0.0, 0.25], device=device)
+    ours, exact = logits.clone(), logits.float()
+    loss = rows_in_place(ours, targets, share, 0.01, True)
+    expected = reference.rows_in_place(exact, targets, share, 0.01, True)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.float(), exact, atol=1e-6 if dtype == torch.float32 else 3e-4, rtol=1e-3)
+    untouched = logits.clone()
+    torch.testing.assert_close(rows_in_place(untouched, targets, share, 0.01, False), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(untouched, logits)
+
+
+def test_half_precision_stays_near_fp32():
+    hidden, weight, targets, weights = inputs(dtype=torch.bfloat16)
+    loss = linear_cross_entropy(hidden, weight, targets, weights_R=weights, chunk_rows=8)
+    expected = reference.linear_cross_entropy(hidden, weight, targets, weights_R=weights)
+    assert loss.dtype == torch.float32 and abs(loss - expected) < 0.02
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    for got, wanted in zip(grads, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert (got.float() - wanted.float()).abs().max() < 0.03 * wanted.float().abs().max()
+
+
+def test_logits_never_exist_at_once():
+    """The largest tensor made is a chunk of logits, seen through every operation that runs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for tensor in torch.utils._pytree.tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self.elements = max(self.elements, tensor.numel())
+            return result
+
+    hidden, weight, targets, weights = inputs(R=64, D=8, V=100)
+    with Largest() as seen:
+        linear_cross_entropy(hidden, weight, targets, weights_R=weights, chunk_rows=4).backward()
+    assert seen.elements == max(100 * 8, 4 * 100)
+    with Largest() as seen:
+        reference.linear_cross_entropy(hidden, weight, targets, weights_R=weights)
+    assert seen.elements == 64 * 100
+
+
+def test_no_weight_gives_no_loss_and_defaults_are_the_plain_mean():
+    hidden, weight, targets, _ = inputs()
+    loss = linear_cross_entropy(hidden, weight, targets, weights_R=torch.zeros(21))
+    loss.backward()
+    assert loss == 0 and hidden.grad.abs().max() == 0
+    plain = linear_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(hidden @ weight.T, targets))
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), plain.detach())
+
+
+def test_refusals():
+    hidden, weight, targets, weights = inputs()
+    for change, message in [
+        (dict(weight_VD=weight[:, :4]), r"weight has shape \(50, 4\), expected \(50, 16\)"),
+        (dict(targets_R=targets + 30), r"targets are in .* expected 0..49"),
+        (dict(weights_R=weights[:3]), r"weights has shape \(3,\), expected \(21,\)"),
+        (dict(hidden_RD=hidden[0]), r"hidden and weight have 1 and 2 axes"),
+    ]:
+        with pytest.raises(KernelError, match="^linear_cross_entropy: " + message):
+            linear_cross_entropy(**(dict(hidden_RD=hidden, weight_VD=weight, targets_R=targets, weights_R=weights) | change))

@@ -1,0 +1,100 @@
+"""`sample`: filters and draws of the kernel against the sorting reference, Philox against known answers, and the distribution."""
+
+import pytest
+import torch
+
+from wfm_kernels import KernelError, sample
+from wfm_kernels.sample import reference
+from wfm_kernels.sample.philox import philox, uniform
+from wfm_kernels.sample.triton import sample as triton_sample
+
+
+def keys(B, device="cpu", seed=7, step=3):
+    return tuple(x.to(device) for x in (torch.full((B,), seed), torch.arange(B) + 100, torch.full((B,), step)))
+
+
+def test_philox_known_answers():
+    """Vectors of the Random123 distribution: all counters and keys zero, and all ones."""
+    zero, ones = torch.tensor([0]), torch.tensor([-1])
+    assert [int(w) for w in philox(zero, zero, zero, 0)] == [0x6627E8D5, 0xE169C58D]
+    first, second = philox(torch.tensor([5]), torch.tensor([1]), torch.tensor([2]), 3)
+    again = philox(torch.tensor([5, 9]), torch.tensor([1, 8]), torch.tensor([2, 7]), 3)
+    assert int(again[0][0]) == int(first) and int(again[1][0]) == int(second)
+    assert 0 <= float(uniform(torch.tensor(0))) and float(uniform(torch.tensor(0xFFFFFFFF))) < 1.0
+    assert [int(w) for w in philox(ones, zero, zero, 0)] != [int(w) for w in philox(torch.tensor([0xFFFFFFFF]), zero, zero, 0)]
+
+
+SETTINGS = [
+    dict(),
+    dict(temperature=0.7, top_k=5),
+    dict(top_p=0.6),
+    dict(temperature=1.3, top_k=20, top_p=0.8, min_p=0.02),
+    dict(temperature=0.0),
+    dict(guided=True, guidance=2.5, top_p=0.9),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_kernel_equals_reference(settings, device):
+    torch.manual_seed(0)
+    B, V = 3, 333
+    logits = (torch.randn(B, V + 4, device=device) * 2)[:, :V]
+    settings = dict(settings)
+    if settings.pop("guided", False):
+        settings["unguided_BV"] = torch.randn(B, V, device=device)
+    arguments = keys(B, device)
+    token, logprob = triton_sample(logits, *arguments, **settings)
+    expected, expected_logprob = reference.sample(logits, *arguments, **settings)
+    assert token.tolist() == expected.tolist()
+    torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+
+
+def test_kernel_thresholds_meet_ties_and_masked_tokens(device):
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, -1.0, float("-inf"), 2.0]] * 6, device=device)
+    arguments = keys(6, device)
+    kept = reference.keep_BV(logits, 2, 1.0, 0.0)[0]
+    assert kept.nonzero().flatten().tolist() == [1, 2, 3, 6]  # the second place is shared by three
+    for settings in (dict(top_k=2), dict(top_p=0.5), dict(min_p=0.3), dict()):
+        token, logprob = triton_sample(logits, *arguments, **settings)
+        expected, expected_logprob = reference.sample(logits, *arguments, **settings)
+        assert token.tolist() == expected.tolist() and 5 not in token.tolist()
+        torch.testing.assert_close(logprob, expected_logprob, atol=1e-5, rtol=0)
+
+
+def test_a_row_draws_the_same_whatever_its_neighbours(device):
+    logits = torch.randn(4, 50, device=device)
+    seed, row, step = keys(4, device)
+    for path in (triton_sample,) + ((sample,) if device.type == "cpu" else ()):
+        together = path(logits, seed, row, step, top_p=0.9)
+        alone = path(logits[2:3], seed[2:3], row[2:3], step[2:3], top_p=0.9)
+        assert torch.equal(together[0][2:3], alone[0]) and torch.equal(together[1][2:3], alone[1])
+
+
+def test_draws_follow_the_distribution_and_change_with_every_key():
+    B = 20000
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.125])
+    logits = probs.log().expand(B, 4)
+    token, logprob = sample(logits, *keys(B))
+    frequency = token.bincount(minlength=4) / B
+    assert (frequency - probs).abs().max() < 4 * (0.25 / B) ** 0.5
+    torch.testing.assert_close(logprob, probs.log()[token])
+    for other in (keys(B, seed=8), keys(B, step=4), (keys(B)[0], keys(B)[1] + 1, keys(B)[2])):
+        agreement = (sample(logits, *other)[0] == token).float().mean()
+        assert abs(agreement - probs.square().sum()) < 0.02  # as two independent draws agree
+    kept, kept_logprob = sample(logits, *keys(B), top_k=2)
+    assert set(kept.tolist()) == {0, 1}
+    torch.testing.assert_close(kept_logprob.exp(), torch.tensor([2 / 3, 1 / 3])[kept])
+
+
+def test_refusals():
+    logits = torch.randn(2, 5)
+    for change, message in [
+        (dict(top_p=0.0), r"top_p=0.0"),
+        (dict(temperature=-1.0), r"temperature=-1.0"),
+        (dict(top_k=0), r"top_k=0"),
+        (dict(unguided_BV=logits[:, :4]), r"unguided has shape \(2, 4\), expected \(2, 5\)"),
+    ]:
+        with pytest.raises(KernelError, match="^sample: .*" + message):
+            sample(logits, *keys(2), **change)
+    with pytest.raises(KernelError, match=r"seed has shape \(3,\), expected \(2,\)"):
+        sample(logits, *keys(3))

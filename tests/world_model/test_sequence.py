@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.world_model import Sequence, SequenceConfig
+
+CONFIG = {"video_vocab": 50, "grid_h": 2, "grid_w": 3, "rate": 4, "action_bins": (7, 5), "text_vocab": 11, "max_text": 4, "max_latents": 3}
+
+
+def make(**settings) -> Sequence:
+    return Sequence(SequenceConfig(**(CONFIG | settings)))
+
+
+def clip(latents=3):
+    torch.manual_seed(0)
+    return torch.randint(50, (latents, 2, 3)), torch.stack((torch.randint(7, (latents - 1, 4)), torch.randint(5, (latents - 1, 4))), -1)
+
+
+def test_order_and_ranges_of_ids():
+    sequence, (tokens, bins) = make(), clip()
+    row = sequence.weave(tokens, [1, 2], bins)
+    ids = row.ids.tolist()
+    assert len(ids) == 2 + 1 + 6 + 2 * (8 + 6)
+    assert ids[:3] == [50 + 12 + 1, 50 + 12 + 2, 50 + 12 + 11]  # text, text, BOV
+    assert ids[3:9] == tokens[0].flatten().tolist()
+    assert ids[9:17] == [50 + b if c == 0 else 57 + b for step in bins[0].tolist() for c, b in enumerate(step)]
+    assert ids[17:23] == tokens[1].flatten().tolist()
+    assert sequence.action_range(0) == (50, 57) and sequence.action_range(1) == (57, 62)
+    assert sequence.model_vocabularies()["out_vocab"] == 62 and sequence.model_vocabularies()["vocab"] == 74
+
+
+@pytest.mark.parametrize("text", [None, [3]])
+@pytest.mark.parametrize("acting", [True, False])
+def test_unpack_finds_the_video_whatever_stands_between(text, acting):
+    sequence, (tokens, bins) = make(), clip()
+    assert torch.equal(sequence.unpack(sequence.weave(tokens, text, bins if acting else None).ids), tokens)
+
+
+def test_positions_are_all_different():
+    sequence, (tokens, bins) = make(), clip()
+    positions = sequence.weave(tokens, [1, 2, 3], bins).positions
+    assert len(positions.unique(dim=0)) == len(positions)
+    assert positions[4:10].tolist() == [[0, y, x] for y in range(2) for x in range(3)]
+    assert positions[-1].tolist() == [2, 1, 2]
+
+
+def test_hints_describe_the_next_token_and_never_more():
+    sequence, (tokens, bins) = make(), clip()
+    row = sequence.weave(tokens, None, bins)
+    last_action = 1 + 6 + 8 - 1  # its next token is place (0, 0) of latent 1
+    slot, *around = (row.hints[last_action] - sequence._columns).tolist()
+    assert slot == 1
+    a, none = tokens[0], 50
+    assert around == [none, none, none, none, int(a[0, 0]), int(a[0, 1]), none, int(a[1, 0]), int(a[1, 1])]
+    changed = tokens.clone()
+    changed[1] = (changed[1] + 1) % 50
+    other = sequence.weave(changed, None, bins)
+    until_latent_2 = 1 + 6 + 8 + 6 + 8 - 1
+    assert torch.equal(other.hints[:until_latent_2], row.hints[:until_latent_2])  # latent 1's hints come from latent 0 alone
+    assert row.hints.max() < sequence.model_vocabularies()["hint_vocab"]
+
+
+def test_wrong_input_is_refused():
+    sequence = make()
+    with pytest.raises(BadPrompt, match="at most 4"):
+        sequence.text_piece([1] * 5)
+    with pytest.raises(BadPrompt, match="multiple of 6"):
+        sequence.unpack(torch.zeros(7, dtype=torch.int64))
+    with pytest.raises(BadConfig, match="rate"):
+        make(rate=0)
+
+
+def test_longest_row_has_max_length():
+    sequence, (tokens, bins) = make(), clip()
+    assert len(sequence.weave(tokens, [1, 2, 3, 4], bins).ids) == sequence.max_length

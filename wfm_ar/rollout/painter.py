@@ -1,0 +1,46 @@
+"""Latents to frames, one latent at a time: what a whole clip and a stream share, so that both give the same frames."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wfm_ar.diffusion_decoder.denoiser import Denoiser
+from wfm_ar.diffusion_decoder.sampler import RefineStream
+from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
+
+
+class Painter:
+    """Latents to frames for one row, one latent at a time, with the state that decoding and refining carry."""
+
+    def __init__(self, tokenizer: VideoTokenizer, denoiser: Denoiser | None, seed: int, refine_steps: int | None) -> None:
+        """`refine_steps`: 1 to 8, or BadConfig; None leaves the frames as decoded. `seed` is that of the refining noise."""
+        self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
+        self.device = next(tokenizer.parameters()).device
+        self.refining = RefineStream(denoiser, steps=refine_steps, seeds=[seed]) if refine_steps is not None else None
+
+    def decode(self, tokens_hw: Tensor) -> Tensor:
+        """int64 [h, w] -> float32 [1, 3, r or 1, H, W], about [-1, 1]."""
+        return self.decoding.push(tokens_hw[None, None].to(self.device)).float()
+
+    @torch.inference_mode()
+    def refine(self, tokens_hw: Tensor, decoded_BCTHW: Tensor) -> Tensor:
+        """What `decode` gave for these tokens -> the same frames refined."""
+        return self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
+
+    def paint(self, tokens_hw: Tensor) -> np.ndarray:
+        """int64 [h, w] -> uint8 frames [r or 1, H, W, 3], refined if so started."""
+        decoded = self.decode(tokens_hw)
+        return to_uint8(decoded if self.refining is None else self.refine(tokens_hw, decoded))
+
+    def fork(self) -> "Painter":
+        other = Painter.__new__(Painter)
+        other.__dict__.update(self.__dict__)
+        other.decoding = DecodeStream(self.tokenizer)
+        other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
+        other.refining = None if self.refining is None else self.refining.fork()
+        return other
+
+
+def to_uint8(video_BCTHW: Tensor) -> np.ndarray:
+    """Float [1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
+    return ((video_BCTHW[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()

@@ -1,0 +1,320 @@
+"""The public world: a clip, an instruction and actions in, an imagined clip out.
+
+    video --video_tokenizer.encode--> tokens --engine (+ text ids, action bins)--> tokens
+          --video_tokenizer.decode--> frames --diffusion_decoder--> refined frames
+
+Promises: the same prompt, seed and settings give the same tokens, alone, in any batch, and through a stream; every mistake in
+a prompt is one clear line before any work is done. Frames that were given come back as the tokenizer sees them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.rollout.engine import Actions, Job, Row, roll
+from wfm_ar.rollout.painter import Painter, to_uint8
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
+from wfm_ar.rollout.stream import WorldStream
+from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
+from wfm_ar.schema import ActionSchema
+from wfm_ar.shapes import latent_frames
+from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.world_model.sequence import Sequence as TokenSequence
+
+__all__ = ["Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
+
+
+_ENCODE_AT_ONCE = 4  # latents of a given clip that are encoded in one pass; bounds the memory of long clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What one rollout starts from; everything may be left out."""
+
+    video: np.ndarray | None = None  # uint8 [1 + r*n, H, W, 3], the world's size; one frame is an image
+    text: str | None = None
+    actions: np.ndarray | None = None  # [N, A], N >= num_frames - 1; action i leads from frame i to i + 1; the rest is not used
+    num_frames: int = 49  # of the whole clip, given frames included; 1 + r*n
+    seed: int = 0
+    imagine: bool = True  # without `actions`: the model imagines them (a policy); False leaves them out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """A finished clip. The first `given_frames` frames are the prompt's, as the tokenizer sees them."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]; refined, if that was asked for
+    raw_frames: np.ndarray  # uint8 [T, H, W, 3], as the tokenizer decodes them
+    tokens: np.ndarray  # int64 [t, h, w]
+    actions: np.ndarray | None  # float32 [T - 1, A]: given, or imagined; NaN between given frames whose actions nobody knows
+    given_frames: int
+    clipped_actions: int  # given values outside their channel's range
+    seed: int
+    fps: float
+    timings: dict[str, float] = field(default_factory=dict)  # seconds of each part (of the whole batch), and rates
+
+
+class World:
+    """A loaded world. `parts` holds the networks and tokenizers; all methods leave it unchanged."""
+
+    def __init__(self, parts: WorldParts, name: str = "") -> None:
+        self.parts, self.name = parts, name
+        self.sequence = TokenSequence(parts.sequence)
+        self.action_tokenizer = ActionTokenizer(parts.action_schema) if parts.action_schema else None
+        self.rate, self.fps, self.action_schema = parts.sequence.rate, parts.fps, parts.action_schema
+        self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
+
+    def generate(
+        self,
+        video: np.ndarray | None = None,
+        text: str | None = None,
+        actions: np.ndarray | None = None,
+        num_frames: int = 49,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        refine: bool = True,
+        refine_steps: int = 2,
+        imagine: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Rollout:
+        """One clip; see Prompt for the inputs, SamplingConfig for the settings. `progress` is told (latents made, of how many).
+
+        Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
+        """
+        prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
+        settings = dict(temperature=temperature, top_p=top_p, top_k=top_k, refine=refine, refine_steps=refine_steps)
+        return self.generate_batch([prompt], progress=progress, **settings)[0]
+
+    @torch.inference_mode()
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        refine: bool = True,
+        refine_steps: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Rollout]:
+        """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+        clock = _Clock()
+        painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
+        jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        clock.lap("encode")
+        latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
+        rows = roll(self.parts.world_model, self.sequence, jobs, sampling, _counter(progress, latents))
+        clock.lap("roll")
+        painted = [_paint(row, painter, clock) for row, painter in zip(rows, painters, strict=True)]
+        made = sum(len(frames) - _count(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
+        timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=made)
+        return [
+            Rollout(
+                frames=frames,
+                raw_frames=raw_frames,
+                tokens=torch.stack(row.tokens).numpy(),
+                actions=self.actions_of(row) if prompt.actions is None else np.asarray(prompt.actions, np.float32)[: len(frames) - 1],
+                given_frames=_count(prompt.video),
+                clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
+                seed=prompt.seed,
+                fps=self.fps,
+                timings=timings,
+            )
+            for prompt, row, (frames, raw_frames) in zip(prompts, rows, painted, strict=True)
+        ]
+
+    def start(
+        self,
+        video: np.ndarray | None = None,
+        text: str | None = None,
+        actions: np.ndarray | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        refine: bool = False,
+        refine_steps: int = 2,
+        imagine: bool = True,
+    ) -> WorldStream:
+        """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
+
+        Raises as `generate`.
+        """
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+        painter = self._painter(seed, refine, refine_steps)
+        num_frames = 1 if video is None else len(video)
+        prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
+        return WorldStream(self, self._job(prompt).row, sampling, painter, imagine)
+
+    @torch.inference_mode()
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """uint8 [1 + r*n, H, W, 3] -> tokens int64 [1 + n, h, w]. Raises BadClip."""
+        return self._encode(video, "video").numpy()
+
+    @torch.inference_mode()
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens int64 [1 + n, h, w] -> uint8 [1 + r*n, H, W, 3], not refined. Raises BadPrompt."""
+        config = self.parts.sequence
+        tokens_thw = np.asarray(tokens)
+        if tokens_thw.ndim != 3 or tokens_thw.shape[1:] != (config.grid_h, config.grid_w) or not len(tokens_thw):
+            expected = f"[t, {config.grid_h}, {config.grid_w}]"
+            raise BadPrompt(f"tokens: got shape {list(tokens_thw.shape)}, expected {expected}; fix: take them from encode or a rollout")
+        if tokens_thw.dtype.kind not in "iu" or tokens_thw.min() < 0 or tokens_thw.max() >= config.video_vocab:
+            got = f"{tokens_thw.dtype} from {tokens_thw.min()} to {tokens_thw.max()}"
+            raise BadPrompt(f"tokens: got {got}, expected whole numbers from 0 to {config.video_vocab - 1}; fix: use this world's tokens")
+        painter = self._painter(seed=0)
+        return np.concatenate([to_uint8(painter.decode(torch.from_numpy(one.astype(np.int64)))) for one in tokens_thw])
+
+    def check_schema(self, schema: ActionSchema, where: str = "actions") -> None:
+        """Raises BadActions, with the difference, unless `schema` (of a data set, say) is the world's own."""
+        if self.action_schema is None:
+            raise BadActions(f"{where}: got an action schema, expected none: this world takes no actions; fix: leave the actions out")
+        if difference := self.action_schema.diff(schema):
+            raise BadActions(f"{where}: the schema differs from the world's ({difference}); fix: convert the actions, or train on them")
+
+    def _painter(self, seed: int, refine: bool = False, refine_steps: int = 2) -> Painter:
+        denoiser = self.parts.diffusion_decoder
+        if refine and denoiser is None:
+            raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
+        return Painter(self.parts.video_tokenizer, denoiser, seed, refine_steps if refine else None)
+
+    def _job(self, prompt: Prompt, name: str = "") -> Job:
+        """Checks and encodes one prompt; errors begin with `name`."""
+        try:
+            draws(prompt.seed, 0, Stream.VIDEO, 0)  # refuses a seed that cannot be
+            num_latents = _latents(prompt.num_frames, self.rate, "num_frames")
+            text_ids = self._text_ids(prompt.text)
+            tokens = () if prompt.video is None else tuple(self._encode(prompt.video, "video"))
+            if len(tokens) > num_latents:
+                raise BadPrompt(
+                    f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given frames; "
+                    "fix: ask for more, or give a shorter video"
+                )
+            bins_nrA, kind = None, Actions.IMAGINED if prompt.imagine and self.action_tokenizer else Actions.ABSENT
+            if prompt.actions is not None:
+                needed = prompt.num_frames - 1
+                bins_nrA, kind = self.bins_of(prompt.actions)[0], Actions.GIVEN
+                if len(bins_nrA) < needed:
+                    raise BadActions(
+                        f"actions: got {len(bins_nrA)}, expected at least {needed} for {prompt.num_frames} frames; "
+                        f"fix: more actions, or num_frames={1 + self.rate * (len(bins_nrA) // self.rate)}"
+                    )
+                bins_nrA = bins_nrA[:needed].unflatten(0, (-1, self.rate)) if needed else None
+        except WfmError as error:
+            raise type(error)(f"{name}{error}") from None
+        known = [None] * len(tokens) if bins_nrA is None else [None, *bins_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
+        row = Row(seed=prompt.seed, text_ids=text_ids, tokens=tokens, bins=tuple(known))
+        return Job(row=row, num_latents=num_latents, actions=kind, bins_nrA=bins_nrA)
+
+    def _text_ids(self, text: str | None) -> list[int]:
+        if text is None:
+            return []
+        if self.parts.text_tokenizer is None:
+            raise BadPrompt(f"text: got {text!r}, expected none: this world was trained without texts; fix: leave the text out")
+        return self.parts.text_tokenizer.encode(text)
+
+    def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
+        """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
+        if self.action_tokenizer is None:
+            raise BadActions(f"{where}: got some, expected none: this world takes no actions; fix: leave them out")
+        return self.action_tokenizer.encode(actions, where)
+
+    def _encode(self, video: np.ndarray, where: str) -> Tensor:
+        video = np.asarray(video)
+        if video.ndim != 4 or video.shape[1:] != (self.height, self.width, 3) or video.dtype != np.uint8:
+            raise BadClip(
+                f"{where}: got {video.dtype} {list(video.shape)}, expected uint8 [T, {self.height}, {self.width}, 3]; "
+                "fix: wfm_ar.data.video.resize_crop makes the size, image[None] a clip of one frame"
+            )
+        _latents(len(video), self.rate, where)
+        weight = next(self.parts.video_tokenizer.parameters())
+        stream, tokens, chunk = self.parts.video_tokenizer.encode_stream(), [], _ENCODE_AT_ONCE * self.rate
+        for start in range(1 - chunk, len(video), chunk):  # the first piece is the first frame alone, or it and a chunk
+            piece = torch.from_numpy(video[max(0, start) : start + chunk]).to(weight.device)
+            if len(piece):
+                tokens.append(stream.push(piece.permute(3, 0, 1, 2)[None].to(weight.dtype) / 127.5 - 1)[0].cpu())
+        return torch.cat(tokens)
+
+    def actions_of(self, row: Row) -> np.ndarray | None:
+        """What the row's action tokens stand for, float32 [T - 1, A], NaN where it has none; None if it has none at all."""
+        if all(bins is None for bins in row.bins):
+            return None
+        unknown = np.full((self.rate, self.action_schema.width), np.nan, np.float32)
+        return np.concatenate([unknown if bins is None else self.action_tokenizer.decode(bins) for bins in row.bins[1:]])
+
+
+def load_world(name: str | Path = "tabletop", device: torch.device | str = "cpu") -> World:
+    """A shipped world by its name, or a world folder. Raises BadCheckpoint, before anything is parsed, if a file was changed."""
+    folder = find_world(name)
+    return World(read_world(folder, device), name=folder.name)
+
+
+def _paint(row: Row, painter: Painter, clock: "_Clock") -> tuple[np.ndarray, np.ndarray]:
+    """A row's (refined, raw) frames, uint8 [T, H, W, 3] each; the same array where nothing is refined."""
+    refined, raw = [], []
+    for tokens_hw in row.tokens:
+        decoded = painter.decode(tokens_hw)
+        raw.append(to_uint8(decoded))
+        clock.lap("decode")
+        if painter.refining is not None:
+            refined.append(to_uint8(painter.refine(tokens_hw, decoded)))
+            clock.lap("refine")
+    raw_frames = np.concatenate(raw)
+    return np.concatenate(refined) if refined else raw_frames, raw_frames
+
+
+class _Clock:
+    """Adds up the seconds between laps by name."""
+
+    def __init__(self) -> None:
+        self.begun = self.last = time.perf_counter()
+        self.seconds = {"encode": 0.0, "roll": 0.0, "decode": 0.0, "refine": 0.0}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last
+        self.last = now
+
+    def summary(self, *, tokens: int, frames: int) -> dict[str, float]:
+        """Seconds by part and in all; rates over the video tokens and frames that were made, where there are any."""
+        out = {f"{name}_s": value for name, value in self.seconds.items()} | {"total_s": self.last - self.begun}
+        if frames:
+            out["ms_per_token"] = 1e3 * self.seconds["roll"] / tokens
+            out["raw_frames_per_s"] = frames / (out["total_s"] - self.seconds["refine"])
+            out["frames_per_s"] = frames / out["total_s"]
+        return out
+
+
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    made = 0
+
+    def tell(count: int) -> None:
+        nonlocal made
+        made += count
+        progress(made, total)
+
+    return tell
+
+
+def _count(video: np.ndarray | None) -> int:
+    return 0 if video is None else len(video)
+
+
+def _latents(num_frames: int, rate: int, where: str) -> int:
+    if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)):
+        raise BadPrompt(f"{where}: got {num_frames!r}, expected a whole number, 1 + {rate}*n; fix: such as {1 + 4 * rate}")
+    try:
+        return latent_frames(int(num_frames), rate)
+    except BadClip as error:
+        raise BadClip(f"{where}: {error}") from None
