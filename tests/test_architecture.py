@@ -22,7 +22,8 @@ LADDER = (
     {"data", "tokenizers", "world_model", "diffusion_decoder"},
     {"rollout", "worlds", "cosmos"},
     {"train", "evaluate", "simulate"},
-    {"config", "verbs"},
+    {"config"},
+    {"verbs"},
     {"cli", "cli_help"},
     {"__init__", "__main__"},
 )

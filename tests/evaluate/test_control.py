@@ -24,7 +24,7 @@ def clip_of(path_px: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def episodes() -> dict[str, list]:
-    """Starts, smooth random actions within 2.5 cm a step and the peg's true path, of a table without contacts."""
+    """Smooth random actions within 2.5 cm a step and the peg's true path, of a table without contacts."""
     rng = np.random.default_rng(5)
     room = np.array([PEG_RANGE_X, PEG_RANGE_Y])
     actions, paths = [], []
@@ -35,19 +35,18 @@ def episodes() -> dict[str, list]:
         for action in actions[-1]:
             path.append(np.clip(path[-1] + action, -room, room))
         paths.append(np.stack(path))
-    starts = [draw(control.true_path(path, size=SIZE)[0]) for path in paths]
-    return {"starts": starts, "actions": actions, "peg_xy": paths}
+    return {"actions": actions, "peg_xy": paths}
 
 
 def measure(generate, episodes) -> dict:
-    return control.measure_actions(generate, episodes["starts"], episodes["actions"], episodes["peg_xy"], rate=RATE)
+    return control.measure_actions(generate, episodes["actions"], episodes["peg_xy"], size=SIZE, rate=RATE)
 
 
 def truthful(episodes):
     """Draws the peg where the actions take it, give or take a third of a pixel."""
     rng = np.random.default_rng(0)
 
-    def generate(starts, actions):
+    def generate(kind, actions):
         for path, row in zip(episodes["peg_xy"], actions, strict=True):
             px = control.commanded_path(path[0], row, size=SIZE)
             yield clip_of(px + rng.normal(0, 0.3, px.shape))
@@ -58,7 +57,7 @@ def truthful(episodes):
 def replaying(episodes):
     """Action-blind and clever: shows what really happened from that start, whatever it is told."""
 
-    def generate(starts, actions):
+    def generate(kind, actions):
         for path in episodes["peg_xy"]:
             yield clip_of(control.true_path(path, size=SIZE))
 
@@ -69,7 +68,7 @@ def wandering(episodes):
     """Action-blind: a random walk."""
     rng = np.random.default_rng(1)
 
-    def generate(starts, actions):
+    def generate(kind, actions):
         for path, row in zip(episodes["peg_xy"], actions, strict=True):
             yield clip_of(control.commanded_path(path[0], rng.normal(0, 0.01, row.shape), size=SIZE))
 
@@ -79,8 +78,8 @@ def wandering(episodes):
 def frozen(episodes):
     """Action-blind: the last frame for ever."""
 
-    def generate(starts, actions):
-        for start, row in zip(starts, actions, strict=True):
+    def generate(kind, actions):
+        for start, row in zip(kind, actions, strict=True):
             yield start[None].repeat(1 + len(row), axis=0)
 
     return generate
@@ -89,8 +88,8 @@ def frozen(episodes):
 def vanishing(episodes):
     """Follows the actions, but the peg is gone from the seventh frame on."""
 
-    def generate(starts, actions):
-        for clip in truthful(episodes)(starts, actions):
+    def generate(kind, actions):
+        for clip in truthful(episodes)(kind, actions):
             clip[6:] = 90
             yield clip
 
@@ -100,8 +99,8 @@ def vanishing(episodes):
 def one_axis(episodes):
     """Follows dx and ignores dy."""
 
-    def generate(starts, actions):
-        return truthful(episodes)(starts, [row * (1.0, 0.0) for row in actions])
+    def generate(kind, actions):
+        return truthful(episodes)(kind, [row * (1.0, 0.0) for row in actions])
 
     return generate
 
@@ -151,14 +150,14 @@ def test_partners_are_a_shift_chosen_from_the_commands(episodes):
 def test_true_trials_are_not_rolled_out_again(episodes):
     calls = []
 
-    def generate(starts, actions):
-        calls.append(actions)
-        return truthful(episodes)(starts, actions)
+    def generate(kind, actions):
+        calls.append(kind)
+        return truthful(episodes)(kind, actions)
 
-    given = zip(truthful(episodes)(episodes["starts"], episodes["actions"]), episodes["actions"], episodes["peg_xy"], strict=True)
+    given = zip(truthful(episodes)("true", episodes["actions"]), episodes["actions"], episodes["peg_xy"], strict=True)
     trials = [control.watch(clip, row, xy[0]) for clip, row, xy in given]
-    report = control.measure_actions(generate, *episodes.values(), rate=RATE, true_trials=trials)
-    assert len(calls) == 3 and report["r_true"] > 0.98
+    report = control.measure_actions(generate, *episodes.values(), size=SIZE, rate=RATE, true_trials=trials)
+    assert calls == list(control.DRIVES[1:]) and report["r_true"] > 0.98
 
 
 def test_the_commanded_path_stops_at_the_walls():

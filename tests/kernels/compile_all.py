@@ -1,6 +1,6 @@
 """Compiles every kernel x configuration to a cubin, without a GPU, and prints one JSON line each: what it takes of the chip.
 
-Run as a program, without TRITON_INTERPRET: test_compile.py starts it in a subprocess. Arguments: names of ops to compile (default all).
+Run as a program, without TRITON_INTERPRET: test_compile.py starts it in a subprocess. Arguments: names of ops (default all).
 """
 
 import json
@@ -82,7 +82,66 @@ def shared_prefix_variants(sm):
     yield "merge", op.merge_kernel, types, dict(HEAD=128, BLOCK_M=16, BLOCK_D=128), {}
 
 
-OPS = {"attention": attention_variants, "shared_prefix": shared_prefix_variants}
+def rms_norm_variants(sm):
+    from wfm_kernels.rms_norm import triton as op
+
+    types = {n: "*bf16" for n in ("x_ptr", "residual_ptr", "weight_ptr", "out_ptr", "sum_ptr")} | {"eps": "fp32"}
+    yield "residual, D 1024", op.rms_norm_kernel, types, dict(RESIDUAL=True, BLOCK_D=1024), dict(num_warps=2)
+    yield "D 4096", op.rms_norm_kernel, types, dict(RESIDUAL=False, BLOCK_D=4096), dict(num_warps=8)
+
+
+def swiglu_variants(sm):
+    from wfm_kernels.swiglu import triton as op
+
+    yield "F block 1024", op.swiglu_kernel, {n: "*bf16" for n in ("gate_ptr", "up_ptr", "out_ptr")}, dict(BLOCK_D=1024), {}
+
+
+def qk_norm_rope_cache_variants(sm):
+    from wfm_kernels.qk_norm_rope_cache import triton as op
+
+    for cache, largest in [("bf16", 0.0), ("i8", 127.0)] + ([("fp8e4nv", 448.0)] if sm >= 89 else []):
+        types = {n: "*bf16" for n in ("qkv_ptr", "q_weight_ptr", "k_weight_ptr", "q_ptr")}
+        types |= {n: "*fp32" for n in ("cos_ptr", "sin_ptr", "k_scale_ptr", "v_scale_ptr")} | {"eps": "fp32"}
+        types |= {"position_ptr": "*i64", "slot_ptr": "*i64", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+        constexprs = dict(HEADS=16, KV_HEADS=8, PAIRS=64, PAIRS_T=22, PAIRS_TH=43, BLOCK_F=64, LARGEST=largest, INTEGER=cache == "i8")
+        yield f"cache {cache}, K 128", op.qk_norm_rope_cache_kernel, types, constexprs, dict(num_warps=1)
+
+
+def sample_variants(sm):
+    from wfm_kernels.sample import triton as op
+
+    types = {n: "*fp32" for n in ("logits_ptr", "unguided_ptr", "logprob_ptr")}
+    types |= {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")}
+    types |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
+    constexprs = dict(GUIDED=True, GREEDY=False, TOP_K=True, TOP_P=True, BLOCK_V=4096)
+    yield "guided, top-k, top-p", op.sample_kernel, types, constexprs, dict(num_warps=8)
+    yield "greedy", op.sample_kernel, types, constexprs | dict(GUIDED=False, GREEDY=True, TOP_K=False, TOP_P=False), dict(num_warps=8)
+
+
+def speculative_variants(sm):
+    from wfm_kernels.speculative import triton as op
+
+    types = {n: "*i64" for n in ("draft_ptr", "seed_ptr", "row_ptr", "step_ptr", "tokens_ptr", "count_ptr")} | {"q_ptr": "*fp32", "p_ptr": "*fp32"}
+    yield "V block 4096", op.speculative_kernel, types, dict(BLOCK_V=4096), dict(num_warps=8)
+
+
+def linear_cross_entropy_variants(sm):
+    from wfm_kernels.linear_cross_entropy import triton as op
+
+    types = {"logits_ptr": "*bf16", "target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "z_loss": "fp32"}
+    yield "V block 4096", op.cross_entropy_kernel, types, dict(GRADIENT=True, BLOCK_V=4096), dict(num_warps=8)
+
+
+OPS = {
+    "attention": attention_variants,
+    "shared_prefix": shared_prefix_variants,
+    "rms_norm": rms_norm_variants,
+    "swiglu": swiglu_variants,
+    "qk_norm_rope_cache": qk_norm_rope_cache_variants,
+    "sample": sample_variants,
+    "speculative": speculative_variants,
+    "linear_cross_entropy": linear_cross_entropy_variants,
+}
 
 
 def main(chosen: list[str]) -> None:

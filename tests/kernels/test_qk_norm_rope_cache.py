@@ -52,12 +52,15 @@ def test_quantised_write_equals_reference_and_loses_little(cache_dtype, device):
     torch.testing.assert_close(q, expected_q)
     for name in ("k", "v"):
         torch.testing.assert_close(ours[f"{name}_scale_BHL"], theirs[f"{name}_scale_BHL"])
-        values = [a[f"{name}_cache_BHLK"].float() * a[f"{name}_scale_BHL"][..., None] for a in (ours, theirs)]
-        # a value on the edge between two stored ones may fall either way: one step of the format
-        step = 1 / 127 if cache_dtype == torch.int8 else 1 / 8
-        assert ((values[0] - values[1]).abs() <= plain[f"{name}_cache_BHLK"].abs().amax(-1, keepdim=True) * step * 1.001).all()
-        assert (values[0] != values[1]).float().mean() < 0.02
-        assert (values[1] - plain[f"{name}_cache_BHLK"]).abs().max() < 3.0 * step
+        # a value on the edge between two stored ones may fall either way: one step of the format, now and then
+        stored, expected = (a[f"{name}_cache_BHLK"].float() for a in (ours, theirs))
+        step = torch.ones_like(expected) if cache_dtype == torch.int8 else (expected.abs() / 8).clamp(min=2.0**-9)
+        assert ((stored - expected).abs() <= step).all()
+        assert (stored != expected).float().mean() < 0.05
+        value = stored * ours[f"{name}_scale_BHL"][..., None]
+        exact = plain[f"{name}_cache_BHLK"]
+        assert (value - exact).abs().max() <= exact.abs().max() * (0.51 / 127 if cache_dtype == torch.int8 else 1 / 15)
+        assert exact.abs().max() > 1
 
 
 def test_attention_scores_depend_on_relative_positions_only():

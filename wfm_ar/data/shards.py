@@ -64,10 +64,12 @@ class TokenStore:
         return sum(v.size for v in self.video)
 
 
-def write_store(root: Path, about: dict, count: int, encode: Callable[[int], TokenClip], per_shard: int, done: Callable[[int], None]) -> TokenStore:
-    """Encode clips 0..count-1 with `encode` into a store at `root`; goes on where an earlier try with the same `about` ended.
+def write_store(
+    root: Path, about: dict, count: int, encode: Callable[[range], Iterable[TokenClip]], per_shard: int, done: Callable[[int], None]
+) -> TokenStore:
+    """Encode clips 0..count-1 into a store at `root`; goes on where an earlier try with the same `about` ended.
 
-    about: JSON that pins what made it (tokenizer hash, clip ids ...). done(n) is told how many clips are finished.
+    encode(range) yields the clips of a shard in order. about: JSON that pins what made it (tokenizer hash, clip ids ...). done(n) is told how many clips are finished.
     Raises BadData when the folder holds a store of something else.
     """
     root = Path(root)
@@ -83,7 +85,7 @@ def write_store(root: Path, about: dict, count: int, encode: Callable[[int], Tok
             clips = range(shard * per_shard, min(count, (shard + 1) * per_shard))
             final = root / f"shard-{shard:05d}"
             if not final.exists():
-                _write_shard(final, (encode(i) for i in clips), about["actions"])
+                _write_shard(final, encode(clips), about["actions"])
             done(clips.stop)
     except OSError as error:
         raise as_wfm_error(error, root) from error

@@ -94,9 +94,9 @@ def commanded_path(start_xy: np.ndarray, actions: np.ndarray, *, size: int) -> n
 def action_following(trials: Mapping[str, Sequence[Trial]], true_px: Sequence[np.ndarray], *, rate: int) -> dict[str, Any]:
     """The numbers of the module's first part. `trials` maps each of DRIVES to one Trial an episode; true_px: [T, 2] each, pixels."""
     true, shuffled = trials["true"], trials["shuffled"]
-    null = _follow([t.peg_px for t in true], [t.commanded_px for t in shuffled], rate)
-    replay = _follow([t.peg_px for t in shuffled], [t.commanded_px for t in true], rate)
-    own = {name: _follow([t.peg_px for t in trials[name]], [t.commanded_px for t in trials[name]], rate) for name in DRIVES}
+    null = follow([t.peg_px for t in true], [t.commanded_px for t in shuffled], rate)
+    replay = follow([t.peg_px for t in shuffled], [t.commanded_px for t in true], rate)
+    own = {name: follow([t.peg_px for t in trials[name]], [t.commanded_px for t in trials[name]], rate) for name in DRIVES}
     error_T = np.mean([np.linalg.norm(t.peg_px - px, axis=1) for t, px in zip(true, true_px, strict=True)], axis=0)
     strays = [np.linalg.norm(_steps(t.peg_px, rate), axis=1) for t in trials["zero"]]
     return {
@@ -168,7 +168,7 @@ def _pooled(paths_px: Sequence[np.ndarray], rate: int) -> np.ndarray:
     return np.concatenate([_steps(path, rate) for path in paths_px])
 
 
-def _follow(paths_px: Sequence[np.ndarray], commanded_px: Sequence[np.ndarray], rate: int) -> tuple[float, float]:
+def follow(paths_px: Sequence[np.ndarray], commanded_px: Sequence[np.ndarray], rate: int) -> tuple[float, float]:
     """(r of x, r of y) of the latents' displacements, pooled over the episodes."""
     seen, told = _pooled(paths_px, rate), _pooled(commanded_px, rate)
     return pearson_r(seen[:, 0], told[:, 0]), pearson_r(seen[:, 1], told[:, 1])
@@ -224,30 +224,30 @@ def text_following(pushes: Sequence[Push], moves: Sequence[float | None]) -> dic
     }
 
 
-Generate = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Iterable[np.ndarray]]
+Generate = Callable[[str, Sequence[np.ndarray]], Iterable[np.ndarray]]
 
 
 def measure_actions(
     generate: Generate,
-    starts: Sequence[np.ndarray],
     actions: Sequence[np.ndarray],
     peg_xy: Sequence[np.ndarray],
     *,
+    size: int,
     rate: int,
     true_trials: Sequence[Trial] | None = None,
 ) -> dict[str, Any]:
     """Drives `generate` all four ways and returns action_following's numbers.
 
-    generate(starts, actions) gives one clip uint8 [T, H, H, 3] a row, T = 1 + N, from start frames uint8 [H, H, 3] and
-    actions [N, 2] metres. peg_xy: the peg's true path in each episode, [T, 2] metres. `true_trials`: the Trials of the true
-    actions, where they were rolled out already.
+    generate(kind, actions) rolls each episode out from its first frame under actions [N, 2] metres of one kind of DRIVES and
+    gives one clip uint8 [T, size, size, 3] a row, T = 1 + N. `actions`, peg_xy ([T, 2] metres): the true ones of each episode.
+    `true_trials`: the Trials of the true actions, where they were rolled out already.
     """
     trials = {} if true_trials is None else {"true": true_trials}
-    for name, given in drive(actions).items():
-        if name not in trials:
-            rows = zip(generate(starts, given), given, peg_xy, strict=True)
-            trials[name] = [watch(clip, row, xy[0]) for clip, row, xy in rows]
-    return action_following(trials, [true_path(xy, size=len(starts[0])) for xy in peg_xy], rate=rate)
+    for kind, given in drive(actions).items():
+        if kind not in trials:
+            rows = zip(generate(kind, given), given, peg_xy, strict=True)
+            trials[kind] = [watch(clip, row, xy[0]) for clip, row, xy in rows]
+    return action_following(trials, [true_path(xy, size=size) for xy in peg_xy], rate=rate)
 
 
 def true_path(peg_xy: np.ndarray, *, size: int) -> np.ndarray:

@@ -96,7 +96,10 @@ SECTIONS = {
         "from its true first place to where it is found in the last frame. An object that is not found counts as a failure. "
         "With the opposite direction in the text the same frames are a control: a model that does not read would score alike on both.",
     ),
-    "speed": ("Speed and memory", "One clip at a time, raw frames, from the call to the last frame; the median of the runs."),
+    "speed": (
+        "Speed and memory",
+        "One clip at a time, raw frames, from the call to the last frame, first frame's encoding included; the median of the runs.",
+    ),
 }
 
 
@@ -249,16 +252,17 @@ def _text(numbers: Mapping[str, Any]) -> str:
 
 
 def _speed(numbers: Mapping[str, Any]) -> str:
-    facts = {
-        "generate": f"{numbers['frames_per_second']:.1f} frames/s" if numbers.get("frames_per_second") else "not measured",
-        "runs": ", ".join(f"{value:.1f}" for value in numbers.get("runs", [])),
-        "threads": f"{numbers['threads']}",
-        "device": _text_of(numbers["device"]),
-        "peak memory of this evaluation": f"{numbers['peak_bytes'] / 2**30:.2f} GiB",
-    }
-    if numbers.get("demo_peak_bytes"):
-        facts["peak memory of wfm demo"] = f"{numbers['demo_peak_bytes'] / 2**30:.2f} GiB, {numbers['demo_seconds']:.0f} s"
-    return _facts(facts)
+    facts = {"device": f"{_text_of(numbers['device'])}, {numbers['threads']} threads"}
+    if numbers.get("frames_per_second") is not None:
+        facts["generate, text and imagined actions"] = f"{numbers['frames_per_second']:.1f} frames/s"
+        facts["its runs"] = ", ".join(f"{value:.1f}" for value in numbers["runs"])
+    if numbers.get("driven_frames_per_second") is not None:
+        facts["generate, given actions"] = f"{numbers['driven_frames_per_second']:.1f} frames/s"
+    facts["peak memory of this evaluation"] = f"{numbers['peak_bytes'] / 2**30:.2f} GiB"
+    if numbers.get("demo_peak_bytes") is not None:
+        facts["wfm demo"] = f"{numbers['demo_peak_bytes'] / 2**30:.2f} GiB at its peak, {numbers['demo_seconds']:.0f} s"
+    missing = f"<p class='missing'>Not measured: {_text_of(numbers['demo_error'])}</p>" if numbers.get("demo_error") else ""
+    return _facts(facts) + missing
 
 
 def _settings(report: Mapping[str, Any]) -> str:

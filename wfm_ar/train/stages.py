@@ -48,12 +48,13 @@ def world_model_stage(
     max_latents: int,
     max_text: int,
     text_vocab: int,
+    workers: int = 1,
 ) -> WorldModelStage:
     """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once)."""
     tokenizer, _ = trained_video_tokenizer(run)
     if torch.cuda.is_available():
         tokenizer.cuda()
-    stores = [tokenize(tokenizer, episodes, run / "tokens" / split) for split, episodes in (("train", train_set), ("val", val_set))]
+    stores = [tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers) for split, episodes in (("train", train_set), ("val", val_set))]
     texts = [episode.text for episode in train_set if episode.text]
     text = _text_tokenizer(run, texts, text_vocab, max_text) if texts else None
     settings = tokenizer.config

@@ -16,26 +16,31 @@ from wfm_ar.train.clips import load_clip, to_float
 from wfm_ar.train.metrics import Progress
 
 
-def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256) -> TokenStore:
-    """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable."""
+def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256, workers: int = 1) -> TokenStore:
+    """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
+
+    workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
+    """
     tokenizer.eval()
     config, actions = tokenizer.config, ActionTokenizer(episodes.schema) if episodes.schema else None
     kind = np.uint16 if tokenizer.codebook_size <= 2**16 else np.int32
     about = {
         "actions": actions is not None,
         "codebook_size": tokenizer.codebook_size,
-        "tokenizer": weights_hash(tokenizer),
+        "tokenizer": encoder_hash(tokenizer),
         "config": asdict(config),
         "schema": episodes.schema.to_json() if episodes.schema else None,
         "episodes": hashlib.sha256("\n".join(episodes[i].id for i in range(len(episodes))).encode()).hexdigest(),
     }
 
+    device = next(tokenizer.parameters()).device
+
     @torch.inference_mode()
-    def encode(i: int, frames: torch.Tensor) -> TokenClip:
+    def encode(i: int) -> TokenClip:
+        frames = load_clip(episodes, i, config.height, config.width)
         latents = 1 + (len(frames) - 1) // config.temporal_compression
-        frames = frames[: 1 + (latents - 1) * config.temporal_compression]
-        device = next(tokenizer.parameters()).device
-        video = tokenizer.encode(to_float(frames.to(device)).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
+        frames = frames[: 1 + (latents - 1) * config.temporal_compression].to(device)
+        video = tokenizer.encode(to_float(frames).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
         bins = None
         if actions:
             values = episodes.load_actions(i)[: len(frames) - 1]
@@ -43,23 +48,16 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         return TokenClip(episodes[i].id, video, bins, episodes[i].text)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
-    with ThreadPoolExecutor(1) as pool:  # decodes the next clips while this one is encoded
-        ahead = {}
-
-        def next_clip(i: int) -> TokenClip:
-            for j in range(i, min(i + 3, len(episodes))):
-                if j not in ahead:
-                    ahead[j] = pool.submit(load_clip, episodes, j, config.height, config.width)
-            return encode(i, ahead.pop(i).result())
-
-        store = write_store(out, about, len(episodes), next_clip, per_shard, lambda done: progress.update(done, {}))
+    with ThreadPoolExecutor(workers) as pool:
+        store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {}))
     progress.close()
     return store
 
 
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 over names and values of a module's state, the same wherever the weights were saved."""
+def encoder_hash(tokenizer: VideoTokenizer) -> str:
+    """SHA-256 over names and values of what decides the tokens: everything but the decoder, which may be polished later."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        if not name.startswith(("decoder.", "post_quant_conv.", "latent_norm.seen")):
+            digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

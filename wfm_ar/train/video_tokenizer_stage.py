@@ -15,6 +15,8 @@ class VideoTokenizerTraining(Windows):
     """How stage 1 samples (see Windows) and weighs."""
 
     squared: float = 4.0  # weight of the squared error beside the absolute one
+    decorrelate: float = 0.05  # weight of the squared correlation between code channels: correlated digits leave codes unused
+    decoder_only: bool = False  # polish the decoder and leave every token as it is: worlds trained on the tokens stay valid
     val_clips: int = 24
 
 
@@ -28,6 +30,9 @@ class VideoTokenizerStage:
         self.model = VideoTokenizer(config)
         if config.background:
             self.model.background.copy_(to_float(still_picture(train_set, config.height, config.width)).permute(2, 0, 1))
+        if training.decoder_only:
+            for module in (self.model.encoder, self.model.quant_conv):
+                module.requires_grad_(False)
         self.windows = WindowSampler(training, config, train_set, self.model.background.clone() if config.background else None)
 
     def describe(self) -> dict:
@@ -39,10 +44,12 @@ class VideoTokenizerStage:
 
     def loss(self, model, batch, generator):
         foreground, weight = batch["foreground"], batch["weight"]
+        if self.training.decoder_only:
+            model.latent_norm.eval()
         reconstruction, codes = model(foreground)
         error = reconstruction.float() - foreground
         penalty = error.abs() + self.training.squared * error.square()
-        loss = (penalty * weight).mean() / weight.mean()
+        loss = (penalty * weight).mean() / weight.mean() + self.training.decorrelate * correlation(codes)
         with torch.no_grad():
             ids = model.quantizer.codes_to_ids(codes).flatten()
             used = torch.bincount(ids, minlength=model.codebook_size).float()
@@ -66,6 +73,16 @@ class VideoTokenizerStage:
                 shown.append(side_by_side([clip, decoded], every=max(1, len(clip) // 8)))
         numbers = {"psnr": float(torch.stack(scores).mean()), "codes_used": float((counts > 0).float().mean())}
         return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": torch.cat(shown)}
+
+
+def correlation(codes_Bcthw: torch.Tensor) -> torch.Tensor:
+    """Mean squared correlation between different code channels over all places of a batch; 0 where they are independent."""
+    rows = codes_Bcthw.float().transpose(0, 1).flatten(1)
+    rows = rows - rows.mean(1, keepdim=True)
+    rows = rows / (rows.square().mean(1, keepdim=True) + 1e-3).sqrt()
+    matrix = rows @ rows.T / rows.shape[1]
+    off_diagonal = matrix - torch.diag(matrix.diagonal())
+    return off_diagonal.square().sum() / max(1, len(matrix) * (len(matrix) - 1))
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:

@@ -149,7 +149,7 @@ def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: Episod
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
     if name == stages.WORLD_MODEL:
-        return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence))
+        return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), workers=max(1, settings.num_workers))
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
 
 

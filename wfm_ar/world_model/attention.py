@@ -49,7 +49,7 @@ class CrossAttention(nn.Module):
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, context_BSC, mask_BS, layer: int, cache: KVCache | None = None) -> torch.Tensor:
-        """mask_BS bool, True = attend; None = attend to all."""
+        """mask_BS bool, True = attend; None = attend to all; [B, L, S] where each token sees a context of its own."""
         q = self.q_norm(self.q(x_BLD).unflatten(-1, (self.heads, self.head_dim))).transpose(1, 2)
         if cache is not None and layer in cache.context:
             k, v = cache.context[layer]
@@ -60,5 +60,5 @@ class CrossAttention(nn.Module):
                 cache.context[layer] = (k, v)
         group = self.heads // self.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        mask = None if mask_BS is None else mask_BS[:, None, None]
+        mask = None if mask_BS is None else mask_BS[:, None, None] if mask_BS.ndim == 2 else mask_BS[:, None]
         return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))

@@ -33,7 +33,7 @@ def qk_norm_rope_cache(
             largest = 127.0 if cache.dtype == torch.int8 else 448.0
             scale = x.abs().amax(dim=-1).clamp(min=1e-12) / largest
             scales[batch, :, slot] = scale
-            x = x / scale[..., None]
+            x = (x / scale[..., None]).clamp(-largest, largest)
             x = x.round() if cache.dtype == torch.int8 else x
         cache[batch, :, slot] = x.to(cache.dtype)
     return norm_and_turn(q_BTNK, q_weight_K).to(qkv_BTE.dtype).transpose(1, 2).contiguous()

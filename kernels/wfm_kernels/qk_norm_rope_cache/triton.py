@@ -10,7 +10,8 @@ from torch import Tensor
 def _quantise(first_F, second_F, LARGEST: tl.constexpr, INTEGER: tl.constexpr):
     """(first, second, scale): the largest value becomes LARGEST; integers are rounded to nearest even."""
     scale = tl.maximum(tl.maximum(tl.max(tl.abs(first_F), 0), tl.max(tl.abs(second_F), 0)), 1e-12) / LARGEST
-    first_F, second_F = first_F / scale, second_F / scale
+    first_F = tl.clamp(first_F / scale, -LARGEST, LARGEST)  # rounding must not push the largest over the edge: e4m3 has no infinity
+    second_F = tl.clamp(second_F / scale, -LARGEST, LARGEST)
     if INTEGER:
         first_F, second_F = (first_F + 12582912.0) - 12582912.0, (second_F + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds in fp32
     return first_F, second_F, scale

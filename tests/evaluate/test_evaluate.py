@@ -1,0 +1,153 @@
+"""The whole evaluation on a tiny untrained world and a tiny data set: both reports, the same numbers whatever the batch, clear refusals."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.video import write_video
+from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, OutputExists
+from wfm_ar.evaluate.control import DRIVES, true_path
+from wfm_ar.evaluate.evaluate import evaluate
+from wfm_ar.evaluate.heldout import HeldOut
+from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
+from wfm_ar.rollout.world import WorldParts, load_world, save_world
+from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+
+SIZE, FRAMES = 32, 9
+SCHEMA = ActionSchema(channels=tuple(ActionChannel(name=n, unit="m", low=-0.025, high=0.025, bins=9) for n in ("dx", "dy")), rate_hz=10)
+TEXTS = ("push the red cube left", "do nothing", "push the blue ball away", "push the green cylinder right", "move at random")
+QUICK = EvaluateConfig(episodes=4, text_episodes=2, tokenizer_episodes=3, frames=FRAMES, batch=3, speed_runs=1, demo=False, examples=2)
+
+QUICK_ONE_BY_ONE = EvaluateConfig(**vars(QUICK) | {"batch": 1, "speed_runs": 0})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> str:
+    """A world folder: 32 x 32 pixels, 4 x 4 tokens a latent, 2 frames a latent, random weights."""
+    torch.manual_seed(0)
+    thin = {"encoder_channels": 8, "decoder_channels": 8, "multipliers": (1, 1), "decoder_blocks": 1, "z_channels": 8, "levels": (4, 3, 3)}
+    rates = {"temporal_compression": 2, "spatial_compression": 8}
+    tokenizer = VideoTokenizer(VideoTokenizerConfig(height=SIZE, width=SIZE, patch_time=2, **rates, **thin))
+    texts = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=12)
+    grid = {"video_vocab": tokenizer.codebook_size, "grid_h": 4, "grid_w": 4, "rate": 2, "max_latents": 5}
+    text = {"text_vocab": texts.vocab_size, "max_text": 12}
+    sequence = SequenceConfig(**grid, **text, action_bins=ActionTokenizer(SCHEMA).bins)
+    sizes = {"layers": 1, "dim": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    model = WorldModel(WorldModelConfig(**Sequence(sequence).model_vocabularies(), **sizes))
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    denoiser = Denoiser(DenoiserConfig(channels=(8,), blocks=(1,), embedding=8, code_channels=3, patch=4, **rates))
+    networks = {"video_tokenizer": tokenizer.eval(), "world_model": model.eval(), "diffusion_decoder": denoiser.eval()}
+    parts = WorldParts(**networks, sequence=sequence, fps=10.0, text_tokenizer=texts, action_schema=SCHEMA)
+    return str(save_world(tmp_path_factory.mktemp("worlds") / "tiny", parts))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Five held-out episodes of a white tip that moves as told on a grey table."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    records = []
+    for i, text in enumerate(TEXTS):
+        actions = rng.uniform(-0.02, 0.02, (FRAMES - 1, 2)).astype(np.float32)
+        peg_xy = np.concatenate([np.zeros((1, 2)), np.cumsum(actions, axis=0)])
+        frames = np.full((FRAMES, SIZE, SIZE, 3), 90, np.uint8)
+        for frame, (px, py) in zip(frames, true_path(peg_xy, size=SIZE), strict=True):
+            frame[np.hypot(x - px, y - py) < 1.5] = 255
+        files = {"text": text, "actions": actions, "state": {"peg_xy": peg_xy}}
+        records.append(write_episode(root, id=f"e{i}", frames_THWC=frames, fps=10, split="val", **files))
+    write_episodes(root, records, SCHEMA)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(world, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, evaluate(world, data, out, QUICK, progress=False)
+
+
+def test_every_section_is_measured_and_written(report, data):
+    out, numbers = report
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(numbers))
+    assert numbers["not_measured"] == {} and numbers["episodes"] == 4 and numbers["world"] == "tiny" and numbers["data"] == data.name
+    assert numbers["tokenizer"]["clips"] == 3 and numbers["tokenizer"]["tokens_per_frame"] == 8
+    assert numbers["prediction"]["tokens"] == 4 * 5 * 16
+    assert set(numbers["rollout"]["psnr_by_frame"]) == {"tokenizer", "raw", "refined", "repeat"}
+    assert numbers["rollout"]["gain_8"] == pytest.approx(
+        numbers["rollout"]["psnr_by_frame"]["raw"][7] - numbers["rollout"]["psnr_by_frame"]["repeat"][7]
+    )
+    assert set(numbers["actions"]["drives"]) == set(DRIVES) and numbers["actions"]["gate"]  # an untrained world follows nothing
+    assert min(numbers["actions"]["r_of_truth_xy"]) > 0.9  # the measure itself works on the true frames
+    assert numbers["text"]["episodes"] == 2 and numbers["text"]["opposite"]["episodes"] == 2  # of three pushes, the first two
+    assert numbers["speed"]["frames_per_second"] > 0 and numbers["speed"]["driven_frames_per_second"] > 0
+    assert numbers["speed"]["peak_bytes"] > 2**26
+    rows = {row["key"]: row["measured"] for row in numbers["bars"]}
+    assert {key for key, value in rows.items() if value is None} == {
+        "rollout.gain_16",
+        "rollout.gain_32",
+        "rollout.gap_16",
+        "rollout.gap_32",
+        "speed.demo_peak_bytes",
+    }
+    page = (out / "report.html").read_text()
+    assert page.count("Not measured:") == 0 and page.count("<div class='sheet") >= 2 + 2 + 2 + 2
+
+
+def test_the_batch_size_changes_no_number(world, data, report, tmp_path):
+    again = evaluate(world, data, tmp_path, QUICK_ONE_BY_ONE, progress=False)
+    for section in ("tokenizer", "prediction", "rollout", "refined", "actions", "text"):
+        assert again[section] == report[1][section], section
+
+
+def test_a_report_that_is_there_is_kept(world, data, report):
+    out, _ = report
+    before = (out / "report.json").read_bytes()
+    with pytest.raises(OutputExists, match="report.json: exists already"):
+        evaluate(world, "no such data", out, QUICK, progress=False)  # refused before anything is looked at
+    assert (out / "report.json").read_bytes() == before
+
+
+def test_videos_without_text_and_actions_measure_what_can_be(world, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for i in range(3):
+        clip = np.random.default_rng(i).integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+        write_video(tmp_path / "clips" / f"{i}.mp4", clip, 10)
+    numbers = evaluate(world, tmp_path / "clips", tmp_path / "out", QUICK_ONE_BY_ONE, progress=False)
+    assert set(numbers["not_measured"]) == {"rollout", "refined", "actions", "text"}
+    assert "not every episode of the data set has actions" in numbers["not_measured"]["rollout"]
+    assert numbers["tokenizer"]["psnr"] > 0 and numbers["prediction"]["loss"] > 0
+    assert all(row["passed"] is not True for row in numbers["bars"] if row["key"].startswith(("rollout", "refined", "actions", "text")))
+
+
+def test_what_does_not_fit_is_one_clear_line(world, data, tmp_path):
+    with pytest.raises(BadClip, match="use 9 or 11 frames"):
+        evaluate(world, data, tmp_path / "a", EvaluateConfig(frames=10), progress=False)
+    with pytest.raises(BadData, match="no held-out episode of 33 frames or more"):
+        evaluate(world, data, tmp_path / "b", EvaluateConfig(), progress=False)
+    with pytest.raises(BadConfig, match="evaluate: batch is 0, expected 1 or more"):
+        EvaluateConfig(batch=0)
+    other = json.loads((data / "actions.json").read_text())
+    other["rate_hz"] = 5.0
+    copy = shutil.copytree(data, tmp_path / "copy")
+    (copy / "actions.json").write_text(json.dumps(other))
+    with pytest.raises(BadActions, match="rate_hz"):
+        evaluate(world, copy, tmp_path / "c", QUICK, progress=False)
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_a_demo_that_fails_is_told_in_the_report_and_loses_nothing(world, data):
+    clips = HeldOut(open_episodes(data, "val"), count=1, num_frames=FRAMES, height=SIZE, width=SIZE)
+    bench = Bench(world=load_world(world), config=QUICK_ONE_BY_ONE, clips=clips, track=lambda items, name, total: iter(items))
+    numbers = speed_section(bench, [sys.executable, "-c", "import sys; sys.exit('no demo today')"])
+    assert numbers["demo_peak_bytes"] is None and "no demo today" in numbers["demo_error"] and numbers["frames_per_second"] is None
+    numbers = speed_section(bench, [sys.executable, "-c", "import time; a = bytearray(b'x') * (60 << 20); time.sleep(0.3)"])
+    assert numbers["demo_peak_bytes"] > 60 * 2**20 and numbers["demo_seconds"] > 0.3

@@ -1,0 +1,60 @@
+"""Every kernel x configuration compiles to a cubin for sm_80 and sm_90 without a GPU: no spills, within shared memory, the
+expected instructions. Prints the table of registers and shared memory (pytest -s).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+OPS = ["attention", "shared_prefix", "rms_norm", "swiglu", "qk_norm_rope_cache", "sample", "speculative", "linear_cross_entropy"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    """One dict a variant, from one subprocess without the interpreter's variable."""
+    here = Path(__file__).resolve()
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(here.parents[2] / "kernels")
+    command = [sys.executable, str(here.parent / "compile_all.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    print()
+    print(f"{'op':22} {'variant':48} {'sm':>3} {'registers':>9} {'shared':>7} {'LDGSTS':>6} {'HMMA':>5} {'HGMMA':>5}")
+    for r in rows:
+        print(
+            f"{r['op']:22} {r['variant']:48} {r['sm']:>3} {r['registers']:>9} {r['shared']:>7} {r['LDGSTS']:>6} {r['HMMA']:>5} {r['HGMMA']:>5}"
+        )
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_op_is_compiled_for_both_targets(table):
+    assert {(r["op"], r["sm"]) for r in table} == {(op, sm) for op in OPS for sm in (80, 90)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", OPS)
+def test_no_spills_and_shared_memory_within_limits(op, table):
+    for r in table:
+        if r["op"] == op:
+            where = f"{r['variant']} sm_{r['sm']}"
+            assert r["stack"] == r["local"] == r["LDL"] == r["STL"] == 0, f"{where} spills: {r}"
+            assert r["shared"] <= SHARED_LIMIT[r["sm"]], f"{where} takes {r['shared']} bytes of shared memory"
+
+
+@pytest.mark.slow
+def test_attention_streams_its_cache_and_uses_matrix_instructions(table):
+    decode = [r for r in table if r["op"] == "attention" and r["variant"].startswith("q ")]
+    assert len(decode) >= 20
+    for r in decode:
+        assert r["LDGSTS"] > 0, f"no asynchronous copies: {r}"
+        if not r["variant"].startswith("q fp32"):
+            assert r["HMMA"] + r["HGMMA"] > 0, f"no matrix instructions: {r}"
+    assert any(r["HGMMA"] > 0 for r in decode if r["sm"] == 90)  # tiles of 64 rows use the warp-group form

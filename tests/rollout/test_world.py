@@ -1,0 +1,221 @@
+"""The public world: every kind of prompt, same tokens alone, in a batch and streamed, and every mistake in one line."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
+from wfm_ar.rollout.world import Prompt, World
+
+_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent / "tiny_world.py")
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+VIDEO, ACTIONS, TEXT = tiny.make_video(5), tiny.make_actions(20), tiny.TEXTS[0]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(tiny.make_parts(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def bare() -> World:
+    return World(tiny.make_parts(text=False, actions=False, refine=False), name="bare")
+
+
+PROMPTS = [
+    Prompt(num_frames=7, seed=1),
+    Prompt(text=TEXT, num_frames=9, seed=2),
+    Prompt(video=VIDEO[:1], num_frames=7, seed=3, imagine=False),
+    Prompt(video=VIDEO[:1], text=TEXT, actions=ACTIONS, num_frames=13, seed=4),
+    Prompt(video=VIDEO, actions=ACTIONS, num_frames=9, seed=5),
+    Prompt(video=VIDEO, text=tiny.TEXTS[2], num_frames=9, seed=6),
+    Prompt(text=tiny.TEXTS[1], actions=ACTIONS, num_frames=5, seed=7),
+    Prompt(video=VIDEO, num_frames=5, seed=8),
+]
+
+
+def test_every_kind_of_prompt_gives_a_whole_clip(world: World) -> None:
+    for prompt in PROMPTS:
+        rollout = world.generate_batch([prompt], refine=False)[0]
+        latents = 1 + (prompt.num_frames - 1) // 2
+        assert rollout.frames.shape == (prompt.num_frames, 16, 24, 3) and rollout.frames.dtype == np.uint8
+        assert rollout.tokens.shape == (latents, 2, 3) and rollout.tokens.dtype == np.int64
+        assert 0 <= rollout.tokens.min() and rollout.tokens.max() < 36
+        assert rollout.fps == 10.0 and rollout.seed == prompt.seed and rollout.raw_frames is rollout.frames
+        given = 0 if prompt.video is None else len(prompt.video)
+        assert rollout.given_frames == given
+        if given:
+            assert np.array_equal(rollout.tokens[: 1 + (given - 1) // 2], world.encode(prompt.video))
+        assert np.array_equal(rollout.frames, world.decode(rollout.tokens))
+
+
+def test_actions_are_given_back_or_imagined(world: World) -> None:
+    given, imagined, absent, later = world.generate_batch([PROMPTS[3], PROMPTS[0], PROMPTS[2], PROMPTS[5]], refine=False)
+    assert np.array_equal(given.actions, ACTIONS[:12]) and given.clipped_actions == 0
+    assert imagined.actions.shape == (6, 2) and np.abs(imagined.actions).max() <= 0.0250001
+    assert len(np.unique(imagined.actions)) > 2
+    assert absent.actions is None
+    assert np.isnan(later.actions[:4]).all() and np.isfinite(later.actions[4:]).all() and later.actions.shape == (8, 2)
+    wild = world.generate(actions=np.full((4, 2), 9.0), num_frames=5, refine=False)
+    assert wild.clipped_actions == 8 and (wild.actions == 9).all()
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {}, {"temperature": 1.5, "top_p": 1.0, "top_k": 7}], ids=str)
+def test_same_tokens_alone_and_in_any_batch(world: World, settings: dict) -> None:
+    alone = [world.generate_batch([prompt], refine=False, **settings)[0] for prompt in PROMPTS]
+    for members in (range(8), (7, 3), (4, 5, 0), [3] * 3):
+        for i, rollout in zip(members, world.generate_batch([PROMPTS[i] for i in members], refine=False, **settings), strict=True):
+            assert np.array_equal(rollout.tokens, alone[i].tokens), i
+            assert np.array_equal(rollout.frames, alone[i].frames), i
+            assert (rollout.actions is None) == (alone[i].actions is None)
+            assert rollout.actions is None or np.array_equal(rollout.actions, alone[i].actions, equal_nan=True)
+
+
+def test_seeds_repeat_and_differ(world: World) -> None:
+    a, b, c = (world.generate(video=VIDEO[:1], num_frames=9, seed=seed) for seed in (3, 3, 4))
+    assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.frames, b.frames) and np.array_equal(a.actions, b.actions)
+    assert not np.array_equal(a.tokens, c.tokens)
+
+
+def test_text_and_actions_change_what_comes(world: World) -> None:
+    plain = world.generate(video=VIDEO[:1], actions=ACTIONS, num_frames=9, refine=False).tokens
+    for other in (dict(text=TEXT, actions=ACTIONS), dict(actions=-ACTIONS), dict(imagine=False)):
+        assert not np.array_equal(world.generate(video=VIDEO[:1], num_frames=9, refine=False, **other).tokens, plain)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("prompt", [PROMPTS[1], PROMPTS[3], PROMPTS[4]], ids=["text", "driven", "frames"])
+def test_streamed_equals_whole(world: World, prompt: Prompt, refine: bool) -> None:
+    whole = world.generate_batch([prompt], refine=refine)[0]
+    given = 0 if prompt.video is None else len(prompt.video)
+    stream = world.start(prompt.video, prompt.text, prompt.actions if given else None, seed=prompt.seed, refine=refine)
+    frames, at = [stream.given_frames], given
+    while at < prompt.num_frames:
+        driven = prompt.actions is not None and at
+        frames.append(stream.step(prompt.actions[at - 1 : at + 1] if driven else None))
+        at += len(frames[-1])
+    assert np.array_equal(stream.tokens, whole.tokens)
+    assert np.array_equal(np.concatenate(frames), whole.frames)
+    if prompt.actions is not None:
+        assert np.abs(stream.actions - whole.actions).max() <= 0.05 / 8 / 2 + 1e-6
+    else:
+        assert np.array_equal(stream.actions, whole.actions)
+
+
+def test_frames_decoded_latent_by_latent_equal_the_clip_decoded_whole(world: World) -> None:
+    import torch
+
+    tokens = world.generate(num_frames=13, refine=False).tokens
+    with torch.inference_mode():
+        whole = world.parts.video_tokenizer.decode(torch.from_numpy(tokens)[None])[0]
+    whole = ((whole.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 3, 0).numpy()
+    assert np.abs(world.decode(tokens).astype(np.float32) - whole).max() <= 0.502
+
+
+def test_a_stream_forks(world: World) -> None:
+    stream = world.start(VIDEO[:1], TEXT, seed=9, refine=True)
+    stream.step(ACTIONS[:2])
+    fork, other = stream.fork(), stream.fork()
+    ahead = [fork.step(ACTIONS[2:4]), fork.step(), fork.step(ACTIONS[4:6])]
+    other.step(-ACTIONS[2:4])
+    assert all(np.array_equal(stream.step(a), f) for a, f in zip((ACTIONS[2:4], None, ACTIONS[4:6]), ahead, strict=True))
+    assert np.array_equal(stream.tokens, fork.tokens) and len(other.tokens) == 3
+    assert not np.array_equal(other.tokens[2], stream.tokens[2])
+
+
+def test_a_stream_goes_on_beyond_the_trained_length(world: World) -> None:
+    stream = world.start(seed=1)
+    assert stream.tokens.shape == (0, 2, 3) and stream.actions is None and stream.given_frames.shape == (0, 16, 24, 3)
+    assert [len(stream.step()) for _ in range(12)] == [1] + [2] * 11
+    assert np.array_equal(stream.tokens, world.generate(num_frames=23, seed=1, refine=False).tokens)
+
+
+def test_refined_frames_differ_and_keep_the_tokens(world: World) -> None:
+    raw, refined = (world.generate(text=TEXT, num_frames=7, seed=2, refine=refine) for refine in (False, True))
+    assert np.array_equal(raw.tokens, refined.tokens) and np.array_equal(raw.frames, refined.raw_frames)
+    assert not np.array_equal(refined.frames, refined.raw_frames) and refined.frames.shape == raw.frames.shape
+
+
+def test_timings_and_progress(world: World) -> None:
+    heard: list[tuple[int, int]] = []
+    rollout = world.generate(video=VIDEO, num_frames=11, progress=lambda *count: heard.append(count))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    parts = sum(rollout.timings[f"{name}_s"] for name in ("encode", "roll", "decode", "refine"))
+    assert parts == pytest.approx(rollout.timings["total_s"], rel=0.05) and rollout.timings["ms_per_token"] > 0
+    assert rollout.timings["raw_frames_per_s"] >= rollout.timings["frames_per_s"] > 0
+    nothing = world.generate(video=VIDEO, num_frames=5, refine=False, progress=lambda *count: heard.append(count))
+    assert len(heard) == 3 and "ms_per_token" not in nothing.timings and len(nothing.frames) == 5
+
+
+def test_a_world_without_text_actions_and_decoder(bare: World) -> None:
+    assert bare.generate(num_frames=5, refine=False).actions is None
+    assert bare.start(VIDEO).step().shape == (2, 16, 24, 3)
+    for error, match, prompt in (
+        (BadPrompt, "trained without texts", dict(text="go")),
+        (BadActions, "takes no actions", dict(actions=ACTIONS)),
+        (BadConfig, "'bare' has no diffusion decoder", dict(refine=True)),
+    ):
+        with pytest.raises(error, match=match):
+            bare.generate(num_frames=5, **{"refine": False} | prompt)
+    with pytest.raises(BadActions, match="takes no actions"):
+        bare.start().step(ACTIONS[:2])
+    with pytest.raises(BadActions, match="takes no actions"):
+        bare.check_schema(tiny.SCHEMA)
+
+
+BAD = [
+    (BadClip, r"num_frames: clip: got 6 frames, expected 1 \+ 2\*n; fix: use 5 or 7", dict(num_frames=6)),
+    (BadClip, "num_frames: clip: got 0 frames", dict(num_frames=0)),
+    (BadPrompt, "num_frames: got 5.0", dict(num_frames=5.0)),
+    (BadClip, "video: clip: got 4 frames.* use 3 or 5", dict(video=VIDEO[:4])),
+    (BadClip, "video: clip: got 0 frames", dict(video=VIDEO[:0])),
+    (BadClip, r"video: got uint8 \[5, 24, 16, 3\], expected uint8 \[T, 16, 24, 3\]", dict(video=VIDEO.transpose(0, 2, 1, 3))),
+    (BadClip, r"video: got uint8 \[16, 24, 3\]", dict(video=VIDEO[0])),
+    (BadClip, r"video: got float64", dict(video=VIDEO / 255)),
+    (BadPrompt, "num_frames: got 3, expected at least the 5 given frames", dict(video=VIDEO, num_frames=3)),
+    (BadPrompt, r"text: got \d+ tokens .*expected at most 12", dict(text="a very long tale about a cube")),
+    (BadPrompt, "text: got a int", dict(text=3)),
+    (BadPrompt, "seed: got -1", dict(seed=-1)),
+    (BadConfig, "temperature: got -1", dict(temperature=-1)),
+    (BadConfig, "top_p: got 0", dict(top_p=0)),
+    (BadConfig, "top_k: got 0", dict(top_k=0)),
+    (BadConfig, "steps", dict(refine_steps=9, refine=True)),
+    (BadActions, r"got shape \[20, 3\], expected \[N, 2\]", dict(actions=np.zeros((20, 3)))),
+    (BadActions, "1 NaN or infinite values, the first in row 1", dict(actions=np.array([[0, 0], [0, np.nan]] * 1 + [[0, 0]] * 9))),
+    (BadActions, "got 5, expected at least 8 for 9 frames; fix: more actions, or num_frames=5", dict(actions=ACTIONS[:5])),
+    (BadActions, "expected numbers", dict(actions=np.full((8, 2), "x"))),
+]
+
+
+@pytest.mark.parametrize("error,match,prompt", BAD, ids=[str(i) for i in range(len(BAD))])
+def test_bad_prompts_are_one_clear_line(world: World, error: type, match: str, prompt: dict) -> None:
+    with pytest.raises(error, match=match) as caught:
+        world.generate(**{"num_frames": 9, "refine": False} | prompt)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_prompt_of_a_batch_is_named(world: World) -> None:
+    with pytest.raises(BadActions, match="prompt 1: actions: got 5, expected at least 8"):
+        world.generate_batch([PROMPTS[0], Prompt(actions=ACTIONS[:5], num_frames=9), PROMPTS[1]])
+
+
+def test_bad_steps_and_schemas_and_tokens(world: World) -> None:
+    stream = world.start(VIDEO[:1])
+    for actions, match in ((ACTIONS[:1], "got 1, expected 2, one a frame"), (ACTIONS[:2] * np.nan, "NaN"), (np.zeros((2, 3)), r"\[2, 3\]")):
+        with pytest.raises(BadActions, match=match):
+            stream.step(actions)
+    assert stream.step(ACTIONS[:2]).shape == (2, 16, 24, 3)  # none of them has moved the stream
+    with pytest.raises(BadActions, match="got 2, expected none before the first frame"):
+        world.start().step(ACTIONS[:2])
+    world.check_schema(tiny.SCHEMA)
+    other = replace(tiny.SCHEMA, channels=(tiny.SCHEMA.channels[0], replace(tiny.SCHEMA.channels[1], high=0.05)))
+    with pytest.raises(BadActions, match=r"a.json: the schema differs from the world's \(channel 1 \(dy\) high 0.025 != 0.05\)"):
+        world.check_schema(other, "a.json")
+    for tokens, match in ((np.zeros((2, 2)), "shape"), (np.full((1, 2, 3), 36), "from 36 to 36, expected whole numbers from 0 to 35")):
+        with pytest.raises(BadPrompt, match=match):
+            world.decode(tokens)

@@ -1,0 +1,252 @@
+"""`wfm generate`, `tokenize`, `info` and `demo` on a tiny random world: which files, what is in them, and every kind of bad input."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wfm_ar.cli import main
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.video import read_image, read_video, write_image, write_video
+from wfm_ar.rollout.world_folder import save_world
+from wfm_ar.schema import ActionChannel, ActionSchema
+
+_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent.parent / "rollout" / "tiny_world.py")
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+TEXT = tiny.TEXTS[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a world, a clip, a larger clip, an image, actions, and a data set."""
+    folder = tmp_path_factory.mktemp("generate")
+    samples = folder / "set"
+    frames, actions = tiny.make_video(9), tiny.make_actions(8)
+    records = [
+        write_episode(samples, id=f"e{i}", frames_THWC=frames, fps=10, split="val", text=text, actions=actions)
+        for i, text in enumerate(["do nothing", TEXT])
+    ]
+    write_episodes(samples, records, tiny.SCHEMA)
+    save_world(folder / "world", tiny.make_parts(), samples=samples)
+    save_world(folder / "bare", tiny.make_parts(text=False, actions=False, refine=False))
+    write_video(folder / "in.mp4", tiny.make_video(5), 10)
+    write_video(folder / "large.mp4", np.random.default_rng(0).integers(0, 256, (3, 40, 64, 3), dtype=np.uint8), 10)
+    write_image(folder / "in.png", tiny.make_video(1)[0])
+    np.save(folder / "a.npy", tiny.make_actions(20))
+    return folder
+
+
+@pytest.fixture
+def wfm(place, tmp_path, monkeypatch, capsys):
+    """Runs `wfm <verb> world=... <overrides>` in an empty folder -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(verb: str, *overrides: str, world: str = "world") -> tuple[int, str, str]:
+        code = main([*verb.split(), f"world={place / world}", *overrides])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    code, out, err = result
+    assert code == 2, (code, out, err)
+    assert err.count("\n") == 1 and "Traceback" not in err, err
+    for word in words:
+        assert word in err, (word, err)
+
+
+def test_text_to_video_writes_everything(wfm, tmp_path):
+    code, out, err = wfm("generate", f"text={TEXT}", "frames=9", "seed=3", "out=out.mp4")
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.actions.npy", "out.json", "out.mp4", "out.png", "out.tokens.npy"]
+    assert read_video("out.mp4").shape == (9, 16, 24, 3)
+    assert np.load("out.tokens.npy").shape == (5, 2, 3) and np.load("out.actions.npy").shape == (8, 2)
+    assert read_image("out.png").shape[0] == 1
+    about = json.loads(Path("out.json").read_text())
+    assert about["prompt"]["text"] == TEXT and about["seed"] == 3 and about["frames"] == 9 and about["given_frames"] == 0
+    assert about["settings"]["top_p"] == 0.9 and about["settings"]["temperature"] == 1.0 and about["refined"] is True
+    assert about["wfm_ar"] and about["made"] and about["seconds_and_rates"]["total_s"] > 0 and len(about["world"]["sha256"]) == 64
+    assert about["files"] == ["out.mp4", "out.png", "out.tokens.npy", "out.actions.npy", "out.json"]
+
+
+def test_every_kind_of_prompt(wfm, place):
+    given = {"video": 5, "image": 1, "nothing": 0}
+    for name, overrides in {
+        "video": [f"video={place / 'in.mp4'}", f"text={TEXT}"],
+        "image": [f"image={place / 'in.png'}", f"text={TEXT}", "imagine=false"],
+        "nothing": [],
+    }.items():
+        code, _, err = wfm("generate", *overrides, "frames=7", f"out={name}.mp4")
+        assert (code, err) == (0, "")
+        about = json.loads(Path(f"{name}.json").read_text())
+        assert about["given_frames"] == given[name] and about["frames"] == 7
+    assert not Path("image.actions.npy").exists()
+    code, out, _ = wfm(
+        "generate", f"video={place / 'in.mp4'}", f"actions={place / 'a.npy'}", "prompt_frames=3", "frames=7", "out=driven.mp4"
+    )
+    assert code == 0 and json.loads(Path("driven.json").read_text())["given_frames"] == 3
+    assert np.array_equal(np.load("driven.actions.npy"), tiny.make_actions(20)[:6])
+
+
+def test_other_sizes_are_fitted_and_said(wfm, place):
+    code, out, _ = wfm("generate", f"video={place / 'large.mp4'}", "frames=5", "out=out.mp4", "refine=false")
+    assert code == 0 and "40x64 cropped and resized to 16x24" in out
+    assert json.loads(Path("out.json").read_text())["refined"] is False
+
+
+def test_a_batch_has_the_tokens_of_single_runs(wfm, place):
+    prompts = [
+        {"text": TEXT},
+        {"id": "driven", "image": str(place / "in.png"), "actions": str(place / "a.npy"), "frames": 7, "seed": 5},
+        {"id": "on", "video": str(place / "in.mp4"), "prompt_frames": 1},
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts) + "\n")
+    code, out, err = wfm("generate", "batch=prompts.jsonl", "out=clips", "frames=5", "seed=1", "batch_size=2")
+    assert (code, err) == (0, "") and out.count("frames, ") == 3
+    wfm("generate", f"text={TEXT}", "frames=5", "seed=1", "out=0.mp4")
+    wfm("generate", f"image={place / 'in.png'}", f"actions={place / 'a.npy'}", "frames=7", "seed=5", "out=1.mp4")
+    wfm("generate", f"video={place / 'in.mp4'}", "prompt_frames=1", "frames=5", "seed=1", "out=2.mp4")
+    for alone, name in enumerate(["0001", "driven", "on"]):
+        assert np.array_equal(np.load(f"{alone}.tokens.npy"), np.load(f"clips/{name}.tokens.npy"))
+        assert Path(f"{alone}.mp4").read_bytes() == Path(f"clips/{name}.mp4").read_bytes()
+
+
+def test_nothing_is_overwritten_unless_told(wfm, tmp_path):
+    Path("out.tokens.npy").write_text("mine")
+    refused(wfm("generate", "frames=3", "out=out.mp4"), "out.tokens.npy", "exists already", "overwrite=true")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tokens.npy"] and Path("out.tokens.npy").read_text() == "mine"
+    assert wfm("generate", "frames=3", "out=out.mp4", "overwrite=true")[0] == 0
+    assert np.load("out.tokens.npy").shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["video=none.mp4"], ["none.mp4: does not exist"]),
+        (["video={cut}"], ["cut.mp4"]),
+        (["image={video}"], ["neither a PNG nor a JPEG"]),
+        (["video={video}", "image={image}"], ["expected one of them"]),
+        (["video={video}", "frames=5"], ["none to imagine", "prompt_frames=1"]),
+        (["video={video}", "frames=9", "prompt_frames=4"], ["got 4 frames", "use 3 or 5"]),
+        (["prompt_frames=3"], ["expected video="]),
+        (["frames=8"], ["frames: clip: got 8 frames", "use 7 or 9"]),
+        (["frames=0"], ["frames"]),
+        (["text=" + "very long text " * 40], ["tokens", "expected at most 12"]),
+        (["actions=none.npy"], ["none.npy: does not exist"]),
+        (["actions={video}"], ["in.mp4: cannot be read"]),
+        (["actions={wide}"], ["wide.npy: got shape [8, 3], expected [N, 2]"]),
+        (["actions={nan}"], ["nan.npy: got 1 NaN"]),
+        (["actions={short}"], ["actions: got 2, expected at least 8", "frames=3"]),
+        (["actions={other}"], ["the schema differs", "dz"]),
+        (["top_p=0"], ["top_p"]),
+        (["temperature=-1"], ["temperature"]),
+        (["seed=-1"], ["seed"]),
+        (["refine_steps=99"], ["steps"]),
+        (["batch_size=0"], ["batch_size"]),
+        (["batch=none.jsonl"], ["none.jsonl"]),
+        (["batch={batch}", "text=x", "out=clips"], ["got text= beside it"]),
+        (["tempreature=1"], ['did you mean "temperature"']),
+        (["out=out.avi"], ["out=out.mp4"]),
+        (["device=tpu"], ["auto | cpu | cuda"]),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(wfm, place, tmp_path, tmp_path_factory, overrides, words):
+    bad = tmp_path_factory.mktemp("bad")
+    (bad / "cut.mp4").write_bytes((place / "in.mp4").read_bytes()[:700])
+    np.save(bad / "wide.npy", np.zeros((8, 3), np.float32))
+    np.save(bad / "nan.npy", np.array([[0, np.nan]] * 1 + [[0, 0]] * 7, np.float32))
+    np.save(bad / "short.npy", np.zeros((2, 2), np.float32))
+    (bad / "other").mkdir()
+    channels = tuple(ActionChannel(name=name, unit="m", low=-1, high=1) for name in ("dx", "dz"))
+    (bad / "other" / "actions.json").write_text(json.dumps(ActionSchema(channels=channels, rate_hz=10).to_json()))
+    np.save(bad / "other" / "a.npy", np.zeros((8, 2), np.float32))
+    (bad / "batch.jsonl").write_text("{}\n")
+    files = {"video": place / "in.mp4", "image": place / "in.png", "other": bad / "other" / "a.npy", "batch": bad / "batch.jsonl"}
+    files |= {"cut": bad / "cut.mp4"} | {name: bad / f"{name}.npy" for name in ("wide", "nan", "short")}
+    defaults = ["frames=9", "out=out.mp4"]
+    refused(wfm("generate", *defaults, *(one.format(**files) if "{" in one else one for one in overrides)), *words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("", ["is empty"]),
+        ("{}\nnonsense\n", ["prompts.jsonl line 2", "is not JSON"]),
+        ("[1]\n", ["line 1", "expected an object"]),
+        ('{"txt": "a"}\n', ["line 1", "'txt'", 'did you mean "text"']),
+        ('{"frames": "9"}\n', ["line 1", "frames is '9'"]),
+        ('{"id": "../x"}\n', ["line 1", "../x"]),
+        ('{"id": "a"}\n{"id": "a"}\n', ["line 2", "that of line 1"]),
+        ('{}\n{"frames": 8}\n', ["prompts.jsonl line 2: frames: clip: got 8 frames"]),
+        ('{}\n{"video": "none.mp4"}\n', ["line 2", "none.mp4"]),
+    ],
+)
+def test_bad_lines_of_a_batch_are_named(wfm, lines, words):
+    Path("prompts.jsonl").write_text(lines)
+    refused(wfm("generate", "batch=prompts.jsonl", "out=clips", "frames=5"), *words)
+    assert not Path("clips").exists()
+
+
+def test_a_world_that_is_not_there_or_broken(wfm, place, tmp_path):
+    refused(wfm("generate", "out=out.mp4", "frames=3", world="nowhere"), "nowhere", "fix:")
+    import shutil
+
+    shutil.copytree(place / "world", tmp_path / "broken")
+    weights = tmp_path / "broken" / "world_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    refused(wfm("generate", f"world={tmp_path / 'broken'}", "out=out.mp4", "frames=3"), "world_model.safetensors")
+    refused(wfm("generate", "text=hello", "refine=false", "out=out.mp4", "frames=3", world="bare"), "trained without texts")
+    refused(wfm("generate", "out=out.mp4", "frames=3", world="bare"), "no diffusion decoder", "refine=false")
+
+
+def test_tokenize_there_and_back(wfm, place):
+    code, out, err = wfm("tokenize", f"video={place / 'in.mp4'}", "out=t.npy")
+    assert (code, err) == (0, "") and np.load("t.npy").shape == (3, 2, 3)
+    code, out, err = wfm("tokenize", "tokens=t.npy", "out=back.mp4")
+    assert (code, err) == (0, "") and read_video("back.mp4").shape == (5, 16, 24, 3)
+    refused(wfm("tokenize", "tokens=t.npy", "out=back.mp4"), "exists already")
+    refused(wfm("tokenize", f"video={place / 'in.mp4'}", "tokens=t.npy", "out=x.npy"), "exactly one")
+    refused(wfm("tokenize", f"video={place / 'in.mp4'}", "out=x.mp4"), "ends in .npy")
+    refused(wfm("tokenize", f"video={place / 'in.mp4'}", "frames=4", "out=x.npy"), "use 3 or 5")
+    refused(wfm("tokenize", f"tokens={place / 'a.npy'}", "out=x.mp4"), "expected [t, 2, 3]")
+
+
+def test_info_tells_what_a_world_is(place, capsys):
+    assert main(["info", str(place / "world")]) == 0
+    out = capsys.readouterr().out
+    for words in ("16x24 pixels", "2x3 a latent, 3 a frame, codebook 36", "dx: -0.025 to 0.025 m, 9 bins", "world_model.safetensors"):
+        assert words in out
+    assert main(["info", str(place / "bare")]) == 0
+    out = capsys.readouterr().out
+    assert "actions    none" in out and "text       none" in out
+
+
+def test_demo_makes_four_ways_raw_and_refined(wfm, tmp_path):
+    code, out, err = wfm("demo", "out=demo", "episodes=1")
+    assert (code, err) == (0, "")
+    names = sorted(path.name for path in Path("demo").iterdir())
+    ways = ("from-nothing", "opposite-actions", "text-only", "true-actions")
+    clips = [f"e1-{way}-{kind}.mp4" for way in ways for kind in ("raw", "refined")]
+    assert names == sorted([*clips, "e1-beside-the-truth.mp4", "contact_sheet.png", "demo.json"])
+    assert read_video("demo/e1-true-actions-raw.mp4").shape == (9, 16, 24, 3)
+    assert read_video("demo/e1-beside-the-truth.mp4").shape == (9, 16, 72, 3)
+    summary = json.loads(Path("demo/demo.json").read_text())
+    assert summary["frames_imagined"] == 8 * 3 + 9 and summary["frames_per_second"] > 0
+    assert [row["clip"] for row in summary["against_the_truth"]][1:3] == ["true actions, raw", "true actions, refined"]
+    assert "frames/s" in out and "PSNR" in out and "contact_sheet.png" in out
+    refused(wfm("demo", "out=demo"), "demo: exists already")
+    assert wfm("demo", "out=demo", "episodes=1", "overwrite=true")[0] == 0
+    refused(wfm("demo", "out=other", world="bare"), "samples", "data=")
+
+
+def test_demo_of_a_world_without_text_and_actions(wfm, place):
+    code, _, err = wfm("demo", "out=demo", "episodes=1", f"data={place / 'set'}", world="bare")
+    assert (code, err) == (0, "")
+    assert {path.name for path in Path("demo").glob("*.mp4")} == {"e1-first-frame-only-raw.mp4", "e1-from-nothing-raw.mp4"}

@@ -1,0 +1,162 @@
+"""`evaluate`: everything that is measured of a world on held-out episodes, as report.json and report.html.
+
+Nothing is picked: the episodes are the first of the held-out split in file order. What cannot be measured on a data set or a
+world is named with its reason.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wfm_ar import __version__
+from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.errors import OutputExists
+from wfm_ar.evaluate.bars import judge
+from wfm_ar.evaluate.control import parse_push
+from wfm_ar.evaluate.heldout import HeldOut
+from wfm_ar.evaluate.report import render_report
+from wfm_ar.evaluate.sections import (
+    Bench,
+    EvaluateConfig,
+    action_section,
+    prediction_section,
+    rollout_section,
+    speed_section,
+    text_section,
+    tokenizer_section,
+)
+from wfm_ar.rollout.world import World, load_world
+from wfm_ar.rollout.world_folder import SETTINGS, find_world
+from wfm_ar.shapes import latent_frames
+
+JSON, HTML = "report.json", "report.html"
+FORMAT = 1  # rises when a number of report.json changes its meaning
+
+
+def evaluate(
+    world: str | Path,
+    data: str | Path,
+    out: str | Path,
+    config: EvaluateConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measures `world` (a shipped world's name or a folder) on the data set `data` and writes the reports into the folder `out`.
+
+    Returns the content of report.json. Raises BadCheckpoint, BadData, BadClip, BadActions or BadConfig for what does not fit
+    together, OutputExists where there is a report already, NoSpace on a full disk.
+    """
+    config, out, clock = config or EvaluateConfig(), Path(out), time.monotonic()
+    _prepare(out, overwrite)
+    folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
+    loaded = load_world(world, device)
+    latent_frames(config.frames, loaded.rate)
+    episodes = open_episodes(data, config.split)
+    if loaded.action_schema is not None and episodes.schema is not None:
+        loaded.check_schema(episodes.schema, str(episodes.path))
+    size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}
+    clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
+    pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None
+
+    report: dict[str, Any] = {"format": FORMAT, "world": loaded.name, "world_sha256": _sha256(folder / SETTINGS), "data": Path(data).name}
+    report |= {"started": started, "seconds": 0.0, "episodes": len(clips), "too_short": clips.too_short}
+    report |= {"settings": asdict(config), "versions": _versions(), "machine": _machine(), "not_measured": {}}
+    missing, sheets = report["not_measured"], {}
+    with _bar(progress) as bar:
+        bench = Bench(world=loaded, config=config, clips=clips, track=lambda items, name, total: _track(bar, items, name, total))
+        report["tokenizer"] = tokenizer_section(bench, HeldOut(episodes, count=config.tokenizer_episodes, **size))
+        report["prediction"] = prediction_section(bench)
+        if reason := _no_actions(loaded, clips):
+            missing |= {"rollout": reason, "refined": reason, "actions": reason}
+        else:
+            true = rollout_section(bench)
+            report["rollout"], report["refined"], sheets["rollout"] = true.rollout, true.refined, true.sheets
+            if true.refined is None:
+                missing["refined"] = "this world has no diffusion decoder"
+            if true.trials is None or len(clips) < 2:
+                missing["actions"] = "the data set's state does not say where the peg is (peg_xy), or there is one episode only"
+            else:
+                report["actions"], sheets["actions"] = action_section(bench, true)
+        if pushes is None:
+            missing["text"] = "this world was trained without texts, or no held-out episode is a tabletop push with its state"
+        else:
+            report["text"], sheets["text"] = text_section(bench, pushes)
+        with tempfile.TemporaryDirectory() as scratch:
+            demo = [sys.executable, "-m", "wfm_ar", "demo", f"world={folder}", f"out={scratch}/demo"] if config.demo else None
+            report["speed"] = speed_section(bench, demo)
+    report["seconds"] = time.monotonic() - clock
+    report["bars"] = judge(report)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / JSON, json.dumps(report, indent=1, allow_nan=False).encode() + b"\n", overwrite=overwrite)
+    write_atomic(out / HTML, render_report(report, sheets, fps=loaded.fps).encode(), overwrite=overwrite)
+    return report
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    """Refuses, before any work, an output that could not be written at the end."""
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out}: is a file, expected a folder for the reports; fix: choose another out=")
+    for name in (JSON, HTML):
+        refuse_existing(out / name, overwrite)
+
+
+def _no_actions(world: World, clips: HeldOut) -> str | None:
+    """Why nothing can be driven with true actions; None if it can."""
+    if world.action_tokenizer is None:
+        return "this world takes no actions"
+    if any(clips.episodes[i].actions is None for i in clips.indices):
+        return "not every episode of the data set has actions"
+    return None
+
+
+def _pushes(world: World, episodes: EpisodeSet) -> EpisodeSet | None:
+    """The episodes that text following can be measured on; None if there are none."""
+    chosen = tuple(episode for episode in episodes.episodes if parse_push(episode.text) and episode.state)
+    return replace(episodes, episodes=chosen) if chosen and world.parts.text_tokenizer is not None else None
+
+
+def _versions() -> dict[str, str]:
+    names = ("numpy", "torch", "av", "safetensors")
+    return {"wfm-ar": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _machine() -> dict[str, Any]:
+    cores, threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), torch.get_num_threads()
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+    return {"name": f"{cpu}, {cores} cores", "cpu": cpu, "cores": cores, "threads": threads, "system": platform.system()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _bar(show: bool) -> Progress:
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not show)
+
+
+def _track(bar: Progress, items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
+    task = bar.add_task(name, total=total)
+    for item in items:
+        yield item
+        bar.advance(task)

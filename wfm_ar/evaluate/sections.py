@@ -1,0 +1,256 @@
+"""What is measured, section by section: each takes a Bench and gives the numbers of one part of the report, and its examples.
+
+Every rollout starts from the first true frame alone. Control is measured on raw frames, so that it says what the world model
+did and not what the diffusion decoder made of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from wfm_ar.errors import BadConfig
+from wfm_ar.evaluate import control, quality
+from wfm_ar.evaluate.heldout import Clip, HeldOut
+from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
+from wfm_ar.evaluate.report import Sheet
+from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
+from wfm_ar.rollout.painter import Painter, to_uint8
+from wfm_ar.rollout.sampling import SamplingConfig
+from wfm_ar.rollout.world import Prompt, Rollout, World
+
+FAILURES = 2  # worst examples shown by a section
+Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How an evaluation is run; all of it is written into the report."""
+
+    split: str = "val"  # held-out split of the data set
+    episodes: int = 64  # the first of the split, for rollouts and action following
+    text_episodes: int = 64  # the first of the split whose text is a push, for text following
+    tokenizer_episodes: int | None = None  # None: the whole split
+    frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
+    batch: int = 16  # rollouts at once; changes no number but the time
+    seed: int = 0  # of episode 0; episode k has seed + k
+    temperature: float = 1.0
+    top_p: float = 0.9
+    top_k: int | None = None
+    refine_steps: int = 2
+    imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
+    speed_runs: int = 3  # 0: speed is not measured
+    demo: bool = True  # run `wfm demo` and measure its memory
+    examples: int = 4  # contact sheets, of the first episodes
+
+    def __post_init__(self) -> None:
+        SamplingConfig(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
+        for name, least in low.items():
+            if getattr(self, name) < least:
+                raise BadConfig(f"evaluate: {name} is {getattr(self, name)}, expected {least} or more; fix: set {name}={least} or more")
+        if self.tokenizer_episodes is not None and self.tokenizer_episodes < 1:
+            got = self.tokenizer_episodes
+            raise BadConfig(f"evaluate: tokenizer_episodes is {got}, expected 1 or more, or null for the whole split; fix: leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What the sections share."""
+
+    world: World
+    config: EvaluateConfig
+    clips: HeldOut
+    track: Track
+
+    def roll(self, prompts: Sequence[Prompt], *, refine: bool, name: str) -> Iterator[Rollout]:
+        """One rollout a prompt, in order, made in batches."""
+        config = self.config
+        starts = range(0, len(prompts), config.batch)
+        settings = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k, "refine_steps": config.refine_steps}
+        for start in self.track(starts, name, len(starts)):
+            yield from self.world.generate_batch(prompts[start : start + config.batch], refine=refine, **settings)
+
+    def prompt(self, k: int, clip: Clip, **inputs: Any) -> Prompt:
+        """From the first frame of clip k, with `inputs` of Prompt."""
+        return Prompt(video=clip.frames[:1], num_frames=self.config.frames, seed=self.config.seed + k, **inputs)
+
+
+def tokenizer_section(bench: Bench, everything: HeldOut) -> dict[str, Any]:
+    """Reconstructions and codes over `everything`."""
+    config = bench.world.parts.video_tokenizer.config
+    tally = quality.TokenizerTally(bench.world.parts.video_tokenizer.codebook_size)
+    for clip in bench.track(everything, "tokenizer", len(everything)):
+        tokens = bench.world.encode(clip.frames)
+        tally.add(clip.frames, bench.world.decode(tokens), tokens)
+    height, width = config.grid
+    return tally.summary() | {"tokens_per_frame": height * width / config.temporal_compression}
+
+
+def prediction_section(bench: Bench) -> dict[str, Any]:
+    """Teacher-forced loss and accuracy with the clips' own texts and actions."""
+    world, rows = bench.world, []
+    for clip in bench.track(bench.clips, "next token", len(bench.clips)):
+        text_ids = world.parts.text_tokenizer.encode(clip.text) if world.parts.text_tokenizer and clip.text else None
+        bins = None
+        if world.action_tokenizer and clip.actions is not None:
+            bins = world.bins_of(clip.actions, str(clip.id))[0].unflatten(0, (-1, world.rate))
+        rows.append(prediction_row(world.parts.world_model, world.sequence, torch.from_numpy(world.encode(clip.frames)), text_ids, bins))
+    return prediction_summary(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrueRollouts:
+    """What came of rolling out every clip under its true actions."""
+
+    rollout: dict[str, Any]
+    refined: dict[str, Any] | None
+    trials: list[control.Trial] | None  # where the data set knows where the peg is
+    sheets: list[Sheet]
+    first: list[np.ndarray]  # raw frames of the first examples
+
+
+def rollout_section(bench: Bench) -> TrueRollouts:
+    """Picture quality against the horizon, raw against refined, and the peg's way under true actions."""
+    refine = bench.world.parts.diffusion_decoder is not None
+    rows, trials, sheets, worst, first = [], [], [], [], []
+    pairs: dict[str, list] = {"rollouts": [], "reconstructions": []}
+    clips = list(bench.clips)
+    prompts = [bench.prompt(k, clip, actions=clip.actions) for k, clip in enumerate(clips)]
+    for k, (clip, rolled) in enumerate(zip(clips, bench.roll(prompts, refine=refine, name="rollouts"), strict=True)):
+        decoded, refined = _reconstruct(bench, clip, prompts[k].seed, refine)
+        made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
+        row = quality.rollout_row(clip.id, clip.frames, made)
+        rows.append(row)
+        if refine:
+            numbers = [
+                quality.picture_numbers(frames[1:], clip.frames[1:]) for frames in (rolled.raw_frames, rolled.frames, decoded, refined)
+            ]
+            pairs["rollouts"].append(dict(zip(("raw", "refined"), numbers[:2], strict=True)))
+            pairs["reconstructions"].append(dict(zip(("raw", "refined"), numbers[2:], strict=True)))
+        if clip.peg_xy is not None:
+            trials.append(control.watch(rolled.raw_frames, clip.actions, clip.peg_xy[0]))
+        gap = float(row.psnr["tokenizer"][-1] - row.psnr["raw"][-1])
+        note = f"{clip.text or 'no text'}; last frame {row.psnr['raw'][-1]:.1f} dB, the tokenizer's own {row.psnr['tokenizer'][-1]:.1f} dB"
+        shown = [("truth", clip.frames), ("tokenizer", decoded), ("rollout", rolled.raw_frames)] + [("refined", rolled.frames)] * refine
+        sheet = Sheet(title=f"episode {clip.id}", note=note, rows=tuple(shown))
+        if k < bench.config.examples:
+            sheets.append(sheet)
+            first.append(rolled.raw_frames)
+        worst = sorted([*worst, (gap, k, sheet)], key=lambda item: -item[0])[:FAILURES]
+    failures = [replace(sheet, failure=True, note=f"one of the {FAILURES} worst; {sheet.note}") for _, _, sheet in worst]
+    summary = quality.rollout_summary(rows)
+    summary["by_episode"] = [{"id": row.id, "psnr_raw_last": float(row.psnr["raw"][-1])} for row in rows]
+    return TrueRollouts(
+        rollout=summary,
+        refined=quality.refined_summary(pairs) if refine else None,
+        trials=trials if len(trials) == len(rows) else None,
+        sheets=sheets + failures,
+        first=first,
+    )
+
+
+@torch.inference_mode()
+def _reconstruct(bench: Bench, clip: Clip, seed: int, refine: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """The tokenizer's reconstruction of a clip, raw and refined, uint8 [T, H, W, 3]."""
+    parts = bench.world.parts
+    painter = Painter(parts.video_tokenizer, parts.diffusion_decoder, seed, bench.config.refine_steps if refine else None)
+    raw, refined = [], []
+    for tokens_hw in torch.from_numpy(bench.world.encode(clip.frames)):
+        decoded = painter.decode(tokens_hw)
+        raw.append(to_uint8(decoded))
+        if refine:
+            refined.append(to_uint8(painter.refine(tokens_hw, decoded)))
+    return np.concatenate(raw), np.concatenate(refined) if refine else None
+
+
+def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], list[Sheet]]:
+    """Action following under all four kinds of actions, its gate, and the measure's own ceiling on the true frames."""
+    clips = list(bench.clips)
+    shown = [{"true": frames} for frames in true.first]
+
+    def generate(kind: str, given: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        prompts = [bench.prompt(k, clip, actions=row) for k, (clip, row) in enumerate(zip(clips, given, strict=True))]
+        for k, rolled in enumerate(bench.roll(prompts, refine=False, name=f"{kind} actions")):
+            if k < len(shown):
+                shown[k][kind] = rolled.raw_frames
+            yield rolled.raw_frames
+
+    actions, paths = [clip.actions for clip in clips], [clip.peg_xy for clip in clips]
+    size, rate = bench.world.height, bench.world.rate
+    numbers = control.measure_actions(generate, actions, paths, size=size, rate=rate, true_trials=true.trials)
+    numbers["gate"] = control.action_gate(numbers)
+    truth = [control.watch(clip.frames, clip.actions, clip.peg_xy[0]) for clip in clips]
+    numbers["r_of_truth_xy"] = control.follow([t.peg_px for t in truth], [t.commanded_px for t in truth], rate)
+    sheets = [
+        Sheet(
+            title=f"episode {clips[k].id}, four kinds of actions",
+            rows=(("truth", clips[k].frames), *((kind, shown[k][kind]) for kind in control.DRIVES)),
+        )
+        for k in range(min(2, len(shown)))
+    ]
+    return numbers, sheets
+
+
+def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sheet]]:
+    """Text following on episodes whose text is a push, with their own text and with the opposite direction."""
+    clips = list(pushes)
+    asked = [control.parse_push(clip.text) for clip in clips]
+    inputs = {"own": (asked, "own texts"), "opposite": ([push.opposite for push in asked], "opposite texts")}
+    moves: dict[str, list] = {}
+    sheets, failures = [], []
+    for kind, (told, name) in inputs.items():
+        prompts = [bench.prompt(k, clip, text=told[k].text, imagine=bench.config.imagine) for k, clip in enumerate(clips)]
+        moves[kind] = []
+        for k, rolled in enumerate(bench.roll(prompts, refine=False, name=name)):
+            moved = control.moved_along(clips[k].frames[0], rolled.raw_frames[-1], told[k])
+            moves[kind].append(moved)
+            followed = moved is not None and moved >= control.MOVED
+            note = "not found in the last frame" if moved is None else f"moved {100 * moved:.1f} cm in the named direction"
+            title = f"episode {clips[k].id}: {told[k].text}"
+            rows = (("truth", clips[k].frames), ("rollout", rolled.raw_frames)) if kind == "own" else (("rollout", rolled.raw_frames),)
+            if k < (bench.config.examples + 1) // 2:
+                sheets.append(
+                    Sheet(title=title + (" (opposite)" if kind == "opposite" else ""), note=note, rows=rows, failure=not followed)
+                )
+            elif kind == "own" and not followed and len(failures) < FAILURES:
+                failures.append(Sheet(title=title, note=note, rows=rows, failure=True))
+    numbers = control.text_following(asked, moves["own"])
+    numbers["opposite"] = control.text_following([push.opposite for push in asked], moves["opposite"])
+    truth = [control.moved_along(clip.frames[0], clip.frames[-1], push) for clip, push in zip(clips, asked, strict=True)]
+    numbers["truth_followed"] = control.text_following(asked, truth)["followed"]
+    return numbers, sheets + failures
+
+
+def speed_section(bench: Bench, demo: Sequence[str] | None) -> dict[str, Any]:
+    """Frames a second of one rollout at a time, as `generate` is called by default but raw; the peak memory of this process and of `demo`.
+
+    With a text and imagined actions where the world has both, else with what it has. `demo`: the command to measure.
+    """
+    world, config, clip = bench.world, bench.config, bench.clips[0]
+    device = next(world.parts.world_model.parameters()).device
+    numbers: dict[str, Any] = {"threads": torch.get_num_threads(), "device": _device_name(device), "frames_per_second": None}
+    text = clip.text if world.parts.text_tokenizer is not None else None
+
+    def roll(seed: int, **inputs: Any) -> int:
+        rolled = world.generate(video=clip.frames[:1], num_frames=config.frames, seed=seed, refine=False, **inputs)
+        return len(rolled.frames) - rolled.given_frames
+
+    if config.speed_runs:
+        numbers |= frames_per_second(lambda seed: roll(seed, text=text), runs=config.speed_runs)
+        if clip.actions is not None and world.action_tokenizer is not None:
+            driven = frames_per_second(lambda seed: roll(seed, actions=clip.actions), runs=config.speed_runs)
+            numbers |= {"driven_frames_per_second": driven["frames_per_second"], "driven_runs": driven["runs"]}
+    if demo is not None:
+        try:
+            measured = measure_command(demo, timeout=600)
+            numbers |= {"demo_peak_bytes": measured["peak_bytes"], "demo_seconds": measured["seconds"]}
+        except BadConfig as error:  # hours of other numbers are worth more than this one; the report says why it is missing
+            numbers |= {"demo_peak_bytes": None, "demo_error": str(error)}
+    return numbers | {"peak_bytes": peak_bytes()}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,161 @@
+"""`wfm demo`: held-out episodes, imagined four ways and measured against the truth where there is one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.video import resize_crop, write_video
+from wfm_ar.errors import BadData, OutputExists
+from wfm_ar.evaluate.metrics import psnr, ssim
+from wfm_ar.evaluate.speed import peak_bytes
+from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
+from wfm_ar.rollout.world_folder import find_world
+from wfm_ar.verbs.contact_sheet import write_contact_sheet
+from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.outputs import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/demo.yaml, which explains them."""
+
+    world: str
+    data: Path | None
+    episodes: int
+    frames: int | None
+    seed: int
+    refine_steps: int
+    device: Literal["auto", "cpu", "cuda"]
+    out: Path
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way to roll an episode out."""
+
+    name: str  # of its files
+    label: str
+    prompt: Prompt
+
+
+def run(settings: Settings) -> int:
+    """Makes, measures and writes everything, and says what came out."""
+    if settings.out.exists() and not settings.overwrite:
+        raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
+    begun = time.perf_counter()
+    world = load_world(settings.world, device=device_named(settings.device))
+    samples = open_episodes(settings.data, "val") if settings.data else _samples(settings.world)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    refines = world.parts.diffusion_decoder is not None
+    rows: list[tuple[str, np.ndarray]] = []
+    numbers = []
+    made, seconds = 0, 0.0
+    for index in _chosen(samples, settings.episodes):
+        episode, truth = samples[index], _truth(samples, index, world, settings.frames)
+        cases = _cases(world, truth, samples.load_actions(index), episode.text, settings.seed)
+        rollouts = world.generate_batch([case.prompt for case in cases], refine=refines, refine_steps=settings.refine_steps)
+        made += sum(len(rollout.frames) - rollout.given_frames for rollout in rollouts)
+        seconds += rollouts[0].timings["total_s"]
+        name = Path(episode.id).stem
+        rows.append((f'episode {name}: the truth, "{episode.text or "no text"}"', truth))
+        for case, rollout in zip(cases, rollouts, strict=True):
+            rows += _write(settings, f"{name}-{case.name}", case, rollout, truth)
+        numbers += _measure(world, name, cases, rollouts, truth)
+    sheet = settings.out / "contact_sheet.png"
+    write_contact_sheet(sheet, rows, title=f"{world.name}: four ways to imagine, raw and refined", overwrite=settings.overwrite)
+    summary = {
+        "world": world.name,
+        "against_the_truth": numbers,
+        "frames_imagined": made,
+        "frames_per_second": made / seconds,
+        "seconds": time.perf_counter() - begun,
+        "peak_memory_bytes": peak_bytes(),
+    }
+    write_json(settings.out / "demo.json", summary, overwrite=settings.overwrite)
+    _tell(settings.out, sheet, summary)
+    return 0
+
+
+def _samples(name: str) -> EpisodeSet:
+    folder = find_world(name) / "samples"
+    if not folder.is_dir():
+        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
+    return open_episodes(folder)
+
+
+def _chosen(samples: EpisodeSet, count: int) -> list[int]:
+    """The first episodes, in file order, in which something is asked for: in one that is told to do nothing little can be seen."""
+    busy = [i for i in range(len(samples)) if samples[i].text != "do nothing"]
+    return (busy or list(range(len(samples))))[: max(1, count)]
+
+
+def _truth(samples: EpisodeSet, index: int, world: World, frames: int | None) -> np.ndarray:
+    """The episode's frames at the world's size, as many as whole latents hold."""
+    video = samples.load_frames(index, 0, frames)
+    whole = len(video) if frames else 1 + (len(video) - 1) // world.rate * world.rate
+    return resize_crop(video[:whole], world.height, world.width)
+
+
+def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: str | None, seed: int) -> list[Case]:
+    """The four ways, or those of them that this world and this episode allow."""
+    start = {"video": truth[:1], "num_frames": len(truth), "seed": seed}
+    text = text if world.parts.text_tokenizer is not None else None
+    cases = []
+    if actions is not None and world.action_schema is not None:
+        cases.append(Case(name="true-actions", label="driven by the true actions", prompt=Prompt(**start, actions=actions)))
+        cases.append(Case(name="opposite-actions", label="same start, opposite actions", prompt=Prompt(**start, actions=-actions)))
+    label = f'first frame and text only: "{text}"' if text else "first frame only"
+    cases.append(Case(name="text-only" if text else "first-frame-only", label=label, prompt=Prompt(**start, text=text)))
+    label = f'from nothing but text: "{text}"' if text else "from nothing"
+    cases.append(Case(name="from-nothing", label=label, prompt=Prompt(text=text, num_frames=len(truth), seed=seed)))
+    return cases
+
+
+def _write(settings: Settings, name: str, case: Case, rollout: Rollout, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Writes the clips of one case -> its rows of the contact sheet."""
+    kinds = {"raw": rollout.raw_frames}
+    if rollout.frames is not rollout.raw_frames:
+        kinds["refined"] = rollout.frames
+    for kind, frames in kinds.items():
+        write_video(settings.out / f"{name}-{kind}.mp4", frames, rollout.fps, overwrite=settings.overwrite)
+    if case.name == "true-actions":
+        beside = np.concatenate([truth, *kinds.values()], axis=2)
+        write_video(settings.out / f"{name.removesuffix(case.name)}beside-the-truth.mp4", beside, rollout.fps, overwrite=settings.overwrite)
+    return [(f"{case.label}, {kind}", frames) for kind, frames in kinds.items()]
+
+
+def _measure(world: World, episode: str, cases: Sequence[Case], rollouts: Sequence[Rollout], truth: np.ndarray) -> list[dict]:
+    """PSNR (dB) and SSIM over the imagined frames where they are meant to be the truth's, and of what they stand between."""
+    rows = []
+    for case, rollout in zip(cases, rollouts, strict=True):
+        if case.name != "true-actions":
+            continue
+        clips = {
+            "the first frame repeated": truth[:1].repeat(len(truth), axis=0),
+            "true actions, raw": rollout.raw_frames,
+            "true actions, refined": rollout.frames,
+            "the tokenizer's own copy": world.decode(world.encode(truth)),
+        }
+        if rollout.frames is rollout.raw_frames:
+            del clips["true actions, refined"]
+        for name, frames in clips.items():
+            rows.append({"episode": episode, "clip": name, "psnr": psnr(frames[1:], truth[1:]), "ssim": ssim(frames[1:], truth[1:])})
+    return rows
+
+
+def _tell(out: Path, sheet: Path, summary: dict) -> None:
+    if summary["against_the_truth"]:
+        print(f"{'against the truth':<40} {'PSNR':>8} {'SSIM':>7}")
+    for row in summary["against_the_truth"]:
+        print(f"episode {row['episode']}: {row['clip']:<26} {row['psnr']:6.2f}dB {row['ssim']:7.4f}")
+    print(
+        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (four clips at once, refined); "
+        f"{summary['seconds']:.1f} s in all, {summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"
+    )
+    print(f"look at {sheet}; the clips lie beside it in {out}")

@@ -1,0 +1,134 @@
+"""`wfm generate`: prompts in, imagined clips out. Nothing numeric: files to prompts, the world, rollouts to files."""
+
+import hashlib
+import re
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from wfm_ar import __version__
+from wfm_ar.errors import BadConfig, OutputExists, WfmError
+from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
+from wfm_ar.rollout.world_folder import SETTINGS, find_world
+from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.outputs import refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
+
+SAMPLING = ("temperature", "top_p", "top_k", "refine", "refine_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/generate.yaml, which explains them."""
+
+    world: str
+    video: Path | None
+    image: Path | None
+    text: str | None
+    actions: Path | None
+    frames: int
+    prompt_frames: int | None
+    seed: int
+    out: Path
+    batch: Path | None
+    batch_size: int
+    imagine: bool
+    refine: bool
+    refine_steps: int
+    temperature: float
+    top_p: float
+    top_k: int | None
+    device: Literal["auto", "cpu", "cuda"]
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise BadConfig(f"batch_size: got {self.batch_size}, expected at least 1; fix: 16 is a good value")
+
+
+def run(settings: Settings) -> int:
+    """Makes the clip, or one a line of the batch file, and says where the files are."""
+    requests = _requests(settings)
+    for _, _, out in requests:
+        refuse_existing_outputs(out, settings.overwrite)
+    world = load_world(settings.world, device=device_named(settings.device))
+    prompts: list[Prompt] = []
+    for request, where, _ in requests:
+        try:
+            prompt, fitted = read_prompt(request, world, settings.imagine)
+        except WfmError as error:
+            raise type(error)(f"{where}{error}") from None
+        if fitted:
+            print(f"{request.video or request.image}: {fitted}")
+        prompts.append(prompt)
+    for first in range(0, len(prompts), settings.batch_size):
+        part = slice(first, first + settings.batch_size)
+        rollouts = _roll(world, prompts[part], [where for _, where, _ in requests[part]], settings)
+        for (request, _, out), rollout in zip(requests[part], rollouts, strict=True):
+            about = _about(settings, request, world)
+            files = write_rollout(out, rollout, about, title=_title(request, rollout), overwrite=settings.overwrite)
+            print(_told(rollout, files))
+    return 0
+
+
+def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
+    """(request, how its errors begin, its mp4)."""
+    keys = ("text", "video", "image", "actions", "frames", "prompt_frames", "seed")
+    values = {key: getattr(settings, key) for key in keys}
+    if settings.batch is None:
+        return [(Request(**values), "", settings.out)]
+    if settings.out.exists() and not settings.out.is_dir():
+        raise OutputExists(f"{settings.out}: is a file, expected a folder for the batch; fix: choose another out=")
+    given = [key for key in ("text", "video", "image", "actions") if values[key] is not None]
+    if given:
+        raise BadConfig(f"batch: got {given[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
+    defaults = {key: values[key] for key in ("frames", "seed")}
+    lines = read_requests(settings.batch, defaults)
+    return [(request, f"{where}: ", settings.out / f"{request.id}.mp4") for request, where in lines]
+
+
+def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
+    """Rolls the rows together; the world's errors get the words of the command line."""
+    try:
+        sampling = {key: getattr(settings, key) for key in SAMPLING}
+        return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
+    except WfmError as error:
+        line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
+        raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
+
+
+def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:
+    """Everything that is needed to make the clip again."""
+    folder = find_world(settings.world)
+    return {
+        "wfm_ar": __version__,
+        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "world": {"name": world.name, "sha256": hashlib.sha256((folder / SETTINGS).read_bytes()).hexdigest()},
+        "prompt": asdict(request),
+        "settings": asdict(settings),
+        "torch": {"version": torch.__version__, "threads": torch.get_num_threads(), "device": device_named(settings.device)},
+    }
+
+
+def _title(request: Request, rollout: Rollout) -> str:
+    given = {0: "from nothing", 1: "from one frame"}.get(rollout.given_frames, f"from {rollout.given_frames} frames")
+    acting = "given actions" if request.actions else "imagined actions" if rollout.actions is not None else "no actions"
+    return f'"{request.text}", {given}, {acting}' if request.text else f"{given}, {acting}"
+
+
+def _told(rollout: Rollout, files: list[Path]) -> str:
+    rate = rollout.timings.get("frames_per_s")
+    speed = f" ({rate:.1f} frames/s)" if rate else ""
+    clipped = f"; {rollout.clipped_actions} action values were out of range and clipped" if rollout.clipped_actions else ""
+    unknown = rollout.actions is not None and np.isnan(rollout.actions).any() and "; NaN actions stand between given frames" or ""
+    beside = ", ".join(file.name for file in files[1:])
+    return f"{files[0]}: {len(rollout.frames)} frames, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
+
+
+def _progress(made: int, total: int) -> None:
+    print(f"\r{made}/{total} latents", end="\n" if made == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+"""`wfm info`: what a world is made of. Loading it checks every file against its hash first."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/info.yaml, which explains them."""
+
+    world: str
+
+
+def run(settings: Settings) -> int:
+    """Prints the world's parts, rates, actions and files."""
+    from wfm_ar.rollout.world import load_world
+    from wfm_ar.rollout.world_folder import find_world
+
+    folder = find_world(settings.world)
+    world = load_world(settings.world)
+    parts, tokenizer, model = world.parts, world.parts.video_tokenizer, world.parts.world_model.config
+    sequence = parts.sequence
+    longest = 1 + world.rate * (sequence.max_latents - 1)
+    per_frame = sequence.grid_h * sequence.grid_w / world.rate
+    print(f"{world.name}: {folder}")
+    print(f"clips      {world.height}x{world.width} pixels, {world.fps:g} frames/s, 1 + {world.rate}*n frames; trained on up to {longest}")
+    print(f"tokens     {sequence.grid_h}x{sequence.grid_w} a latent, {per_frame:g} a frame, codebook {tokenizer.codebook_size}")
+    print(f"text       {f'up to {sequence.max_text} tokens of {sequence.text_vocab}' if sequence.text_vocab else 'none'}")
+    print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
+    for name, module in parts.modules().items():
+        print(f"{'':<10} {name}: {sum(p.numel() for p in module.parameters()) / 1e6:.2f}M parameters")
+    if world.action_schema is None:
+        print("actions    none")
+    else:
+        print(f"actions    {world.action_schema.rate_hz:g} a second")
+        for channel in world.action_schema.channels:
+            kind = "discrete" if channel.discrete else f"{channel.bins} bins"
+            print(f"{'':<10} {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}, {kind}")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.parent == folder):
+        print(f"{'file':<10} {file.name}, {file.stat().st_size / 1e6:.2f} MB")
+    return 0

@@ -1,0 +1,68 @@
+"""The files of an imagined clip: mp4, contact sheet, tokens, actions, and a JSON that says how it was made."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.data.video import write_video
+from wfm_ar.errors import BadConfig
+from wfm_ar.rollout.world import Rollout
+from wfm_ar.verbs.contact_sheet import write_contact_sheet
+
+SUFFIXES = (".mp4", ".png", ".tokens.npy", ".actions.npy", ".json")
+
+
+def refuse_existing_outputs(out: Path, overwrite: bool) -> None:
+    """Raises OutputExists if any of the files that go with `out` is there; BadConfig if `out` is no .mp4."""
+    if out.suffix.lower() != ".mp4":
+        raise BadConfig(f"out: got {out}, expected a name that ends in .mp4; fix: out={out.with_suffix('.mp4')}")
+    for suffix in SUFFIXES:
+        refuse_existing(out.with_suffix(suffix), overwrite)
+
+
+def write_rollout(out: Path, rollout: Rollout, about: Mapping[str, Any], *, title: str, overwrite: bool) -> list[Path]:
+    """Writes the clip and what goes with it -> the files. The JSON is written last: where it is, the others are whole.
+
+    Raises OutputExists, NoSpace.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = [out.with_suffix(suffix) for suffix in SUFFIXES if suffix != ".actions.npy" or rollout.actions is not None]
+    write_video(out, rollout.frames, rollout.fps, overwrite=overwrite)
+    refined = rollout.frames is not rollout.raw_frames
+    rows = [("raw: as the tokenizer decodes the imagined tokens", rollout.raw_frames)]
+    rows += [("refined: by the diffusion decoder", rollout.frames)] if refined else []
+    write_contact_sheet(out.with_suffix(".png"), rows, title=title, overwrite=overwrite)
+    write_array(out.with_suffix(".tokens.npy"), rollout.tokens, overwrite=overwrite)
+    if rollout.actions is not None:
+        write_array(out.with_suffix(".actions.npy"), rollout.actions, overwrite=overwrite)
+    summary = {
+        "frames": len(rollout.frames),
+        "given_frames": rollout.given_frames,
+        "fps": rollout.fps,
+        "height": rollout.frames.shape[1],
+        "width": rollout.frames.shape[2],
+        "refined": refined,
+        "seed": rollout.seed,
+        "clipped_actions": rollout.clipped_actions,
+        "seconds_and_rates": rollout.timings,
+        "files": [file.name for file in files],
+    }
+    write_json(out.with_suffix(".json"), {**about, **summary}, overwrite=overwrite)
+    return files
+
+
+def write_array(path: Path, array: np.ndarray, *, overwrite: bool) -> None:
+    """Writes a .npy file, wholly or not at all."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_atomic(path, content.getvalue(), overwrite=overwrite)
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Writes readable JSON, wholly or not at all; paths become text."""
+    write_atomic(path, (json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n").encode(), overwrite=overwrite)

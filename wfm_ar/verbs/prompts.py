@@ -1,0 +1,126 @@
+"""From files and words to the prompts of a world: one from the command line, or one a line of a JSONL file.
+
+Promises that every file is found, whole and of the right kind before a world is asked to do anything. It knows files; what a
+prompt may hold is the world's to say.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wfm_ar.config import build
+from wfm_ar.data.episodes import SCHEMA, read_schema
+from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
+from wfm_ar.errors import BadActions, BadConfig, BadPrompt, WfmError
+from wfm_ar.rollout.world import Prompt, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One clip to make, as a user writes it."""
+
+    id: str = ""
+    text: str | None = None
+    video: Path | None = None
+    image: Path | None = None
+    actions: Path | None = None
+    frames: int = 49
+    prompt_frames: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.video and self.image:
+            raise BadConfig(f"video and image: got both ({self.video}, {self.image}), expected one of them; fix: leave one out")
+        if self.prompt_frames is not None and not self.video:
+            raise BadConfig("prompt_frames: got a number but no video to count in, expected video=; fix: leave it out")
+        if self.prompt_frames is not None and self.prompt_frames < 1:
+            raise BadConfig(f"prompt_frames: got {self.prompt_frames}, expected at least 1; fix: leave it out for none at all")
+
+
+def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request, str]]:
+    """The lines of a JSONL file -> (request, "file line n"). Paths are relative to the file; ids default to the line's number.
+
+    Raises BadPrompt, naming the line, for anything but objects of known keys with ids of their own.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPrompt(f"{path}: cannot be read ({error}), expected a JSONL file; fix: check the path") from None
+    requests, first = [], {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadPrompt(f"{where}: is not JSON ({error}), expected one object a line; fix: write it with a JSON library") from None
+        if not isinstance(values, dict):
+            raise BadPrompt(
+                f'{where}: got {line.strip()[:40]}, expected an object such as {{"text": "push the red cube left"}}; fix: write one'
+            )
+        values = {"id": f"{number:04d}", **values}
+        for key in ("video", "image", "actions"):
+            if isinstance(values.get(key), str):
+                values[key] = str(path.parent / values[key])
+        try:
+            request = build(Request, {**defaults, **values}, where)
+        except WfmError as error:
+            raise BadPrompt(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+        if not request.id or Path(request.id).name != request.id or request.id.startswith("."):
+            raise BadPrompt(
+                f"{where}: id {request.id!r} cannot be a file name, expected a plain name; fix: leave out slashes and first dots"
+            )
+        if request.id in first:
+            raise BadPrompt(f"{where}: id {request.id!r} is that of line {first[request.id]} too, expected distinct ids; fix: rename one")
+        first[request.id] = number
+        requests.append((request, where))
+    if not requests:
+        raise BadPrompt(f"{path}: is empty, expected one object a line; fix: write a prompt into it")
+    return requests
+
+
+def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Prompt, str]:
+    """The world's prompt, and how its frames were fitted to the world's size ('' where they had it).
+
+    Raises BadClip, BadActions, BadPrompt.
+    """
+    video, fitted = None, ""
+    if request.image:
+        video = read_image(request.image)
+    elif request.video:
+        there = video_info(request.video).frames
+        count = there if request.prompt_frames is None else request.prompt_frames
+        if count >= request.frames:
+            raise BadPrompt(
+                f"{request.video}: gives {count} frames of the {request.frames} asked for, which leaves none to imagine; "
+                f"fix: prompt_frames=1 begins from its first frame, or frames={count + 4 * world.rate} goes on longer"
+            )
+        video = read_video(request.video, 0, request.prompt_frames)
+    if video is not None and video.shape[1:3] != (world.height, world.width):
+        fitted = f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}"
+        video = resize_crop(video, world.height, world.width)
+    actions = _read_actions(request.actions, world) if request.actions else None
+    prompt = Prompt(video=video, text=request.text, actions=actions, num_frames=request.frames, seed=request.seed, imagine=imagine)
+    return prompt, fitted
+
+
+def _read_actions(path: Path, world: World) -> np.ndarray:
+    if not path.is_file():
+        raise BadActions(f"{path}: does not exist or is not a file, expected .npy of [N, A]; fix: check the path")
+    try:
+        actions = np.load(path, allow_pickle=False)
+        assert isinstance(actions, np.ndarray)
+    except Exception as error:  # numpy raises a dozen kinds for damaged files
+        raise BadActions(f"{path}: cannot be read ({error}), expected .npy of [N, A]; fix: save it with numpy.save") from None
+    for folder in (path.parent, path.parent.parent):  # a data set's actions lie in a folder below its schema
+        if (folder / SCHEMA).is_file():
+            world.check_schema(read_schema(folder, needed=True), str(folder / SCHEMA))
+            break
+    if world.action_schema is not None:
+        world.action_schema.validate(actions, str(path))
+    return actions
