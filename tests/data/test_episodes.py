@@ -212,3 +212,21 @@ def test_an_id_cannot_lead_out(tmp_path):
     for name in ("../a", "a/b", "..", ".hidden", ""):
         with pytest.raises(BadData, match="plain name"):
             write_episode(tmp_path, id=name, frames_THWC=np.zeros((1, 16, 16, 3), np.uint8), fps=10, split="train")
+
+
+def test_copied_episodes_are_a_data_set_of_their_own(tmp_path):
+    from wfm_ar.data.episodes import copy_episodes, write_episode
+
+    schema = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    records = [
+        write_episode(tmp_path / "all", id=f"e{i}", frames_THWC=frames, fps=10, split="val", text=f"t{i}", actions=np.zeros((4, 1), np.float32))
+        for i in range(3)
+    ]
+    write_episodes(tmp_path / "all", records, schema)
+    whole = open_episodes(tmp_path / "all")
+    copy_episodes([whole[2], whole[0]], whole.schema, tmp_path / "some")
+    some = open_episodes(tmp_path / "some", "val")
+    assert [e.id for e in some] == ["e2", "e0"] and some.schema == schema and some[0].text == "t2"
+    assert some[0].video.read_bytes() == whole[2].video.read_bytes()
+    assert np.array_equal(some.load_actions(1), whole.load_actions(0))

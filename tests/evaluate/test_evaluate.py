@@ -38,9 +38,9 @@ def world(tmp_path_factory) -> str:
     thin = {"encoder_channels": 8, "decoder_channels": 8, "multipliers": (1, 1), "decoder_blocks": 1, "z_channels": 8, "levels": (4, 3, 3)}
     rates = {"temporal_compression": 2, "spatial_compression": 8}
     tokenizer = VideoTokenizer(VideoTokenizerConfig(height=SIZE, width=SIZE, patch_time=2, **rates, **thin))
-    texts = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=12)
+    texts = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=40)
     grid = {"video_vocab": tokenizer.codebook_size, "grid_h": 4, "grid_w": 4, "rate": 2, "max_latents": 5}
-    text = {"text_vocab": texts.vocab_size, "max_text": 12}
+    text = {"text_vocab": texts.vocab_size, "max_text": 40}
     sequence = SequenceConfig(**grid, **text, action_bins=ActionTokenizer(SCHEMA).bins)
     sizes = {"layers": 1, "dim": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
     model = WorldModel(WorldModelConfig(**Sequence(sequence).model_vocabularies(), **sizes))

@@ -20,7 +20,7 @@ FORMS = ["causal", "full", "tree", "ring", "ring full"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, num_warps: int = 4, num_stages: int = 3) -> dict:
+def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, **options) -> dict:
     """Compile one kernel. types: Triton type of each argument by name, all others are i32; sizes and pointers divisible by 16."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constexprs else types.get(n, "i32") for n in names}
@@ -31,8 +31,7 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, num_
         constexprs={(names.index(n),): value for n, value in constexprs.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i in divisible},
     )
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": False}
-    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"enable_fp_fusion": False} | options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
@@ -58,7 +57,7 @@ def attention_variants(sm):
     variants = [(q, cache, *shape) for q, cache in CACHES for shape in shapes if cache != "fp8e4nv" or sm >= 89]
     variants += [("bf16", "bf16", *shape) for shape in [(64, 64, 2, 4), (8, 32, 3, 4), (8, 64, 4, 1)]]
     for q, cache, rows, head, form, splits in variants:
-        block_m, block_n, block_d, num_warps = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
+        block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
         constexprs = dict(
             GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
             LSE=splits == 1, SPLITS=splits, LAST_BLOCK_FOLDS=True, PRECISION="ieee",
@@ -69,7 +68,7 @@ def attention_variants(sm):
             op.decode_kernel,
             types,
             constexprs,
-            dict(num_warps=num_warps),
+            options,
         )
     types = fp32 | {"out_ptr": "*bf16"}
     yield "fold", op.fold_kernel, types, dict(GROUP=4, HEAD=128, BLOCK_M=16, BLOCK_D=128, LSE=False), {}
@@ -121,7 +120,10 @@ def sample_variants(sm):
 def speculative_variants(sm):
     from wfm_kernels.speculative import triton as op
 
-    types = {n: "*i64" for n in ("draft_ptr", "seed_ptr", "row_ptr", "step_ptr", "tokens_ptr", "count_ptr")} | {"q_ptr": "*fp32", "p_ptr": "*fp32"}
+    types = {n: "*i64" for n in ("draft_ptr", "seed_ptr", "row_ptr", "step_ptr", "tokens_ptr", "count_ptr")} | {
+        "q_ptr": "*fp32",
+        "p_ptr": "*fp32",
+    }
     yield "V block 4096", op.speculative_kernel, types, dict(BLOCK_V=4096), dict(num_warps=8)
 
 

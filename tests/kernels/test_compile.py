@@ -25,11 +25,9 @@ def table():
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     print()
-    print(f"{'op':22} {'variant':48} {'sm':>3} {'registers':>9} {'shared':>7} {'LDGSTS':>6} {'HMMA':>5} {'HGMMA':>5}")
-    for r in rows:
-        print(
-            f"{r['op']:22} {r['variant']:48} {r['sm']:>3} {r['registers']:>9} {r['shared']:>7} {r['LDGSTS']:>6} {r['HMMA']:>5} {r['HGMMA']:>5}"
-        )
+    columns = dict(op=22, variant=48, sm=4, registers=10, shared=7, LDGSTS=7, HMMA=5, HGMMA=6)
+    for r in [{name: name for name in columns}, *rows]:
+        print("".join(f"{r[name]:{width}}" for name, width in columns.items()))
     return rows
 
 

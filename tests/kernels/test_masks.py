@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import FULL, KernelError, RingWindow, Tree, attention
 from wfm_kernels.attention import CAUSAL, reference
 from wfm_kernels.attention.masks import visible

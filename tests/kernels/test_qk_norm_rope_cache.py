@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import KernelError, attention, qk_norm_rope_cache
 from wfm_kernels.qk_norm_rope_cache import reference
 from wfm_kernels.qk_norm_rope_cache.triton import qk_norm_rope_cache as triton_op

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import KernelError, attention
 from wfm_kernels.attention import reference
 from wfm_kernels.attention.triton import attention as triton_attention

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import KernelError, rms_norm, swiglu
 from wfm_kernels.rms_norm import reference as norm_reference
 from wfm_kernels.rms_norm.triton import rms_norm as triton_rms_norm

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import KernelError, sample
 from wfm_kernels.sample import reference
 from wfm_kernels.sample.philox import philox, uniform

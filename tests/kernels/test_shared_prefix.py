@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import FULL, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
 from wfm_kernels.attention.triton import attention as triton_attention

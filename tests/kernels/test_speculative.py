@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wfm_kernels import KernelError, speculative_accept
 from wfm_kernels.speculative import reference
 from wfm_kernels.speculative.triton import speculative_accept as triton_accept

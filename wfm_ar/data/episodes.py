@@ -140,6 +140,21 @@ def write_episodes(root: Path, records: Iterable[dict[str, Any]], schema: Action
     write_atomic(Path(root, INDEX), lines, overwrite=overwrite)
 
 
+def copy_episodes(episodes: Iterable[Episode], schema: ActionSchema | None, root: Path) -> None:
+    """A data set of its own at `root` with these episodes, their files copied byte for byte."""
+    records = []
+    for episode in episodes:
+        record: dict[str, Any] = {"id": episode.id, "fps": episode.fps, "split": episode.split, "text": episode.text}
+        for key, folder in (("video", "videos"), ("actions", "actions"), ("state", "states")):
+            if (source := getattr(episode, key)) is not None:
+                record[key] = f"{folder}/{episode.id}{source.suffix}"
+                target = Path(root, record[key])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, source.read_bytes())
+        records.append({key: value for key, value in record.items() if value is not None})
+    write_episodes(root, records, schema)
+
+
 def parse_line(line: bytes, where: str, root: Path) -> Episode:
     """One line of episodes.jsonl -> Episode; every error begins with `where`. Does not look whether the files exist."""
     try:

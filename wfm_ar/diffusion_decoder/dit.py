@@ -37,11 +37,24 @@ class DiTConfig:
     sigma_data: float = 0.5  # spread of what is denoised
 
     def __post_init__(self) -> None:
-        for name in ("latent_channels", "token_vocab", "token_dim", "layers", "dim", "heads", "hidden", "context_dim", "modulation_rank", "patch"):
+        for name in (
+            "latent_channels",
+            "token_vocab",
+            "token_dim",
+            "layers",
+            "dim",
+            "heads",
+            "hidden",
+            "context_dim",
+            "modulation_rank",
+            "patch",
+        ):
             if getattr(self, name) < 1:
                 raise BadConfig(f"diffusion transformer: {name}: got {getattr(self, name)}, expected at least 1")
         if self.dim % self.heads or self.dim // self.heads % 2 or self.dim // self.heads < 6:
-            raise BadConfig(f"diffusion transformer: dim and heads: got {self.dim} and {self.heads}, expected heads of an even width, 6 or more")
+            raise BadConfig(
+                f"diffusion transformer: dim and heads: got {self.dim} and {self.heads}, expected heads of an even width, 6 or more"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -166,7 +179,14 @@ class DiT(nn.Module):
         return resized.unflatten(0, embedded.shape[:2]).transpose(1, 2)
 
     def forward(
-        self, x_BCthw: Tensor, noise_B: Tensor, condition_BEthw: Tensor, context_BSC: Tensor, *, fps: float = 24.0, padding_BHW: Tensor | None = None
+        self,
+        x_BCthw: Tensor,
+        noise_B: Tensor,
+        condition_BEthw: Tensor,
+        context_BSC: Tensor,
+        *,
+        fps: float = 24.0,
+        padding_BHW: Tensor | None = None,
     ) -> Tensor:
         """F(c_in x; c_noise).
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.rollout.cosmos_folder import is_cosmos
+from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, roll
 from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
@@ -252,9 +254,14 @@ class World:
         return np.concatenate([unknown if bins is None else self.action_tokenizer.decode(bins) for bins in row.bins[1:]])
 
 
-def load_world(name: str | Path = "tabletop", device: torch.device | str = "cpu") -> World:
-    """A shipped world by its name, or a world folder. Raises BadCheckpoint, before anything is parsed, if a file was changed."""
+def load_world(name: str | Path = "tabletop", device: torch.device | str = "cpu") -> "World | CosmosWorld":
+    """A shipped world by its name, or a world folder, a converted Cosmos world among them.
+
+    Raises BadCheckpoint, before any weights are parsed, if a file was changed.
+    """
     folder = find_world(name)
+    if is_cosmos(folder):
+        return load_cosmos(folder, device)
     return World(read_world(folder, device), name=folder.name)
 
 

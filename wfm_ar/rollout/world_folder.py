@@ -77,6 +77,8 @@ class WorldParts:
             for name in ("temporal_compression", "spatial_compression"):
                 self._fits(f"diffusion decoder {name}", getattr(denoiser, name), f"tokenizer {name}", getattr(tokenizer, name))
             self._fits("diffusion decoder code_channels", denoiser.code_channels, "tokenizer levels", len(tokenizer.levels))
+        if sequence.max_latents < 2:
+            raise BadCheckpoint("world: max_latents: got 1, expected at least 2, or nothing can be rolled on; fix: train on longer clips")
         if not (isinstance(self.fps, (int, float)) and 0 < self.fps < 1e6):
             raise BadCheckpoint(f"world: fps is {self.fps!r}, expected a number above 0; fix: give the frames a second of its clips")
 

@@ -29,7 +29,10 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 class WeightAverage:
-    """An exponential moving average of a model's parameters; buffers are copied as they are."""
+    """An exponential moving average of a model's parameters and of its float buffers; other buffers are copied.
+
+    Running statistics belong to the weights they were taken under: averaged weights want averaged statistics.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -39,6 +42,9 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Fold in the weights after `step`; early on the average follows quickly, so that it never drags the start along."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        mine, theirs = ([*m.parameters(), *m.buffers()] for m in (self.model, model))
+        floats = [t.is_floating_point() for t in mine]
+        torch._foreach_lerp_([t for t, f in zip(mine, floats, strict=True) if f], [t for t, f in zip(theirs, floats, strict=True) if f], 1 - decay)
+        for own, other, is_float in zip(mine, theirs, floats, strict=True):
+            if not is_float:
+                own.copy_(other)

@@ -8,14 +8,16 @@
     run/world/             the three packed into a world folder
 """
 
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
-from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.episodes import EpisodeSet, copy_episodes
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
+from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
@@ -87,10 +89,13 @@ def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
     return tokenizer.eval(), state
 
 
-def pack_world(run: Path, out: Path, train_set: EpisodeSet, card: str = "", overwrite: bool = False) -> Path:
-    """The newest weights of all stages -> a world folder at `out`. The diffusion decoder may be missing; the others may not."""
-    from wfm_ar.rollout.world_folder import WorldParts, save_world
+def pack_world(
+    run: Path, out: Path, train_set: EpisodeSet, val_set: EpisodeSet, card: str = "", samples: int = 8, overwrite: bool = False
+) -> Path:
+    """The newest weights of all stages, and the first `samples` held-out episodes -> a world folder at `out`.
 
+    The diffusion decoder may be missing; the others may not.
+    """
     tokenizer, _ = trained_video_tokenizer(run)
     tensors, state = _newest(run, WORLD_MODEL)
     model = WorldModel(_config(WorldModelConfig, state["describe"]["model"]))
@@ -112,8 +117,10 @@ def pack_world(run: Path, out: Path, train_set: EpisodeSet, card: str = "", over
         action_schema=train_set.schema,
         diffusion_decoder=denoiser,
     )
-    save_world(out, parts, card=card, overwrite=overwrite)
-    return out
+    with tempfile.TemporaryDirectory() as folder:
+        shown = Path(folder) / "samples"
+        copy_episodes([val_set[i] for i in range(min(samples, len(val_set)))], val_set.schema, shown)
+        return save_world(out, parts, card=card, samples=shown, overwrite=overwrite)
 
 
 def _newest(run: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict]:

@@ -139,7 +139,7 @@ def run(settings: Settings) -> int:
         if settings.stage in (name, "all"):
             train(_stage(settings, name, train_set, val_set), loop_config(settings, name), settings.run / name, settings.resume)
     if packs:
-        stages.pack_world(settings.run, world, train_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
+        stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
     return 0
 
@@ -149,7 +149,9 @@ def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: Episod
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
     if name == stages.WORLD_MODEL:
-        return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), workers=max(1, settings.num_workers))
+        return stages.world_model_stage(
+            settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), workers=max(1, settings.num_workers)
+        )
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
 
 

@@ -226,21 +226,21 @@ def fold_kernel(
     _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
 
 
-def attention(
-    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
-    splits=None, two_launches=False,
-) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit."""
+@torch.library.custom_op("wfm_kernels::attention", mutates_args=())
+def attention_op(
+    q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, lengths_B: Tensor, bits_BT: Tensor | None, k_scale_BHL: Tensor | None,
+    v_scale_BHL: Tensor | None, scale: float, form: int, sink: int, frame: int, ring: int, window: int, slots: int, return_lse: bool,
+    splits: int, two_launches: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). splits 0: by occupancy."""
     B, N, T, K = q_BNTK.shape
     H, device = k_BHLK.shape[1], q_BNTK.device
-    form, sink, frame, ring, window, slots = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
     group = N // H
-    block_m, block_n, block_d, num_warps = tile_shape(T * group, K, q_BNTK.dtype)
+    block_m, block_n, block_d, options = tile_shape(T * group, K, q_BNTK.dtype)
     row_tiles = triton.cdiv(T * group, block_m)
     chunk_size = chunk_length(slots, block_n)
     max_chunks = triton.cdiv(slots, chunk_size)
-    if splits is None:
-        splits = number_of_splits(row_tiles * B * H, max_chunks, _multiprocessors(device))
+    splits = splits or number_of_splits(row_tiles * B * H, max_chunks, _multiprocessors(device))
 
     out_BNTK = torch.empty((B, N, T, K), dtype=q_BNTK.dtype, device=device)
     lse_BNT = torch.empty((B, N, T) if return_lse else 0, dtype=torch.float32, device=device)
@@ -252,19 +252,38 @@ def attention(
     quantised = k_scale_BHL is not None
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
     decode_kernel[(row_tiles, B * H, splits)](
-        q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, mask.bits_BT.contiguous() if isinstance(mask, Tree) else lengths_B,
+        q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits_BT is None else bits_BT.contiguous(),
         out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, counter,
         *q_BNTK.stride()[:3], *k_BHLK.stride()[:3], *v_BHLK.stride()[:3], *out_BNTK.stride()[:3],
-        *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), (K**-0.5 if scale is None else scale) * LOG2E,
-        T, H, slots, chunk_size, max_chunks, sink, frame, ring, window,
+        *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), scale * LOG2E, T, H, slots, chunk_size, max_chunks, sink, frame, ring, window,
         GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, LSE=return_lse,
-        SPLITS=splits, LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", num_warps=num_warps, num_stages=3, enable_fp_fusion=False,
+        SPLITS=splits, LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", enable_fp_fusion=False, **options,
     )  # fmt: skip
     if splits > 1 and two_launches:
         fold_kernel[(row_tiles, B * H)](
             lengths_B, out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, *out_BNTK.stride()[:3], T, H, slots, chunk_size, max_chunks,
             GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
+    return out_BNTK, lse_BNT
+
+
+@attention_op.register_fake
+def _(q_BNTK, k, v, lengths, bits, k_scale, v_scale, scale, form, sink, frame, ring, window, slots, return_lse, splits, two_launches):
+    out_BNTK = torch.empty(q_BNTK.shape, dtype=q_BNTK.dtype, device=q_BNTK.device)
+    return out_BNTK, torch.empty(q_BNTK.shape[:3] if return_lse else 0, dtype=torch.float32, device=q_BNTK.device)
+
+
+def attention(
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
+    splits=None, two_launches=False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit."""
+    numbers = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
+    bits_BT = mask.bits_BT if isinstance(mask, Tree) else None
+    scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
+    out_BNTK, lse_BNT = attention_op(
+        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits_BT, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches
+    )
     return (out_BNTK, lse_BNT) if return_lse else out_BNTK
 
 
@@ -282,13 +301,17 @@ def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, i
             return form.value, mask.sink_tokens, mask.frame_tokens, mask.ring_frames, mask.window_frames, mask.slots
 
 
-def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """(BLOCK_M, BLOCK_N, BLOCK_D, warps). Chosen so that nothing spills on sm_80 and sm_90; fp32 has no matrix instruction to feed."""
+def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, dict[str, int]]:
+    """(BLOCK_M, BLOCK_N, BLOCK_D, launch options), such that nothing spills on sm_80 and sm_90.
+
+    Left alone, ptxas aims at 128 registers and spills two; shared memory allows no more than three blocks a multiprocessor anyway.
+    """
     block_d = max(16, triton.next_power_of_2(head))
-    if dtype == torch.float32:
-        return 16, 32, block_d, 4
+    if dtype == torch.float32:  # no matrix instruction to feed: small tiles
+        return 16, 32, block_d, dict(num_warps=4, num_stages=3, maxnreg=168)
     block_m = min(max(16, triton.next_power_of_2(rows)), 64)
-    return block_m, 64 if block_d <= 128 else 32, block_d, 8 if block_m == 64 and block_d >= 128 else 4
+    options = dict(num_warps=8, num_stages=3, maxnreg=255) if block_m == 64 else dict(num_warps=4, num_stages=3, maxnreg=168)
+    return block_m, 64 if block_d <= 128 else 32, block_d, options
 
 
 def chunk_length(max_length: int, block_n: int) -> int:

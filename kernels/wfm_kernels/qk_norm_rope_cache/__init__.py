@@ -34,8 +34,9 @@ def qk_norm_rope_cache(
 
     qkv_BTE: the QKV product, E = (heads + 2 H) * K: all q heads, then k, then v. q_weight_K, k_weight_K: norm weights.
     cos_PF, sin_PF: float32 tables, row = position, column = pair f of K/2. positions_BT3: int64 (t, h, w) of each token, each below
-    P; a negative one turns by nothing, as 0 does. axes: pairs that follow t, h and w, summing to K/2. slots_BT: int64 cache slot of each token, distinct within a row, or
-    -1 for a token that is not cached. k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
+    P; a negative one turns by nothing, as 0 does. axes: pairs that follow t, h and w, summing to K/2.
+    slots_BT: int64 cache slot of each token, distinct within a row, or -1 for a token that is not cached.
+    k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
     k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so a row out of range
     is the caller's fault there; on the CPU indexing raises.
     CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.

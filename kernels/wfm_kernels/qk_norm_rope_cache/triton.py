@@ -63,11 +63,13 @@ def qk_norm_rope_cache_kernel(
             tl.store(cache_ptr + PAIRS + pair_F, second_F.to(k_ptr.dtype.element_ty), mask=live_F)
 
 
-def qk_norm_rope_cache(
-    qkv_BTE, q_weight_K, k_weight_K, cos_PF, sin_PF, positions_BT3, slots_BT, k_cache_BHLK, v_cache_BHLK,
-    *, heads, axes, k_scale_BHL=None, v_scale_BHL=None, eps=1e-6,
+@torch.library.custom_op("wfm_kernels::qk_norm_rope_cache", mutates_args=("k_cache_BHLK", "v_cache_BHLK", "k_scale_BHL", "v_scale_BHL"))
+def qk_norm_rope_cache_op(
+    qkv_BTE: Tensor, q_weight_K: Tensor, k_weight_K: Tensor, cos_PF: Tensor, sin_PF: Tensor, positions_BT3: Tensor, slots_BT: Tensor,
+    k_cache_BHLK: Tensor, v_cache_BHLK: Tensor, heads: int, axes: list[int],
+    k_scale_BHL: Tensor | None, v_scale_BHL: Tensor | None, eps: float,
 ) -> Tensor:  # fmt: skip
-    """See reference.py."""
+    """The launch."""
     B, T, _ = qkv_BTE.shape
     H, K = k_cache_BHLK.shape[1], k_cache_BHLK.shape[3]
     q_BNTK = torch.empty(B, heads, T, K, dtype=qkv_BTE.dtype, device=qkv_BTE.device)
@@ -81,3 +83,21 @@ def qk_norm_rope_cache(
         LARGEST=largest, INTEGER=k_cache_BHLK.dtype == torch.int8, num_warps=1,
     )  # fmt: skip
     return q_BNTK
+
+
+@qk_norm_rope_cache_op.register_fake
+def _(
+    qkv_BTE, q_weight_K, k_weight_K, cos_PF, sin_PF, positions_BT3, slots_BT, k_cache_BHLK, v_cache_BHLK,
+    heads, axes, k_scale_BHL, v_scale_BHL, eps,
+):  # fmt: skip
+    return qkv_BTE.new_empty(qkv_BTE.shape[0], heads, qkv_BTE.shape[1], k_cache_BHLK.shape[3])
+
+
+def qk_norm_rope_cache(
+    qkv_BTE, q_weight_K, k_weight_K, cos_PF, sin_PF, positions_BT3, slots_BT, k_cache_BHLK, v_cache_BHLK,
+    *, heads, axes, k_scale_BHL=None, v_scale_BHL=None, eps=1e-6,
+) -> Tensor:  # fmt: skip
+    """See reference.py."""
+    tables = cos_PF, sin_PF, positions_BT3, slots_BT
+    caches = k_cache_BHLK, v_cache_BHLK, heads, list(axes), k_scale_BHL, v_scale_BHL
+    return qk_norm_rope_cache_op(qkv_BTE, q_weight_K, k_weight_K, *tables, *caches, eps)

@@ -22,17 +22,28 @@ def rms_norm_kernel(
     tl.store(out_ptr + row * width + offset_D, (x_D * scale * weight_D).to(out_ptr.dtype.element_ty), mask=live_D)
 
 
-def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
-    """See reference.py."""
+@torch.library.custom_op("wfm_kernels::rms_norm", mutates_args=())
+def rms_norm_op(x: Tensor, weight_D: Tensor, residual: Tensor | None, eps: float) -> list[Tensor]:
+    """[normed], or [normed, x + residual]: opaque to torch.compile, which learns the shapes from the fake below."""
     width = x.shape[-1]
     x_RD = x.reshape(-1, width)
     residual_RD = x_RD if residual is None else residual.reshape(-1, width)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    total = out if residual is None else torch.empty_like(out)
+    outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(1 if residual is None else 2)]
     block = triton.next_power_of_2(width)
     if len(x_RD):
         rms_norm_kernel[(len(x_RD),)](
-            x_RD, residual_RD, weight_D, out, total, x_RD.stride(0), residual_RD.stride(0), width, eps,
+            x_RD, residual_RD, weight_D, outputs[0], outputs[-1], x_RD.stride(0), residual_RD.stride(0), width, eps,
             RESIDUAL=residual is not None, BLOCK_D=block, num_warps=min(max(block // 512, 1), 8),
         )  # fmt: skip
-    return out if residual is None else (out, total)
+    return outputs
+
+
+@rms_norm_op.register_fake
+def _(x, weight_D, residual, eps):
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(1 if residual is None else 2)]
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
+    """See reference.py."""
+    outputs = rms_norm_op(x, weight_D, residual, eps)
+    return outputs[0] if residual is None else (outputs[0], outputs[1])

@@ -118,10 +118,12 @@ def sample_kernel(
     tl.store(logprob_ptr + b, score - top - tl.log(total if GREEDY else mass))
 
 
-def sample(
-    logits_BV, seed_B, row_B, step_B, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, unguided_BV=None, guidance=1.0
+@torch.library.custom_op("wfm_kernels::sample", mutates_args=())
+def sample_op(
+    logits_BV: Tensor, seed_B: Tensor, row_B: Tensor, step_B: Tensor, unguided_BV: Tensor | None,
+    temperature: float, top_k: int, top_p: float, min_p: float, guidance: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """See reference.py."""
+    """The launch; top_k 0 keeps all."""
     B, V = logits_BV.shape
     token_B = torch.empty(B, dtype=torch.int64, device=logits_BV.device)
     logprob_B = torch.empty(B, dtype=torch.float32, device=logits_BV.device)
@@ -129,8 +131,21 @@ def sample(
     other_BV = logits_BV if unguided_BV is None else unguided_BV
     sample_kernel[(B,)](
         logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, logits_BV.stride(0), other_BV.stride(0), V,
-        1.0 if greedy else 1.0 / temperature, float(guidance), float(min(top_k or V, V)), float(top_p), float(min_p),
-        GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=not greedy and top_k is not None and top_k < V,
-        TOP_P=not greedy and top_p < 1.0, BLOCK_V=min(triton.next_power_of_2(V), 4096), num_warps=8,
+        1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
+        GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=not greedy and 0 < top_k < V, TOP_P=not greedy and top_p < 1.0,
+        BLOCK_V=min(triton.next_power_of_2(V), 4096), num_warps=8,
     )  # fmt: skip
     return token_B, logprob_B
+
+
+@sample_op.register_fake
+def _(logits_BV, seed_B, row_B, step_B, unguided_BV, temperature, top_k, top_p, min_p, guidance):
+    return seed_B.new_empty(seed_B.shape), torch.empty(seed_B.shape, dtype=torch.float32, device=seed_B.device)
+
+
+def sample(
+    logits_BV, seed_B, row_B, step_B, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, unguided_BV=None, guidance=1.0
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See reference.py."""
+    numbers = float(temperature), top_k or 0, float(top_p), float(min_p), float(guidance)
+    return sample_op(logits_BV, seed_B, row_B, step_B, unguided_BV, *numbers)

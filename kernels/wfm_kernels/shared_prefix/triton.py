@@ -27,6 +27,7 @@ def merge_kernel(a_ptr, lse_a_ptr, b_ptr, lse_b_ptr, out_ptr, rows, HEAD: tl.con
     tl.store(out_ptr + pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=mask_MD)
 
 
+@torch.library.custom_op("wfm_kernels::merge_attention", mutates_args=())
 def merge(out_a_BNTK: Tensor, lse_a_BNT: Tensor, out_b_BNTK: Tensor, lse_b_BNT: Tensor) -> Tensor:
     """See reference.merge."""
     out_a_BNTK, lse_a_BNT = out_a_BNTK.contiguous(), lse_a_BNT.contiguous()
@@ -37,3 +38,8 @@ def merge(out_a_BNTK: Tensor, lse_a_BNT: Tensor, out_b_BNTK: Tensor, lse_b_BNT: 
         out_a_BNTK, lse_a_BNT, out_b_BNTK, lse_b_BNT, out_BNTK, rows, HEAD=head, BLOCK_M=16, BLOCK_D=triton.next_power_of_2(head)
     )
     return out_BNTK
+
+
+@merge.register_fake
+def _(out_a_BNTK, lse_a_BNT, out_b_BNTK, lse_b_BNT):
+    return torch.empty(out_a_BNTK.shape, dtype=out_a_BNTK.dtype, device=out_a_BNTK.device)

@@ -20,7 +20,7 @@ def speculative_kernel(
     accepted = 0
     for t in range(0, num_draft):
         token = tl.load(draft_ptr + b * num_draft + t)
-        word, _, _, _ = tl.philox(seed, row, step, zero + 1 + t.to(tl.uint32), zero)
+        word, _, _, _ = tl.philox(seed, row, step, (zero + 1 + t).to(tl.uint32), zero)
         u = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
         fits = u * tl.load(q_ptr + t * stride_qt + token) < tl.load(p_ptr + t * stride_pt + token)
         take = (accepted == t) & fits
@@ -61,7 +61,10 @@ def speculative_kernel(
     tl.store(count_ptr + b, (accepted + 1).to(tl.int64))
 
 
-def speculative_accept(draft_BT, draft_probs_BTV, target_probs_BSV, seed_B, row_B, step_B) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op("wfm_kernels::speculative_accept", mutates_args=())
+def speculative_accept(
+    draft_BT: Tensor, draft_probs_BTV: Tensor, target_probs_BSV: Tensor, seed_B: Tensor, row_B: Tensor, step_B: Tensor
+) -> tuple[Tensor, Tensor]:
     """See reference.py."""
     B, T, V = draft_probs_BTV.shape
     tokens_BS = torch.empty(B, T + 1, dtype=torch.int64, device=draft_BT.device)
@@ -72,3 +75,9 @@ def speculative_accept(draft_BT, draft_probs_BTV, target_probs_BSV, seed_B, row_
         BLOCK_V=min(triton.next_power_of_2(V), 4096), num_warps=8,
     )  # fmt: skip
     return tokens_BS, count_B
+
+
+@speculative_accept.register_fake
+def _(draft_BT, draft_probs_BTV, target_probs_BSV, seed_B, row_B, step_B):
+    B, T = draft_BT.shape
+    return draft_BT.new_empty(B, T + 1), draft_BT.new_empty(B)

@@ -17,6 +17,7 @@ def swiglu_kernel(gate_ptr, up_ptr, out_ptr, stride_g, stride_u, width, BLOCK_D:
     tl.store(out_ptr + row * width + offset_D, out_D.to(out_ptr.dtype.element_ty), mask=live_D)
 
 
+@torch.library.custom_op("wfm_kernels::swiglu", mutates_args=())
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """See reference.py."""
     width = gate.shape[-1]
@@ -27,3 +28,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         grid = (len(gate_RD), triton.cdiv(width, block))
         swiglu_kernel[grid](gate_RD, up_RD, out, gate_RD.stride(0), up_RD.stride(0), width, BLOCK_D=block, num_warps=4)
     return out
+
+
+@swiglu.register_fake
+def _(gate, up):
+    return torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)

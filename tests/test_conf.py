@@ -1,0 +1,112 @@
+"""conf/: every choice of every group composes and builds, and the published sizes are what their names say."""
+
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+
+from wfm_ar.cli import settings_of
+from wfm_ar.cli_help import conf_dir
+from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
+from wfm_ar.errors import BadConfig
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.train.settings import LoopConfig
+from wfm_ar.verbs.train import loop_config
+from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+
+DERIVED = {  # keys that a user does not set: they follow from the tokenizers and the data
+    WorldModelConfig: {"vocab", "out_vocab", "hint_vocab"},
+    DenoiserConfig: {"temporal_compression", "spatial_compression", "code_channels", "residual_scale"},
+    VideoTokenizerConfig: set(),
+}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("experiment", "model", "tokenizer", "decoder") for n in choices(g)])
+def test_every_choice_builds(group, name):
+    settings = settings_of("train", [f"{group}={name}"])
+    assert isinstance(settings.tokenizer, VideoTokenizerConfig) and isinstance(settings.model, WorldModelConfig)
+
+
+@pytest.mark.parametrize(("group", "kind"), [("model", WorldModelConfig), ("tokenizer", VideoTokenizerConfig), ("decoder", DenoiserConfig)])
+def test_groups_name_every_key_that_can_be_set(group, kind):
+    """hydra lets a user override only what the file names, so a key that is missing there cannot be reached."""
+    from wfm_ar.cli import _compose, _verb_named
+
+    shown = set(_compose(_verb_named("train"), [])[group])
+    assert shown == {field.name for field in fields(kind)} - DERIVED[kind]
+
+
+def test_the_default_groups_are_the_classes_own_defaults():
+    settings = settings_of("train", ["tokenizer=tabletop", "decoder=tabletop", "model=nano"])
+    for kind, got in ((VideoTokenizerConfig, settings.tokenizer), (DenoiserConfig, settings.decoder), (WorldModelConfig, settings.model)):
+        names = {field.name for field in fields(kind)} - DERIVED[kind]
+        assert names <= set(asdict(got)), kind
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("nano", 1e6, 20e6), ("super", 250e6, 350e6), ("ultra", 1e9, 4e9)])
+def test_model_sizes(name, low, high):
+    """Built without memory, on the meta device."""
+    settings = settings_of("train", [f"model={name}"])
+    grid_h, grid_w = settings.tokenizer.grid
+    sequence = Sequence(SequenceConfig(video_vocab=1000, grid_h=grid_h, grid_w=grid_w, rate=4, action_bins=(64, 64), text_vocab=512))
+    with torch.device("meta"):
+        model = WorldModel(WorldModelConfig(**asdict(settings.model) | sequence.model_vocabularies()))
+    weights = sum(parameter.numel() for key, parameter in model.named_parameters() if not key.startswith("hints"))
+    assert low <= weights <= high, f"{weights / 1e6:.0f}M"
+
+
+def test_published_tokenizer_rates():
+    """64,000 codes at 8 x 16 x 16 and 4 x 8 x 8, the published parameter count within a hundredth (its quantiser aside)."""
+    published = {"dv8x16x16": 110_898_294, "dv4x8x8": 112_619_766}
+    for name, parameters in published.items():
+        config = settings_of("train", [f"tokenizer={name}"]).tokenizer
+        with torch.device("meta"):
+            tokenizer = VideoTokenizer(config)
+        assert tokenizer.codebook_size == 64_000
+        assert sum(p.numel() for p in tokenizer.parameters()) == pytest.approx(parameters, rel=0.01), name
+
+
+def test_decoders_build():
+    for name in choices("decoder"):
+        settings = settings_of("train", [f"decoder={name}"])
+        with torch.device("meta"):
+            assert sum(p.numel() for p in Denoiser(settings.decoder).parameters()) > 1000
+
+
+def test_what_is_set_for_all_stages_goes_before_their_own():
+    settings = settings_of("train", ["experiment=smoke", "steps=7", "optimizer.lr=0.5", "optimizer.betas=[0.1,0.2]", "seed=3"])
+    plain = settings_of("train", ["experiment=smoke"])
+    for name in ("video_tokenizer", "world_model", "diffusion_decoder"):
+        loop, own = loop_config(settings, name), loop_config(plain, name)
+        assert isinstance(loop, LoopConfig) and (loop.steps, loop.optimizer.lr, loop.optimizer.betas, loop.seed) == (7, 0.5, (0.1, 0.2), 3)
+        assert own.steps == getattr(plain.stages, name).steps and own.optimizer == getattr(plain.stages, name).optimizer
+        assert (loop.batch_size, loop.optimizer.ema) == (own.batch_size, own.optimizer.ema)
+    settings = settings_of("train", ["experiment=smoke", "stages.world_model.steps=9"])
+    assert [loop_config(settings, name).steps for name in ("video_tokenizer", "world_model")] == [plain.stages.video_tokenizer.steps, 9]
+
+
+def test_wrong_values_are_told_before_the_first_step():
+    for override, word in {
+        "steps=0": "steps",
+        "optimizer.lr=-1": "lr",
+        "precision=fp8": "precision",
+        "tokenizer.levels=[1]": "levels",
+        "model.heads=5": "heads",
+        "decoder.predict=noise": "predict",
+        "stages.world_model.training.text_dropot=1": "text_dropot",
+    }.items():
+        with pytest.raises(Exception, match=word) as caught:
+            settings_of("train", ["experiment=smoke", override])
+        assert isinstance(caught.value, BadConfig) or "text_dropot" in override
+    with pytest.raises(BadConfig, match="auto or never"):
+        settings_of("train", ["stage=all", "resume=somewhere"])
+
+
+def test_run_folders():
+    assert str(settings_of("train", ["experiment=smoke"]).run) == "runs/smoke"
+    assert str(settings_of("train", ["experiment=tabletop"]).run) == "runs/tabletop"
+    assert str(settings_of("train", ["experiment=smoke", "name=mine"]).run) == "runs/mine"

@@ -1,0 +1,271 @@
+"""A converted Cosmos world on disk: written whole or not at all, tensor by tensor, and mapped when it is read.
+
+    world.json                      version, settings of every part, size and SHA-256 of every other file
+    world_model.safetensors         our names, one dtype
+    video_tokenizer.safetensors     the discrete tokenizer
+    latent_tokenizer.safetensors    optional: the continuous tokenizer whose latents the diffusion decoder makes
+    diffusion_decoder.safetensors   optional, with it
+    decoder_context.safetensors     optional: the text embedding that the decoder is given where there is no text
+
+The networks are the ones every world has; only sizes differ (gigabytes), so nothing is held in memory twice. What such a world
+does is cosmos_world.py's.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
+from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
+from wfm_ar.rollout.world_folder import SETTINGS, _check_keys, _config, _fsync, _need, _sha256, _verify
+from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
+from wfm_ar.tokenizers.video.fsq import FSQ
+from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.world_model.rotary import rotary_frequencies
+from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+
+FORMAT, VERSION = "wfm-ar cosmos world", 1
+DECODER_CONTEXT = "decoder_context.safetensors"
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_SAFE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "world_model": (WorldModelConfig, WorldModel),
+    "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
+    "latent_tokenizer": (ContinuousTokenizerConfig, ContinuousTokenizer),
+    "diffusion_decoder": (DiTConfig, DiT),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosmosSettings:
+    """world.json but its list of files. Raises BadCheckpoint where two parts do not fit each other."""
+
+    release: str  # the published name, or "" for other widths
+    fps: float
+    clip_latents: int  # trained length; longer clips roll on from the last latents
+    text_tokens: int  # rows of the text context, zeros behind the text; all are attended to
+    top_p: float  # recommended
+    dtype: str  # of the stored weights
+    world_model: WorldModelConfig
+    video_tokenizer: VideoTokenizerConfig
+    latent_tokenizer: ContinuousTokenizerConfig | None
+    diffusion_decoder: DiTConfig | None
+
+    def __post_init__(self) -> None:
+        tokenizer, model, latent, decoder = self.video_tokenizer, self.world_model, self.latent_tokenizer, self.diffusion_decoder
+        codebook = math.prod(tokenizer.levels)
+        self._fits("world model's output ids", model.out_vocab, "the tokenizer's codebook", codebook)
+        if model.vocab < codebook + bool(model.context_dim):
+            raise BadCheckpoint(
+                f"cosmos world: got {model.vocab} input ids, expected at least the codebook of {codebook} and BOV; fix: other parts"
+            )
+        if (latent is None) != (decoder is None):
+            raise BadCheckpoint(
+                "cosmos world: got one of diffusion decoder and its continuous tokenizer, expected both or neither; fix: add the other"
+            )
+        if decoder is not None:
+            self._fits("diffusion decoder's tokens", decoder.token_vocab, "the tokenizer's codebook", codebook)
+            self._fits("diffusion decoder's latents", decoder.latent_channels, "its tokenizer's", latent.latent_channels)
+            self._fits("temporal rates", latent.temporal_compression, "the tokenizer's", tokenizer.temporal_compression)
+            if tokenizer.spatial_compression % latent.spatial_compression:
+                raise BadCheckpoint("cosmos world: the tokenizers' spatial rates do not divide; fix: parts of one release")
+            if model.context_dim:
+                self._fits("diffusion decoder's text width", decoder.context_dim, "the world model's", model.context_dim)
+        if self.dtype not in DTYPES or self.clip_latents < 2 or self.text_tokens < 1 or not (0 < self.fps < 1e6 and 0 < self.top_p <= 1):
+            raise BadCheckpoint(
+                f"cosmos world: got {self.dtype}, {self.clip_latents} latents, {self.fps} fps, which cannot be; fix: convert it again"
+            )
+
+    @staticmethod
+    def _fits(name: str, got: object, other: str, expected: object) -> None:
+        if got != expected:
+            raise BadCheckpoint(
+                f"cosmos world: {name}: got {got}, expected {expected} ({other}); fix: parts of one release belong together"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A tensor to be stored, made when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+
+def materialise(module: nn.Module, tensor_of: Callable[[str], Tensor], device: torch.device | str = "cpu") -> nn.Module:
+    """A network on the meta device with real weights and buffers in place, evaluation mode; buffers stay float32."""
+    for name, _ in list(module.named_parameters()):
+        place, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(place), leaf, nn.Parameter(tensor_of(name), requires_grad=False))
+    for part in module.modules():
+        for leaf, buffer in _buffers(part).items():
+            part._buffers[leaf] = buffer.to(device)
+    left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
+    assert not left, left
+    return module.eval()
+
+
+def _buffers(part: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a module that follow from its configuration."""
+    if isinstance(part, FSQ):
+        return dict(FSQ(part.levels)._buffers)
+    if isinstance(part, WorldModel):
+        return {"frequencies": rotary_frequencies(part.config.head_dim, part.config.theta, part.config.yarn_shape)}
+    if isinstance(part, ContinuousTokenizer):
+        shape = (part.config.latent_channels, part.config.chunk)
+        return {"mean": torch.zeros(shape), "std": torch.ones(shape)}
+    return {}
+
+
+def write_tensors(path: Path, sources: Sequence[Source], dtype: torch.dtype) -> None:
+    """A safetensors file, one tensor after the other: at most one is in memory. Raises BadCheckpoint for numbers that are not finite."""
+    header, offset = {}, 0
+    for one in sources:
+        size = math.prod(one.shape) * dtype.itemsize
+        header[one.name] = {"dtype": _SAFE[dtype], "shape": list(one.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for one in sources:
+            tensor = one.make().to("cpu", dtype).contiguous()
+            assert tuple(tensor.shape) == one.shape, one.name
+            if not tensor.isfinite().all():
+                raise BadCheckpoint(
+                    f"{path.stem}: tensor {one.name}: got values that are not finite in {dtype}; fix: dtype=float32, or copy it again"
+                )
+            file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+
+
+def save_cosmos(
+    folder: str | Path,
+    settings: CosmosSettings,
+    parts: dict[str, Sequence[Source]],
+    *,
+    decoder_context: Tensor | None = None,
+    card: str = "",
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a world folder: whole, or not at all. Raises OutputExists, NoSpace, BadCheckpoint."""
+    folder = Path(folder)
+    if folder.exists() and not (overwrite and (folder / SETTINGS).is_file()):
+        raise OutputExists(
+            f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true for a world"
+        )
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, sources in parts.items():
+            if progress is not None:
+                progress(name)
+            write_tensors(temporary / f"{name}.safetensors", sources, DTYPES[settings.dtype])
+        if decoder_context is not None:
+            context = decoder_context.float()
+            write_tensors(
+                temporary / DECODER_CONTEXT, [Source(name="context", shape=tuple(context.shape), make=lambda: context)], torch.float32
+            )
+        (temporary / "README.md").write_text(card)
+        names = sorted(path.name for path in temporary.iterdir())
+        files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in names}
+        written = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
+        (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
+        for path in [*temporary.iterdir(), temporary]:
+            _fsync(path)
+        old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise NoSpace(
+            f"world folder {folder}: cannot be written ({error.strerror or error}); fix: free some space or choose another place"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def is_cosmos(folder: Path) -> bool:
+    """Whether a folder's world.json is of a converted Cosmos world; False where it cannot be read."""
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("format") == FORMAT
+
+
+def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[str, Any]]]:
+    """-> (settings, files). Raises BadCheckpoint."""
+    where = folder / SETTINGS
+    try:
+        values = json.loads(where.read_text())
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: convert it again") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:
+        raise BadCheckpoint(f"{where}: expected a {FORMAT} of version {VERSION}; fix: convert it again with this wfm-ar")
+    fields = {field.name for field in dataclasses.fields(CosmosSettings)}
+    _check_keys(values, fields | {"format", "version", "files"}, str(where))
+    plain = {key: values[key] for key in fields - NETWORKS.keys()}
+    parts = {name: values[name] and _config(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()}
+    kinds = {"release": str, "dtype": str, "clip_latents": int, "text_tokens": int, "fps": (int, float), "top_p": (int, float)}
+    for key, kind in kinds.items():
+        if not isinstance(plain[key], kind) or isinstance(plain[key], bool):
+            raise BadCheckpoint(f"{where}: {key}: got {plain[key]!r}; fix: convert it again")
+    files = values["files"]
+    if not isinstance(files, dict) or not all(isinstance(one, dict) and one.keys() == {"bytes", "sha256"} for one in files.values()):
+        raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: convert it again")
+    if parts["world_model"] is None or parts["video_tokenizer"] is None:
+        raise BadCheckpoint(f"{where}: world_model or video_tokenizer is missing; fix: convert it again")
+    return CosmosSettings(**plain, **parts), files
+
+
+def read_cosmos(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, stay: frozenset[str] = frozenset()
+) -> tuple[CosmosSettings, dict[str, nn.Module], Tensor | None]:
+    """(settings, networks by part, the decoder's own context). Every file is hashed first. Parts in `stay` remain on the CPU.
+
+    Raises BadCheckpoint for anything missing, changed or misfitting.
+    """
+    settings, files = read_cosmos_settings(folder)
+    _verify(folder, files)
+    built: dict[str, nn.Module] = {}
+    for name, (_, kind) in NETWORKS.items():
+        if (config := getattr(settings, name)) is not None:
+            place = "cpu" if name in stay else device
+            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype)
+    context = None
+    if DECODER_CONTEXT in files:
+        with safe_open(folder / DECODER_CONTEXT, framework="pt") as file:
+            context = file.get_tensor("context")
+    return settings, built, context
+
+
+def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        module = kind(config)
+    own = {name: tuple(p.shape) for name, p in module.state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            if wrong := sorted(f"{name} {found.get(name)}/{own.get(name)}" for name, _ in found.items() ^ own.items()):
+                raise BadCheckpoint(f"{path}: {'; '.join(wrong[:6])} (found/expected); fix: weights and {SETTINGS} must be of one world")
+            module = materialise(module, lambda name: file.get_tensor(name).to(device, dtype, copy=True), device)
+            for name, buffer in module.named_buffers():
+                if name in found:
+                    buffer.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: convert it again") from None
+    return module

@@ -1,0 +1,147 @@
+"""Rolling a published world model on: `[BOV] latent_0 latent_1 ...`, one token at a time through the KV cache.
+
+Promises: a row's draws depend on its own seed alone; rows of one past share its prefill; the cache is read up to the live token
+only; the keys and values of a text are made once. What was trained is a window of `clip_latents`; when it is full, a row rolls
+on from its last latents, as the published models are started from one or two. Rows are batched in plain matrix products, so a
+weight is read once for all of them, and rounding - and with it, rarely, a token - may differ with the number of rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.transformer import WorldModel
+
+PREFILL = 2048  # tokens of a prompt that go through the network at once; bounds its memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosmosJob:
+    """One rollout: given tokens int64 [g, h, w] (g may be 0 for a model with BOV), its seed, and the text context [S, C] if any."""
+
+    tokens_ghw: Tensor
+    seed: int
+    context_SC: Tensor | None = None
+
+
+class CosmosRows:
+    """Rows with equally many latents, rolled together. `tokens_Bthw` int64 holds all so far."""
+
+    @torch.inference_mode()
+    def __init__(self, model: WorldModel, jobs: Sequence[CosmosJob], sampling: SamplingConfig, clip_latents: int, codebook: int) -> None:
+        assert len({tuple(job.tokens_ghw.shape) for job in jobs}) == 1 and clip_latents > 1
+        self.model, self.sampling, self.clip_latents = model, sampling, clip_latents
+        self.jobs, self.codebook = list(jobs), codebook
+        self.begins = bool(model.config.context_dim)  # the models that attend to a text begin with BOV
+        self.tokens_Bthw = torch.stack([job.tokens_ghw for job in jobs])
+        _, given, self.h, self.w = self.tokens_Bthw.shape
+        assert given or self.begins, "a model without BOV goes on from something"
+        self.size, self.base = self.h * self.w, 0
+        self._cache: KVCache | None = None
+
+    @property
+    def keep(self) -> int:
+        """Latents that a full window is started anew from."""
+        return max(1, self.clip_latents // 2)
+
+    @torch.inference_mode()
+    def advance(self) -> Tensor:
+        """One latent more in every row -> int64 [B, h, w]."""
+        latents = self.tokens_Bthw.shape[1]
+        if latents - self.base >= self.clip_latents:
+            self.base, self._cache = latents - self.keep, None
+        if self._cache is None:
+            self._prefill()
+        device, cache = self.model.head.weight.device, self._cache
+        assert cache is not None
+        uniforms = np.stack([draws(job.seed, latents, Stream.VIDEO, self.size) for job in self.jobs])
+        uniforms_Bn = torch.from_numpy(uniforms).to(device)
+        positions_n3 = self._positions(latents - self.base, latents - self.base + 1).to(device)
+        rows, made = len(self.jobs), []
+        for i in range(self.size):
+            made.append(sample(self._logits_BV, uniforms_Bn[:, i], self.sampling, (0, self.codebook)))
+            hidden = self.model.features(made[-1][:, None], positions_n3[None, i : i + 1].expand(rows, -1, -1), cache=cache)
+            self._logits_BV = self.model.head(hidden[:, -1]).float()
+        new_Bhw = torch.stack(made, 1).cpu().view(rows, self.h, self.w)
+        self.tokens_Bthw = torch.cat((self.tokens_Bthw, new_Bhw[:, None]), 1)
+        return new_Bhw
+
+    def fork(self, seeds: Sequence[int]) -> "CosmosRows":
+        """A batch of its own: row 0's past, once a seed."""
+        other = CosmosRows.__new__(CosmosRows)
+        other.__dict__.update(self.__dict__)
+        first = self.jobs[0]
+        other.jobs = [CosmosJob(tokens_ghw=first.tokens_ghw, seed=seed, context_SC=first.context_SC) for seed in seeds]
+        other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
+        if self._cache is not None:
+            other._cache = self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64))
+            other._logits_BV = self._logits_BV[:1].expand(len(seeds), -1)
+        return other
+
+    def _prefill(self) -> None:
+        """Caches of the window so far; rows with the same past and text share the work."""
+        first: dict[tuple, int] = {}
+        caches, logits, places = [], [], []
+        for row, job in enumerate(self.jobs):
+            past = self.tokens_Bthw[row, self.base :]
+            key = (past.numpy().tobytes(), id(job.context_SC))
+            if key not in first:
+                first[key] = len(caches)
+                cache, last = self._prefill_one(past, job.context_SC)
+                caches.append(cache)
+                logits.append(last)
+            places.append(first[key])
+        if len(caches) == len(self.jobs) == 1:
+            self._cache, self._logits_BV = caches[0], logits[0]
+        else:
+            self._cache = KVCache.stack([caches[place] for place in places])
+            self._logits_BV = torch.cat([logits[place] for place in places])
+
+    def _prefill_one(self, past_thw: Tensor, context_SC: Tensor | None) -> tuple[KVCache, Tensor]:
+        model = self.model
+        device, dtype = model.head.weight.device, model.head.weight.dtype
+        cache = model.new_cache(1, int(self.begins) + self.clip_latents * self.size)
+        ids, positions = past_thw.flatten(), self._positions(0, len(past_thw))
+        if self.begins:
+            ids, positions = torch.cat((ids.new_tensor([self.codebook]), ids)), torch.cat((positions.new_full((1, 3), -1), positions))
+        context = None if context_SC is None else context_SC[None].to(device, dtype)
+        ids, positions, hidden = ids.to(device), positions.to(device), None
+        for start in range(0, len(ids), PREFILL):
+            part = slice(start, start + PREFILL)
+            hidden = model.features(ids[None, part], positions[None, part], cache=cache, context=context)
+        assert hidden is not None
+        return cache, model.head(hidden[:, -1]).float()
+
+    def _positions(self, start: int, stop: int) -> Tensor:
+        """int64 [n, 3] of the latents start .. stop - 1 of the window, raster order."""
+        axes = (torch.arange(start, stop), torch.arange(self.h), torch.arange(self.w))
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+
+
+def roll_cosmos(
+    model: WorldModel,
+    jobs: Sequence[CosmosJob],
+    totals: Sequence[int],
+    sampling: SamplingConfig,
+    clip_latents: int,
+    codebook: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Tensor]:
+    """Finish every job: tokens int64 [total, h, w] each. Jobs with equally many given latents and totals run as one batch."""
+    finished: dict[int, Tensor] = {}
+    groups: dict[tuple, list[int]] = {}
+    for i, (job, total) in enumerate(zip(jobs, totals, strict=True)):
+        groups.setdefault((tuple(job.tokens_ghw.shape), total), []).append(i)
+    for (shape, total), members in groups.items():
+        rows = CosmosRows(model, [jobs[i] for i in members], sampling, clip_latents, codebook)
+        for _ in range(total - shape[0]):
+            rows.advance()
+            if progress is not None:
+                progress(len(members))
+        finished |= {i: rows.tokens_Bthw[row] for row, i in enumerate(members)}
+    return [finished[i] for i in range(len(jobs))]

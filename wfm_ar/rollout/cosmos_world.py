@@ -1,0 +1,309 @@
+"""A converted Cosmos world, used like our own: frames and text in, an imagined clip out.
+
+    video --video_tokenizer.encode--> tokens --cosmos_roll (+ text context)--> tokens
+          --video_tokenizer.decode--> frames, or
+          --diffusion_decoder (+ text context)--> latents --latent_tokenizer.decode--> refined frames
+
+Any number of given frames 1 + r*n, any number made: beyond the trained length a clip rolls on from its last latents. Any picture
+size: it is padded to what the networks take and cropped back, with a warning that the weights were trained at another.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise, dit_sample, overlap_frames, split_chunks
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.rollout.cosmos_folder import CosmosSettings, read_cosmos
+from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows, roll_cosmos
+from wfm_ar.rollout.painter import to_uint8
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
+from wfm_ar.rollout.text_context import text_context
+from wfm_ar.schema import ActionSchema
+from wfm_ar.shapes import latent_frames
+from wfm_ar.tokenizers.video.model import DecodeStream
+
+OFFLOAD = {"tokenizer": ("video_tokenizer",), "decoder": ("latent_tokenizer", "diffusion_decoder"), "model": ("world_model",)}
+_ENCODE_AT_ONCE = 4  # latents of a given clip encoded in one pass
+
+
+class CosmosWorld:
+    """A loaded Cosmos world: settings, networks by part. Its methods leave it unchanged."""
+
+    action_schema = action_tokenizer = None
+
+    def __init__(
+        self,
+        settings: CosmosSettings,
+        modules: dict[str, nn.Module],
+        decoder_context: Tensor | None = None,
+        name: str = "",
+        device: torch.device | str = "cpu",
+        stay: frozenset[str] = frozenset(),
+    ) -> None:
+        """Parts in `stay` lie on the CPU and come to `device` only while they work."""
+        self.settings, self.modules, self.name, self.device, self.stay = settings, modules, name, torch.device(device), stay
+        self.decoder_context = decoder_context
+        tokenizer = settings.video_tokenizer
+        self.rate, self.fps, self.height, self.width = tokenizer.temporal_compression, settings.fps, tokenizer.height, tokenizer.width
+        self.codebook = modules["video_tokenizer"].codebook_size
+
+    def generate(self, video=None, text=None, actions=None, num_frames: int = 33, seed: int = 0, imagine: bool = True, **settings):
+        """One clip, a Rollout; see generate_batch for the settings."""
+        from wfm_ar.rollout.world import Prompt  # world.py knows this file, to open either kind of world
+
+        prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
+        return self.generate_batch([prompt], **settings)[0]
+
+    @torch.inference_mode()
+    def generate_batch(
+        self,
+        prompts: Sequence,
+        *,
+        temperature: float = 1.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        refine: bool = True,
+        refine_steps: int = 15,
+        guidance: float = 1.8,
+        published: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list:
+        """A Rollout a Prompt. `Prompt.text` is a file of T5 embeddings (or words, with the encoder installed).
+
+        top_p: None takes the one recommended for the release, without top_k. published: the blend of overlapping chunks as the
+        published code does it (see overlap_frames). Raises BadClip, BadPrompt, BadActions or BadConfig before any work.
+        """
+        from wfm_ar.rollout.world import Rollout, _Clock, _count, _counter
+
+        top_p = (self.settings.top_p if top_k is None else 1.0) if top_p is None else top_p
+        sampling, clock = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), _Clock()
+        if refine and "diffusion_decoder" not in self.modules:
+            raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
+        if refine and (refine_steps < 2 or guidance < 0):
+            raise BadConfig(
+                f"refine_steps, guidance: got {refine_steps}, {guidance}, expected at least 2 and 0; fix: 15 and 1.8, as published"
+            )
+        jobs, totals, sizes = [], [], []
+        for i, prompt in enumerate(prompts):
+            try:
+                total, size, context = self._checked(prompt)
+            except WfmError as error:
+                raise type(error)(f"prompt {i}: {error}" if len(prompts) > 1 else str(error)) from None
+            tokens = self._encode(prompt.video, size) if prompt.video is not None else torch.empty(0, *self._grid(size), dtype=torch.int64)
+            jobs.append(CosmosJob(tokens_ghw=tokens, seed=prompt.seed, context_SC=context))
+            totals.append(total)
+            sizes.append(size)
+        clock.lap("encode")
+        latents = sum(total - len(job.tokens_ghw) for total, job in zip(totals, jobs, strict=True))
+        with self._placed("world_model"):
+            rows = roll_cosmos(
+                self.modules["world_model"], jobs, totals, sampling, self.settings.clip_latents, self.codebook, _counter(progress, latents)
+            )
+        clock.lap("roll")
+        raw = [self._decode(tokens, size) for tokens, size in zip(rows, sizes, strict=True)]
+        clock.lap("decode")
+        refined = raw
+        if refine:
+            with self._placed("diffusion_decoder", "latent_tokenizer"):
+                refined = [
+                    self._refine(tokens, job, size, refine_steps, guidance, published)
+                    for tokens, job, size in zip(rows, jobs, sizes, strict=True)
+                ]
+            clock.lap("refine")
+        made = sum(len(frames) - _count(prompt.video) for frames, prompt in zip(raw, prompts, strict=True))
+        timings = clock.summary(tokens=sum((t - len(j.tokens_ghw)) * j.tokens_ghw[0:1].new_empty(self._grid(s)).numel() for t, j, s in zip(totals, jobs, sizes, strict=True)), frames=made)  # fmt: skip
+        return [
+            Rollout(
+                frames=frames,
+                raw_frames=raw_frames,
+                tokens=tokens.numpy(),
+                actions=None,
+                given_frames=_count(prompt.video),
+                clipped_actions=0,
+                seed=prompt.seed,
+                fps=self.fps,
+                timings=timings,
+            )
+            for prompt, tokens, frames, raw_frames in zip(prompts, rows, refined, raw, strict=True)
+        ]
+
+    def start(self, video=None, text=None, actions=None, seed: int = 0, temperature: float = 1.0, top_p=None, top_k=None) -> "CosmosStream":
+        """A rollout driven one latent at a time; frames come as the tokenizer decodes them. Raises as generate."""
+        from wfm_ar.rollout.world import Prompt
+
+        prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed)
+        _, size, context = self._checked(prompt)
+        tokens = torch.empty(0, *self._grid(size), dtype=torch.int64) if video is None else self._encode(video, size)
+        top_p = (self.settings.top_p if top_k is None else 1.0) if top_p is None else top_p
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+        job = CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context)
+        return CosmosStream(self, CosmosRows(self.modules["world_model"], [job], sampling, self.settings.clip_latents, self.codebook), size)
+
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """uint8 [1 + r*n, H, W, 3] -> tokens int64 [1 + n, h, w]. Raises BadClip."""
+        return self._encode(video, self._size(video)).numpy()
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens int64 [1 + n, h, w] -> uint8 [1 + r*n, H, W, 3], not refined. Raises BadPrompt."""
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 3 or not tokens.size or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= self.codebook:
+            raise BadPrompt(
+                f"tokens: got {tokens.dtype} {list(tokens.shape)}, expected whole numbers below {self.codebook}, [t, h, w]; fix: encode makes them"
+            )
+        side = self.settings.video_tokenizer.spatial_compression
+        return self._decode(torch.from_numpy(tokens.astype(np.int64)), (tokens.shape[1] * side, tokens.shape[2] * side))
+
+    def check_schema(self, schema: ActionSchema, where: str = "actions") -> None:
+        """Always raises BadActions: the published models take none."""
+        raise BadActions(f"{where}: got an action schema, expected none: the published Cosmos models take no actions; fix: leave them out")
+
+    def _checked(self, prompt) -> tuple[int, tuple[int, int], Tensor | None]:
+        """(latents of the finished clip, picture size, text context) of a prompt that can be."""
+        draws(prompt.seed, 0, Stream.VIDEO, 0)
+        if prompt.actions is not None:
+            raise BadActions("actions: got some, expected none: the published Cosmos models take no actions; fix: leave them out")
+        config = self.settings.world_model
+        total = latent_frames(int(prompt.num_frames), self.rate)
+        if prompt.video is not None and len(prompt.video) > prompt.num_frames:
+            raise BadPrompt(f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given; fix: ask for more")
+        size = (self.height, self.width) if prompt.video is None else self._size(prompt.video)
+        if prompt.video is None and not config.context_dim:
+            raise BadPrompt(
+                f"prompt: got no frames, expected a picture or a video: {self.settings.release or self.name} goes on from one; fix: give one"
+            )
+        if not config.context_dim:
+            if prompt.text is not None:
+                raise BadPrompt("text: got some, expected none: this model takes no text (5B and 13B do); fix: leave the text out")
+            return total, size, None
+        if prompt.text is None:
+            raise BadPrompt(
+                f"text: got none, expected a file of T5 embeddings [tokens, {config.context_dim}] (.safetensors or .npy): this model attends to "
+                "a text; fix: text=FILE, or words where the package transformers is installed"
+            )
+        return total, size, text_context(prompt.text, self.settings.text_tokens, config.context_dim)
+
+    def _size(self, video: np.ndarray) -> tuple[int, int]:
+        if not isinstance(video, np.ndarray) or video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not video.size:
+            got = f"{getattr(video, 'dtype', type(video).__name__)} {list(getattr(video, 'shape', ()))}"
+            raise BadClip(f"video: got {got}, expected uint8 [T, H, W, 3]; fix: wfm_ar.data.video reads clips so")
+        latent_frames(len(video), self.rate)
+        size = video.shape[1:3]
+        if size != (self.height, self.width):
+            trained = f"{self.height}x{self.width}"
+            warnings.warn(f"{size[0]}x{size[1]}: the weights were trained at {trained}; expect less of other sizes", stacklevel=4)
+        return size
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens (rows, columns) of a picture, padded to what every part takes."""
+        side, multiple = self.settings.video_tokenizer.spatial_compression, self._multiple()
+        return tuple(-(-one // multiple) * multiple // side for one in size)
+
+    def _multiple(self) -> int:
+        decoder, latent = self.settings.diffusion_decoder, self.settings.latent_tokenizer
+        side = self.settings.video_tokenizer.spatial_compression
+        return side if decoder is None else max(side, decoder.patch * latent.spatial_compression)
+
+    @contextmanager
+    def _placed(self, *parts: str) -> Iterator[None]:
+        """Parts that stay on the CPU come to the device while they work."""
+        moved = [self.modules[part] for part in parts if part in self.stay]
+        for module in moved:
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            for module in moved:
+                module.to("cpu")
+
+    @torch.inference_mode()
+    def _encode(self, video: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """uint8 [T, H, W, 3] -> int64 [t, h, w], padded at the right and below by the picture's own edge."""
+        tokenizer, side = self.modules["video_tokenizer"], self.settings.video_tokenizer.spatial_compression
+        (h, w), (H, W) = self._grid(size), size
+        with self._placed("video_tokenizer"):
+            weight = next(tokenizer.parameters())
+            stream, tokens, chunk = tokenizer.encode_stream(), [], _ENCODE_AT_ONCE * self.rate
+            for start in range(1 - chunk, len(video), chunk):
+                piece = torch.from_numpy(video[max(0, start) : start + chunk])
+                if len(piece):
+                    piece = piece.to(weight.device).permute(3, 0, 1, 2)[None].to(weight.dtype) / 127.5 - 1
+                    padding = (0, w * side - W, 0, h * side - H)
+                    piece = F.pad(piece.flatten(1, 2), padding, mode="replicate").unflatten(1, piece.shape[1:3])
+                    tokens.append(stream.push(piece)[0].cpu())
+        return torch.cat(tokens)
+
+    @torch.inference_mode()
+    def _decode(self, tokens_thw: Tensor, size: tuple[int, int]) -> np.ndarray:
+        with self._placed("video_tokenizer"):
+            stream = DecodeStream(self.modules["video_tokenizer"])
+            device = next(stream.tokenizer.parameters()).device
+            frames = [to_uint8(stream.push(one[None, None].to(device)).float()) for one in tokens_thw]
+        return np.concatenate(frames)[:, : size[0], : size[1]]
+
+    @torch.inference_mode()
+    def _refine(
+        self, tokens_thw: Tensor, job: CosmosJob, size: tuple[int, int], steps: int, guidance: float, published: bool
+    ) -> np.ndarray:
+        """The clip as the diffusion decoder sees its tokens, chunk by chunk."""
+        dit, latent = self.modules["diffusion_decoder"], self.modules["latent_tokenizer"]
+        ratio = self.settings.video_tokenizer.spatial_compression // latent.config.spatial_compression
+        context = job.context_SC if job.context_SC is not None else self.decoder_context
+        if context is None:
+            context = torch.zeros(1, dit.config.context_dim)
+        shape = (latent.config.latent_channels, CHUNK, tokens_thw.shape[1] * ratio, tokens_thw.shape[2] * ratio)
+        clips = []
+        for number, places in enumerate(split_chunks(len(tokens_thw))):
+            noise = dit_noise([job.seed], shape, number)
+            x = dit_sample(dit, tokens_thw[None, places], context[None], noise, steps=steps, guidance=guidance, fps=self.fps)
+            clips.append(latent.decode(x / dit.config.sigma_data).float().cpu())
+        video = blend_chunks(clips, overlap_frames(self.rate, published=published))
+        frames = 1 + self.rate * (len(tokens_thw) - 1)
+        return to_uint8(video[:, :, :frames])[:, : size[0], : size[1]]
+
+
+class CosmosStream:
+    """A rollout driven one latent at a time; `CosmosWorld.start` makes it."""
+
+    def __init__(self, world: CosmosWorld, rows: CosmosRows, size: tuple[int, int]) -> None:
+        self.world, self._rows, self._size = world, rows, size
+        self._decoding = DecodeStream(world.modules["video_tokenizer"])
+        given = [self._paint(tokens_hw) for tokens_hw in rows.tokens_Bthw[0]]
+        self.given_frames = np.concatenate([np.empty((0, *size, 3), np.uint8), *given])
+
+    def step(self, actions: None = None) -> np.ndarray:
+        """The next latent's frames, uint8 [r, H, W, 3] ([1, H, W, 3] where nothing was before). Raises BadActions for actions."""
+        if actions is not None:
+            raise BadActions("actions: got some, expected none: the published Cosmos models take no actions; fix: leave them out")
+        return self._paint(self._rows.advance()[0])
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All so far, int64 [t, h, w]."""
+        return self._rows.tokens_Bthw[0].numpy()
+
+    def _paint(self, tokens_hw: Tensor) -> np.ndarray:
+        device = next(self._decoding.tokenizer.parameters()).device
+        frames = to_uint8(self._decoding.push(tokens_hw[None, None].to(device)).float())
+        return frames[:, : self._size[0], : self._size[1]]
+
+
+def load_cosmos(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, offload: Sequence[str] = ()
+) -> CosmosWorld:
+    """A converted world. dtype: None = float32 on the CPU, bfloat16 elsewhere. offload: parts of OFFLOAD kept on the CPU while idle.
+
+    Raises BadCheckpoint, and BadConfig for an unknown part.
+    """
+    if unknown := [part for part in offload if part not in OFFLOAD]:
+        raise BadConfig(f"offload: got {unknown[0]!r}, expected some of {sorted(OFFLOAD)}; fix: offload=[decoder,tokenizer]")
+    stay = frozenset(name for part in offload for name in OFFLOAD[part])
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+    settings, modules, context = read_cosmos(folder, device, dtype, stay)
+    return CosmosWorld(settings, modules, context, name=folder.name, device=device, stay=stay)

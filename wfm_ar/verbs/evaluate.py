@@ -1,0 +1,50 @@
+"""`wfm evaluate`: everything that is measured of a world, as report.json and report.html."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from wfm_ar.errors import BadData
+from wfm_ar.evaluate.bars import verdict
+from wfm_ar.evaluate.evaluate import HTML, evaluate
+from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.rollout.world_folder import find_world
+from wfm_ar.verbs.device import device_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(EvaluateConfig):
+    """The keys of conf/evaluate.yaml, which explains them."""
+
+    world: str
+    data: Path | None
+    out: Path
+    device: Literal["auto", "cpu", "cuda"]
+    overwrite: bool
+
+
+def run(settings: Settings) -> int:
+    """Measures, writes the reports, and prints one line a bar."""
+    config = EvaluateConfig(**{field.name: getattr(settings, field.name) for field in fields(EvaluateConfig)})
+    report = evaluate(
+        settings.world,
+        settings.data or _samples(settings.world),
+        settings.out,
+        config,
+        device=device_named(settings.device),
+        overwrite=settings.overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    for row in report["bars"]:
+        measured = "not measured" if row["measured"] is None else f"{row['measured']:.4g}"
+        print(f"{row['name']:<60} {measured:>14}  {verdict(row)}")
+    print(f"the report is {settings.out / HTML}")
+    return 0
+
+
+def _samples(name: str) -> Path:
+    folder = find_world(name) / "samples"
+    if not folder.is_dir():
+        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
+    return folder
