@@ -57,8 +57,6 @@ def name_of(path: Path) -> str:
 
 LIBRARY = sources("wfm_ar", "kernels")
 EVERYTHING = LIBRARY + sources("tests", "tools")
-by_name = pytest.mark.parametrize("path", LIBRARY, ids=name_of)
-everywhere = pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
 
 
 def part_of(path: Path) -> str:
@@ -101,17 +99,20 @@ def part_imported(module: str) -> str | None:
     return names[1] if len(names) > 1 and names[1] in RUNG else "__init__"
 
 
-@by_name
-def test_imports_run_downwards(path):
-    own = part_of(path)
-    if own == "benchmarks":
-        pytest.skip("benchmarks may import anything")
-    assert own in RUNG, f"{name_of(path)}: part {own!r} has no place on the ladder; give it one here and in the README"
-    for module, line in imports_of(path):
-        other = part_imported(module)
-        if other is None or other == own or other in ALWAYS_ALLOWED or (own, other) in NEIGHBOURS:
+def test_imports_run_downwards():
+    wrong = []
+    for path in LIBRARY:
+        own = part_of(path)
+        if own == "benchmarks":  # may import anything
             continue
-        assert own == "__init__" or RUNG[other] < RUNG[own], f"{name_of(path)}:{line}: {own} imports {other}, which is not below it"
+        assert own in RUNG, f"{name_of(path)}: part {own!r} has no place on the ladder; give it one here and in the README"
+        for module, line in imports_of(path):
+            other = part_imported(module)
+            if other is None or other == own or other in ALWAYS_ALLOWED or (own, other) in NEIGHBOURS or own == "__init__":
+                continue
+            if RUNG[other] >= RUNG[own]:
+                wrong.append(f"{name_of(path)}:{line}: {own} imports {other}, which is not below it")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_importing_the_package_imports_nothing_of_it():
@@ -123,44 +124,66 @@ def test_importing_the_package_imports_nothing_of_it():
         assert not any(name.startswith(("wfm_", "torch", "numpy")) for name in names), ast.unparse(node)
 
 
-@by_name
-def test_libraries_stay_in_their_place(path):
-    name = name_of(path)
-    for module, line in imports_of(path):
-        places = ONLY_HERE.get(module.split(".")[0])
-        if places is not None and part_of(path) != "benchmarks":
-            assert any(name.startswith(place) for place in places), f"{name}:{line}: imports {module}; only {sorted(places)} may"
+def test_libraries_stay_in_their_place():
+    wrong = []
+    for path in LIBRARY:
+        for module, line in imports_of(path):
+            places = ONLY_HERE.get(module.split(".")[0], {""})
+            if part_of(path) != "benchmarks" and not any(name_of(path).startswith(place) for place in places):
+                wrong.append(f"{name_of(path)}:{line}: imports {module}; only {sorted(places)} may")
+    assert not wrong, "\n".join(wrong)
 
 
-@by_name
-def test_kernels_stand_alone(path):
-    if part_of(path) != "wfm_kernels":
-        return
-    allowed = {"torch", "triton", "wfm_kernels"}
-    for module, line in imports_of(path):
-        top = module.split(".")[0]
-        assert top in allowed or top in sys.stdlib_module_names, f"{name_of(path)}:{line}: imports {module}; kernels may only torch, triton"
+def test_kernels_stand_alone():
+    allowed = {"torch", "triton", "wfm_kernels"} | sys.stdlib_module_names
+    paths = [path for path in LIBRARY if part_of(path) == "wfm_kernels"]
+    found = [(f"{name_of(path)}:{line}", module) for path in paths for module, line in imports_of(path)]
+    wrong = [f"{place}: imports {module}; kernels may only torch, triton" for place, module in found if module.split(".")[0] not in allowed]
+    assert not wrong, "\n".join(wrong)
 
 
-@everywhere
-def test_nothing_dangerous(path):
+def test_nothing_dangerous():
     """No pickle, no eval or exec, no torch.load without weights_only=True, no numpy.load that may unpickle, no shell."""
-    name = name_of(path)
-    for module, line in imports_of(path):
-        assert not any(module == bad or module.startswith(f"{bad}.") for bad in NEVER_IMPORTED), f"{name}:{line}: imports {module}"
-    for node in ast.walk(tree_of(path)):
-        if not isinstance(node, ast.Call):
-            continue
-        called, keywords = ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords}
-        where = f"{name}:{node.lineno}: {called}"
-        assert called not in ("eval", "exec", "os.system", "os.popen", "__import__"), where
-        assert not called.endswith(("hydra.utils.instantiate", "hydra.utils.call")), where
-        if called == "torch.load":
-            assert keywords.get("weights_only") == "True", f"{where} without weights_only=True"
-        if called in ("np.load", "numpy.load"):
-            assert keywords.get("allow_pickle", "False") == "False", f"{where} with allow_pickle"
-        if called.startswith("subprocess."):
-            assert keywords.get("shell", "False") == "False", f"{where} through a shell"
+    wrong = []
+    for path in EVERYTHING:
+        for module, line in imports_of(path):
+            if any(module == bad or module.startswith(f"{bad}.") for bad in NEVER_IMPORTED):
+                wrong.append(f"{name_of(path)}:{line}: imports {module}")
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and (reason := danger_of(node)):
+                wrong.append(f"{name_of(path)}:{node.lineno}: {reason}")
+    assert not wrong, "\n".join(wrong)
+
+
+def danger_of(node: ast.Call) -> str:
+    called, keywords = ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords}
+    if called in ("eval", "exec", "os.system", "os.popen", "__import__") or called.endswith(
+        ("hydra.utils.instantiate", "hydra.utils.call")
+    ):
+        return called
+    if called == "torch.load" and keywords.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if called in ("np.load", "numpy.load") and keywords.get("allow_pickle", "False") != "False":
+        return "numpy.load with allow_pickle"
+    if called.startswith("subprocess.") and keywords.get("shell", "False") != "False":
+        return "a shell"
+    return ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval('1')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "subprocess.run('ls', shell=True)",
+        "hydra.utils.instantiate(config)",
+    ],
+)
+def test_danger_is_seen(line):
+    call = ast.parse(line).body[0].value
+    assert danger_of(call)
 
 
 def test_configs_name_no_code():
@@ -170,17 +193,16 @@ def test_configs_name_no_code():
             assert word not in text, f"{name_of(path)}: {word}"
 
 
-@everywhere
-def test_files_are_short_and_named_for_what_they_hold(path):
-    lines = path.read_text().count("\n")
-    assert lines <= CEILING, f"{name_of(path)}: {lines} lines, at most {CEILING}; part it by concept"
-    assert path.name not in FORBIDDEN_NAMES, f"{name_of(path)}: a name for anything; name it for the one thing it holds"
+def test_files_are_short_and_named_for_what_they_hold():
+    long = {name_of(path): count for path in EVERYTHING if (count := path.read_text().count("\n")) > CEILING}
+    assert not long, f"at most {CEILING} lines a file; part them by concept: {long}"
+    vague = [name_of(path) for path in EVERYTHING if path.name in FORBIDDEN_NAMES]
+    assert not vague, f"names for anything; name a file for the one thing it holds: {vague}"
 
 
-@by_name
-def test_every_module_says_what_it_is(path):
-    if path.read_text().strip():
-        assert ast.get_docstring(tree_of(path)), f"{name_of(path)}: no docstring"
+def test_every_module_says_what_it_is():
+    silent = [name_of(path) for path in LIBRARY if path.read_text().strip() and not ast.get_docstring(tree_of(path))]
+    assert not silent, f"no docstring: {silent}"
 
 
 def test_no_kernels_package():
@@ -195,12 +217,11 @@ def test_test_files_have_names_of_their_own():
     assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
 
 
-@everywhere
-def test_no_paths_of_one_machine(path):
-    if path.name == "test_architecture.py":
-        return
-    found = re.search(r"""["'](/work/|/root/|/home/\w)""", path.read_text())
-    assert not found, f"{name_of(path)}: {found and found[0]}"
+def test_no_paths_of_one_machine():
+    pattern = re.compile(r"""["'](/work/|/root/|/home/\w)""")
+    paths = [path for path in EVERYTHING if path.name != "test_architecture.py"]
+    found = {name_of(path): match[0] for path in paths if (match := pattern.search(path.read_text()))}
+    assert not found, found
 
 
 def test_pyproject_says_what_the_code_says():

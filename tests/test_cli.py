@@ -197,6 +197,45 @@ def test_sweeps_run_every_point_and_return_the_worst(told, verb_that, tmp_path, 
     assert seen == [("a", True), ("a", False), ("b", True), ("b", False)]
 
 
+def fake_train(monkeypatch, seen: list):
+    """`wfm train` that only notes its settings, with the real ones."""
+    from wfm_ar.verbs import train
+
+    fake = SimpleNamespace(Settings=train.Settings, run=lambda settings: seen.append(settings))
+    real = cli.importlib.import_module
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "wfm_ar.verbs.train" else real(name))
+
+
+def test_training_keeps_its_config_in_the_run_folder(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen: list = []
+    fake_train(monkeypatch, seen)
+    assert told("train", "experiment=smoke", "run=here/mine", "optimizer.lr=0.5")[0] == 0
+    assert str(seen[0].run) == "here/mine" and seen[0].optimizer.lr == 0.5
+    (kept,) = Path("here/mine/.hydra").glob("*/config.yaml")
+    assert "lr: 0.5" in kept.read_text() and "name: smoke" in kept.read_text()
+    (overrides,) = Path("here/mine/.hydra").glob("*/overrides.yaml")
+    assert "optimizer.lr=0.5" in overrides.read_text()
+
+
+def test_every_point_of_a_sweep_has_a_run_of_its_own(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen: list = []
+    fake_train(monkeypatch, seen)
+    code, _, err = told("train", "-m", "stage=world_model", "experiment=smoke", "optimizer.lr=1e-3,3e-4", "model=tiny,nano")
+    assert (code, err) == (0, "")
+    assert [(settings.optimizer.lr, settings.model.layers) for settings in seen] == [(1e-3, 2), (1e-3, 5), (3e-4, 2), (3e-4, 5)]
+    runs = [str(settings.run) for settings in seen]
+    assert len(set(runs)) == 4 and all(run.startswith("runs/smoke/sweep/") and Path(run, ".hydra").is_dir() for run in runs)
+
+
+def test_a_refused_run_leaves_no_folder(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for override in ("tokenizer.height=100", "model=nanoo", "optimizer.lr=fast", "stages.world_model.training.z_los=1", "experiment=none"):
+        assert_one_line(told("train", override), "wfm train")
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_of_the_process_stays_changed(told, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     before = (list(sys.argv), os.getcwd())

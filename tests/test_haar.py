@@ -39,4 +39,6 @@ def test_golden(golden):
         for name in sorted(n for n in tensors if n.startswith(f"p3d_ps{size}") and n.endswith(".video")):
             stem = name.removesuffix(".video")
             torch.testing.assert_close(haar_patch(tensors[name], size, size), tensors[f"{stem}.patched"], atol=1e-5, rtol=0)
-            torch.testing.assert_close(haar_unpatch(tensors[f"{stem}.patched"], size, size), tensors[f"{stem}.unpatched"], atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                haar_unpatch(tensors[f"{stem}.patched"], size, size), tensors[f"{stem}.unpatched"], atol=1e-5, rtol=0
+            )

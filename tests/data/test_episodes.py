@@ -220,7 +220,9 @@ def test_copied_episodes_are_a_data_set_of_their_own(tmp_path):
     schema = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
     frames = np.zeros((5, 16, 16, 3), np.uint8)
     records = [
-        write_episode(tmp_path / "all", id=f"e{i}", frames_THWC=frames, fps=10, split="val", text=f"t{i}", actions=np.zeros((4, 1), np.float32))
+        write_episode(
+            tmp_path / "all", id=f"e{i}", frames_THWC=frames, fps=10, split="val", text=f"t{i}", actions=np.zeros((4, 1), np.float32)
+        )
         for i in range(3)
     ]
     write_episodes(tmp_path / "all", records, schema)

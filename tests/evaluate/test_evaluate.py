@@ -98,6 +98,7 @@ def test_every_section_is_measured_and_written(report, data):
         "rollout.gap_32",
         "speed.demo_peak_bytes",
     }
+    assert (out / "table.md").read_text().count("\n") == len(rows) + 2
     page = (out / "report.html").read_text()
     assert page.count("Not measured:") == 0 and page.count("<div class='sheet") >= 2 + 2 + 2 + 2
 

@@ -57,7 +57,7 @@ def report() -> dict:
 
 def test_the_report_holds_every_section_picture_and_verdict(report):
     clip = np.zeros((T, 16, 16, 3), np.uint8)
-    sheet = Sheet(title="episode <7>", note="push & pull", rows=(("truth", clip), ("rollout", clip)), failure=True)
+    sheet = Sheet(title="episode <7>", note="push & pull", rows=(("truth", clip), ("rollout", clip)), mark="failure")
     page = render_report(report, {"rollout": [sheet]}, fps=10.0)
     for section in ("tokenizer", "prediction", "rollout", "refined", "actions", "text", "speed", "settings"):
         assert page.count(f'id="{section}"') + page.count(f"id='{section}'") == 1
@@ -66,7 +66,7 @@ def test_the_report_holds_every_section_picture_and_verdict(report):
     assert page.count("data:image/svg+xml;base64,") == 7 and page.count("data:image/png;base64,") == 2
     assert page.count("data:video/mp4;base64,") == 1
     assert not re.search(r"(src|href)=['\"](?!data:)", page) and "<script" not in page  # nothing is fetched
-    chips = re.findall(r"class='chip (\w+)'>(?!gate)", page)
+    chips = re.findall(r"class='chip (\w+)'>(?!gate|failure)", page)
     assert len(chips) == len(report["bars"])
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wfm_kernels import attention
 from wfm_kernels.attention import reference
 from wfm_kernels.attention.triton import attention as triton_attention

@@ -81,7 +81,11 @@ def test_loss_counts_weights_only_and_adds_z():
 
 
 def _from_published(weights: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    out = {"embedding.weight": weights["tok_embeddings.weight"], "norm.weight": weights["norm.weight"], "head.weight": weights["output.weight"]}
+    out = {
+        "embedding.weight": weights["tok_embeddings.weight"],
+        "norm.weight": weights["norm.weight"],
+        "head.weight": weights["output.weight"],
+    }
     for i in range(layers):
         theirs, ours = f"layers.{i}.", f"blocks.{i}."
         for kind in ("attention", "cross_attention") if f"{theirs}cross_attention.wq.weight" in weights else ("attention",):

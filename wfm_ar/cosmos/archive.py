@@ -103,7 +103,8 @@ class Archive:
         flat = torch.empty(0, dtype=torch.uint8).set_(self._mapped, start, (length // item * item,))
         if start % item:
             flat = flat.clone()  # archives of torch are aligned; others may not be
-        return flat.view(stored.dtype).as_strided(stored.shape, stored.stride, stored.offset)
+        flat = flat.view(stored.dtype)
+        return flat.as_strided(stored.shape, stored.stride, flat.storage_offset() + stored.offset)
 
     def _place(self, record: str) -> tuple[int, int]:
         """(first byte of a record's data in the file, its length)."""

@@ -113,7 +113,8 @@ def _open(path: Path) -> Checkpoint:
         return Checkpoint(paths=(path,), format="safetensors", entries=_safe_entries(path))
     if head[:1] == b"\x80":
         raise BadCheckpoint(
-            f"{path}: a bare pickle, expected a torch archive or safetensors; it was not run; fix: torch.save of torch 1.6 or later, or safetensors"
+            f"{path}: a bare pickle, expected a torch archive or safetensors; it was not run; "
+            "fix: torch.save of torch 1.6 or later, or safetensors"
         )
     raise BadCheckpoint(f"{path}: no checkpoint of a known kind, expected .pt, .jit or .safetensors; fix: copy the file again, whole")
 

@@ -69,7 +69,8 @@ def write_store(
 ) -> TokenStore:
     """Encode clips 0..count-1 into a store at `root`; goes on where an earlier try with the same `about` ended.
 
-    encode(range) yields the clips of a shard in order. about: JSON that pins what made it (tokenizer hash, clip ids ...). done(n) is told how many clips are finished.
+    encode(range) yields the clips of a shard in order. about: JSON that pins what made it (tokenizer hash, clip ids ...).
+    done(n) is told how many clips are finished.
     Raises BadData when the folder holds a store of something else.
     """
     root = Path(root)

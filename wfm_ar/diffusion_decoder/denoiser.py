@@ -39,7 +39,7 @@ class DenoiserConfig:
     sigma_max: float = 20.0
     rho: float = 7.0  # bend of the Karras schedule
     noise_sharing: float = 0.5  # share (variance) of the noise that all frames of a row have in common, 0..1
-    temperature: float = 0.5  # spread of the sampler's noise; 1 draws from the posterior, 0 stays near its middle
+    temperature: float = 0.0  # spread of the sampler's noise; 1 draws from the posterior, 0 takes its likeliest (nearest to the truth)
 
     def __post_init__(self) -> None:
         for name in ("temporal_compression", "spatial_compression", "patch"):
@@ -76,7 +76,7 @@ class DenoiserConfig:
         if not (0 <= self.noise_sharing <= 1 and 0 <= self.temperature <= 2):
             raise BadConfig(
                 f"diffusion decoder: noise_sharing and temperature: got {self.noise_sharing} and {self.temperature}, expected 0..1 "
-                "and 0..2; fix: 0.5 and 0.5"
+                "and 0..2; fix: 0.5 and 0"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""`evaluate`: everything that is measured of a world on held-out episodes, as report.json and report.html.
+"""`evaluate`: everything that is measured of a world on held-out episodes, as report.json, report.html and table.md.
 
 Nothing is picked: the episodes are the first of the held-out split in file order. What cannot be measured on a data set or a
 world is named with its reason.
@@ -26,7 +26,7 @@ from wfm_ar import __version__
 from wfm_ar.data.episodes import EpisodeSet, open_episodes
 from wfm_ar.data.files import refuse_existing, write_atomic
 from wfm_ar.errors import OutputExists
-from wfm_ar.evaluate.bars import judge
+from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
@@ -44,7 +44,7 @@ from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames
 
-JSON, HTML = "report.json", "report.html"
+JSON, HTML, TABLE = "report.json", "report.html", "table.md"  # the table is what a README or model card shows
 FORMAT = 1  # rises when a number of report.json changes its meaning
 
 
@@ -90,8 +90,8 @@ def evaluate(
             report["rollout"], report["refined"], sheets["rollout"] = true.rollout, true.refined, true.sheets
             if true.refined is None:
                 missing["refined"] = "this world has no diffusion decoder"
-            if true.trials is None or len(clips) < 2:
-                missing["actions"] = "the data set's state does not say where the peg is (peg_xy), or there is one episode only"
+            if true.trials is None or len(clips) < 2 or loaded.height != loaded.width:
+                missing["actions"] = "needs two or more tabletop episodes, square, whose state says where the peg is (peg_xy)"
             else:
                 report["actions"], sheets["actions"] = action_section(bench, true)
         if pushes is None:
@@ -99,13 +99,14 @@ def evaluate(
         else:
             report["text"], sheets["text"] = text_section(bench, pushes)
         with tempfile.TemporaryDirectory() as scratch:
-            demo = [sys.executable, "-m", "wfm_ar", "demo", f"world={folder}", f"out={scratch}/demo"] if config.demo else None
+            demo = [sys.executable, "-m", "wfm_ar", "demo", f"world={folder}", f"out={scratch}/demo", "device=cpu"] if config.demo else None
             report["speed"] = speed_section(bench, demo)
     report["seconds"] = time.monotonic() - clock
     report["bars"] = judge(report)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / JSON, json.dumps(report, indent=1, allow_nan=False).encode() + b"\n", overwrite=overwrite)
     write_atomic(out / HTML, render_report(report, sheets, fps=loaded.fps).encode(), overwrite=overwrite)
+    write_atomic(out / TABLE, markdown_table(report["bars"]).encode(), overwrite=overwrite)
     return report
 
 
@@ -113,7 +114,7 @@ def _prepare(out: Path, overwrite: bool) -> None:
     """Refuses, before any work, an output that could not be written at the end."""
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: is a file, expected a folder for the reports; fix: choose another out=")
-    for name in (JSON, HTML):
+    for name in (JSON, HTML, TABLE):
         refuse_existing(out / name, overwrite)
 
 

@@ -5,7 +5,6 @@ Nothing is computed here that report.json does not hold, except the pictures. No
 
 import base64
 import html
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from wfm_ar.data.video import write_video
+from wfm_ar.data.video import write_image, write_video
 from wfm_ar.evaluate import plots
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.control import DRIVES, MOVED
@@ -30,7 +28,7 @@ class Sheet:
     title: str
     note: str = ""
     rows: tuple[tuple[str, np.ndarray], ...]  # (label, frames uint8 [T, H, W, 3]), all of one shape
-    failure: bool = False
+    mark: str = ""  # "failure" or "worst", shown before the title
 
 
 def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet]], *, fps: float) -> str:
@@ -295,9 +293,9 @@ def _sheet(sheet: Sheet, fps: float) -> str:
     )
     ticks = "".join(f"<i>{t}</i>" for t in shown)
     video = _mp4(np.concatenate([frames for _, frames in sheet.rows], axis=2), fps)
-    kind = "sheet failure" if sheet.failure else "sheet"
+    mark = f"<span class='chip no'>{_text_of(sheet.mark)}</span> " if sheet.mark else ""
     return (
-        f"<div class='{kind}'><h3>{_text_of(sheet.title)}</h3><p>{_text_of(sheet.note)}</p>{lines}"
+        f"<div class='sheet'><h3>{mark}{_text_of(sheet.title)}</h3><p>{_text_of(sheet.note)}</p>{lines}"
         f"<div class='strip ticks'><span>frame</span><div>{ticks}</div></div>"
         f"<details><summary>play: {_text_of(', '.join(label for label, _ in sheet.rows))}</summary>"
         f"<video controls loop muted src='{video}'></video></details></div>"
@@ -311,16 +309,22 @@ def _strip(frames_THWC: np.ndarray) -> np.ndarray:
 
 
 def _png(image_HWC: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image_HWC).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "strip.png"
+        write_image(path, image_HWC)
+        return _data("image/png", path)
 
 
 def _mp4(frames_THWC: np.ndarray, fps: float) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_video(path, frames_THWC, fps, sync=False)
-        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+        return _data("video/mp4", path)
+
+
+def _data(kind: str, path: Path) -> str:
+    """The file at `path` as a data: address."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _share(value: float | None) -> str:
@@ -364,7 +368,6 @@ dt { color: var(--soft); font-size: 12.5px; line-height: 1.35; } dd { margin: 2p
 figure { margin: 0; max-width: 560px; } figure img { width: 100%; } figcaption { font-size: 12.5px; }
 .sheet { margin-top: 20px; padding-top: 16px; border-top: 1px solid var(--line); overflow-x: auto; }
 .sheet p { margin: 0 0 8px; font-size: 13px; }
-.failure h3::before { content: "failure "; color: #a5280c; }
 .strip { display: grid; grid-template-columns: 96px 1fr; align-items: center; gap: 8px; min-width: 640px; margin-bottom: 3px; }
 .strip span { font-size: 12.5px; color: var(--soft); } .strip img { width: 100%; display: block; border-radius: 3px; }
 .ticks div { display: flex; } .ticks i { flex: 1; text-align: center; font-style: normal; font-size: 11.5px; color: var(--soft); }

@@ -21,7 +21,7 @@ from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
-FAILURES = 2  # worst examples shown by a section
+FAILURES = 2  # worst rollouts, and failures of text following, that are shown beside the first examples
 Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
 
 
@@ -140,7 +140,7 @@ def rollout_section(bench: Bench) -> TrueRollouts:
             sheets.append(sheet)
             first.append(rolled.raw_frames)
         worst = sorted([*worst, (gap, k, sheet)], key=lambda item: -item[0])[:FAILURES]
-    failures = [replace(sheet, failure=True, note=f"one of the {FAILURES} worst; {sheet.note}") for _, _, sheet in worst]
+    failures = [replace(sheet, mark="worst") for _, _, sheet in worst]
     summary = quality.rollout_summary(rows)
     summary["by_episode"] = [{"id": row.id, "psnr_raw_last": float(row.psnr["raw"][-1])} for row in rows]
     return TrueRollouts(
@@ -187,7 +187,7 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
     sheets = [
         Sheet(
             title=f"episode {clips[k].id}, four kinds of actions",
-            rows=(("truth", clips[k].frames), *((kind, shown[k][kind]) for kind in control.DRIVES)),
+            rows=(("truth", clips[k].frames), *((f"{kind} actions", shown[k][kind]) for kind in control.DRIVES)),
         )
         for k in range(min(2, len(shown)))
     ]
@@ -209,14 +209,13 @@ def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sh
             moves[kind].append(moved)
             followed = moved is not None and moved >= control.MOVED
             note = "not found in the last frame" if moved is None else f"moved {100 * moved:.1f} cm in the named direction"
-            title = f"episode {clips[k].id}: {told[k].text}"
-            rows = (("truth", clips[k].frames), ("rollout", rolled.raw_frames)) if kind == "own" else (("rollout", rolled.raw_frames),)
+            title = f"episode {clips[k].id}: {told[k].text}{' (opposite)' if kind == 'opposite' else ''}"
+            rows = [("truth", clips[k].frames)] * (kind == "own") + [("rollout", rolled.raw_frames)]
+            sheet = Sheet(title=title, note=note, rows=tuple(rows), mark="" if followed else "failure")
             if k < (bench.config.examples + 1) // 2:
-                sheets.append(
-                    Sheet(title=title + (" (opposite)" if kind == "opposite" else ""), note=note, rows=rows, failure=not followed)
-                )
+                sheets.append(sheet)
             elif kind == "own" and not followed and len(failures) < FAILURES:
-                failures.append(Sheet(title=title, note=note, rows=rows, failure=True))
+                failures.append(sheet)
     numbers = control.text_following(asked, moves["own"])
     numbers["opposite"] = control.text_following([push.opposite for push in asked], moves["opposite"])
     truth = [control.moved_along(clip.frames[0], clip.frames[-1], push) for clip, push in zip(clips, asked, strict=True)]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
+from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.world_folder import SETTINGS, _check_keys, _config, _fsync, _need, _sha256, _verify
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.fsq import FSQ
@@ -100,6 +101,7 @@ class Source:
     name: str
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
+    dtype: torch.dtype | None = None  # None: as the file's other tensors
 
 
 def materialise(module: nn.Module, tensor_of: Callable[[str], Tensor], device: torch.device | str = "cpu") -> nn.Module:
@@ -131,15 +133,16 @@ def write_tensors(path: Path, sources: Sequence[Source], dtype: torch.dtype) -> 
     """A safetensors file, one tensor after the other: at most one is in memory. Raises BadCheckpoint for numbers that are not finite."""
     header, offset = {}, 0
     for one in sources:
-        size = math.prod(one.shape) * dtype.itemsize
-        header[one.name] = {"dtype": _SAFE[dtype], "shape": list(one.shape), "data_offsets": [offset, offset + size]}
+        kind = one.dtype or dtype
+        size = math.prod(one.shape) * kind.itemsize
+        header[one.name] = {"dtype": _SAFE[kind], "shape": list(one.shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for one in sources:
-            tensor = one.make().to("cpu", dtype).contiguous()
+            tensor = one.make().to("cpu", one.dtype or dtype).contiguous()
             assert tuple(tensor.shape) == one.shape, one.name
             if not tensor.isfinite().all():
                 raise BadCheckpoint(
@@ -233,9 +236,14 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
 
 
 def read_cosmos(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, stay: frozenset[str] = frozenset()
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    stay: frozenset[str] = frozenset(),
+    int8: frozenset[str] = frozenset(),
 ) -> tuple[CosmosSettings, dict[str, nn.Module], Tensor | None]:
-    """(settings, networks by part, the decoder's own context). Every file is hashed first. Parts in `stay` remain on the CPU.
+    """(settings, networks by part, the decoder's own context). Every file is hashed first. Parts in `stay` remain on the CPU, those in
+    `int8` keep the weights of their linear layers in 8 bits.
 
     Raises BadCheckpoint for anything missing, changed or misfitting.
     """
@@ -245,7 +253,7 @@ def read_cosmos(
     for name, (_, kind) in NETWORKS.items():
         if (config := getattr(settings, name)) is not None:
             place = "cpu" if name in stay else device
-            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype)
+            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype, name in int8)
     context = None
     if DECODER_CONTEXT in files:
         with safe_open(folder / DECODER_CONTEXT, framework="pt") as file:
@@ -253,7 +261,7 @@ def read_cosmos(
     return settings, built, context
 
 
-def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype, int8: bool) -> nn.Module:
     with torch.device("meta"):
         module = kind(config)
     own = {name: tuple(p.shape) for name, p in module.state_dict().items()}
@@ -262,6 +270,8 @@ def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.dev
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             if wrong := sorted(f"{name} {found.get(name)}/{own.get(name)}" for name, _ in found.items() ^ own.items()):
                 raise BadCheckpoint(f"{path}: {'; '.join(wrong[:6])} (found/expected); fix: weights and {SETTINGS} must be of one world")
+            for name in quantisable(module) if int8 else ():
+                put_int8(module, name, file.get_tensor(f"{name}.weight"), device, dtype)
             module = materialise(module, lambda name: file.get_tensor(name).to(device, dtype, copy=True), device)
             for name, buffer in module.named_buffers():
                 if name in found:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise, dit_sample, overlap_frames, split_chunks
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
 from wfm_ar.rollout.cosmos_folder import CosmosSettings, read_cosmos
 from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows, roll_cosmos
 from wfm_ar.rollout.painter import to_uint8
@@ -82,7 +82,7 @@ class CosmosWorld:
         """
         from wfm_ar.rollout.world import Rollout, _Clock, _count, _counter
 
-        top_p = (self.settings.top_p if top_k is None else 1.0) if top_p is None else top_p
+        top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
         sampling, clock = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), _Clock()
         if refine and "diffusion_decoder" not in self.modules:
             raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
@@ -118,7 +118,10 @@ class CosmosWorld:
                 ]
             clock.lap("refine")
         made = sum(len(frames) - _count(prompt.video) for frames, prompt in zip(raw, prompts, strict=True))
-        timings = clock.summary(tokens=sum((t - len(j.tokens_ghw)) * j.tokens_ghw[0:1].new_empty(self._grid(s)).numel() for t, j, s in zip(totals, jobs, sizes, strict=True)), frames=made)  # fmt: skip
+        made_tokens = sum(
+            (total - len(job.tokens_ghw)) * rows_thw[0].numel() for total, job, rows_thw in zip(totals, jobs, rows, strict=True)
+        )
+        timings = clock.summary(tokens=made_tokens, frames=made)
         return [
             Rollout(
                 frames=frames,
@@ -141,10 +144,23 @@ class CosmosWorld:
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed)
         _, size, context = self._checked(prompt)
         tokens = torch.empty(0, *self._grid(size), dtype=torch.int64) if video is None else self._encode(video, size)
-        top_p = (self.settings.top_p if top_k is None else 1.0) if top_p is None else top_p
+        top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
         job = CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context)
         return CosmosStream(self, CosmosRows(self.modules["world_model"], [job], sampling, self.settings.clip_latents, self.codebook), size)
+
+    def defaults(self, top_k: int | None = None) -> dict[str, float]:
+        """What a caller who has no wish gets: what the release recommends; top_p and top_k were not meant to go together."""
+        return {"top_p": self.settings.top_p if top_k is None else 1.0, "refine_steps": 15}
+
+    def at_size(self, height: int, width: int) -> "CosmosWorld":
+        """This world at another picture size, with the same networks. Raises BadConfig for one without pixels."""
+        if min(height, width) < 1:
+            raise BadConfig(f"height, width: got {height}x{width}, expected at least 1; fix: leave them out")
+        other = CosmosWorld.__new__(CosmosWorld)
+        other.__dict__.update(self.__dict__)
+        other.height, other.width = height, width
+        return other
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """uint8 [1 + r*n, H, W, 3] -> tokens int64 [1 + n, h, w]. Raises BadClip."""
@@ -155,7 +171,7 @@ class CosmosWorld:
         tokens = np.asarray(tokens)
         if tokens.ndim != 3 or not tokens.size or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= self.codebook:
             raise BadPrompt(
-                f"tokens: got {tokens.dtype} {list(tokens.shape)}, expected whole numbers below {self.codebook}, [t, h, w]; fix: encode makes them"
+                f"tokens: got {tokens.dtype} {list(tokens.shape)}, expected ids below {self.codebook}, [t, h, w]; fix: encode makes them"
             )
         side = self.settings.video_tokenizer.spatial_compression
         return self._decode(torch.from_numpy(tokens.astype(np.int64)), (tokens.shape[1] * side, tokens.shape[2] * side))
@@ -174,9 +190,12 @@ class CosmosWorld:
         if prompt.video is not None and len(prompt.video) > prompt.num_frames:
             raise BadPrompt(f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given; fix: ask for more")
         size = (self.height, self.width) if prompt.video is None else self._size(prompt.video)
+        if prompt.video is None:
+            self._warn_of(size)
         if prompt.video is None and not config.context_dim:
             raise BadPrompt(
-                f"prompt: got no frames, expected a picture or a video: {self.settings.release or self.name} goes on from one; fix: give one"
+                f"prompt: got no frames, expected a picture or a video: {self.settings.release or self.name} goes on from one; "
+                "fix: give one"
             )
         if not config.context_dim:
             if prompt.text is not None:
@@ -184,8 +203,8 @@ class CosmosWorld:
             return total, size, None
         if prompt.text is None:
             raise BadPrompt(
-                f"text: got none, expected a file of T5 embeddings [tokens, {config.context_dim}] (.safetensors or .npy): this model attends to "
-                "a text; fix: text=FILE, or words where the package transformers is installed"
+                f"text: got none, expected a file of T5 embeddings [tokens, {config.context_dim}] (.safetensors or .npy): this model "
+                "attends to a text; fix: text=FILE, or words where the package transformers is installed"
             )
         return total, size, text_context(prompt.text, self.settings.text_tokens, config.context_dim)
 
@@ -194,11 +213,14 @@ class CosmosWorld:
             got = f"{getattr(video, 'dtype', type(video).__name__)} {list(getattr(video, 'shape', ()))}"
             raise BadClip(f"video: got {got}, expected uint8 [T, H, W, 3]; fix: wfm_ar.data.video reads clips so")
         latent_frames(len(video), self.rate)
-        size = video.shape[1:3]
-        if size != (self.height, self.width):
-            trained = f"{self.height}x{self.width}"
-            warnings.warn(f"{size[0]}x{size[1]}: the weights were trained at {trained}; expect less of other sizes", stacklevel=4)
-        return size
+        self._warn_of(video.shape[1:3])
+        return video.shape[1:3]
+
+    def _warn_of(self, size: tuple[int, int]) -> None:
+        trained = self.settings.video_tokenizer
+        if size != (trained.height, trained.width):
+            line = f"{size[0]}x{size[1]} pixels: the weights were trained at {trained.height}x{trained.width}; expect less of other sizes"
+            warnings.warn(line, stacklevel=5)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Tokens (rows, columns) of a picture, padded to what every part takes."""
@@ -295,15 +317,22 @@ class CosmosStream:
 
 
 def load_cosmos(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, offload: Sequence[str] = ()
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    offload: Sequence[str] = (),
+    int8: Sequence[str] = (),
 ) -> CosmosWorld:
     """A converted world. dtype: None = float32 on the CPU, bfloat16 elsewhere. offload: parts of OFFLOAD kept on the CPU while idle.
+    int8: of "model" and "decoder", those whose linear layers keep 8-bit weights.
 
     Raises BadCheckpoint, and BadConfig for an unknown part.
     """
-    if unknown := [part for part in offload if part not in OFFLOAD]:
-        raise BadConfig(f"offload: got {unknown[0]!r}, expected some of {sorted(OFFLOAD)}; fix: offload=[decoder,tokenizer]")
+    for key, given, known in (("offload", offload, sorted(OFFLOAD)), ("int8", int8, ["decoder", "model"])):
+        if unknown := [part for part in given if part not in known]:
+            raise BadConfig(f"{key}: got {unknown[0]!r}{nearest(unknown[0], known)}, expected some of {known}; fix: {key}=[{known[0]}]")
     stay = frozenset(name for part in offload for name in OFFLOAD[part])
+    small = frozenset({"model": "world_model", "decoder": "diffusion_decoder"}[part] for part in int8)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    settings, modules, context = read_cosmos(folder, device, dtype, stay)
+    settings, modules, context = read_cosmos(folder, device, dtype, stay, small)
     return CosmosWorld(settings, modules, context, name=folder.name, device=device, stay=stay)

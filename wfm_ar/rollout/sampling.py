@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wfm_ar.errors import BadConfig, BadPrompt
 
-CANDIDATES = 64  # top tokens looked at first: a full sort costs more than all else here, and is rarely needed
+CANDIDATES = 256  # top tokens looked at first: a full sort of a large vocabulary costs more than all else here, and is rarely needed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,6 +157,16 @@ class World:
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
         return WorldStream(self, self._job(prompt).row, sampling, painter, imagine)
 
+    def defaults(self, top_k: int | None = None) -> dict[str, float]:
+        """What a caller who has no wish gets."""
+        return {"top_p": 0.9, "refine_steps": 2}
+
+    def at_size(self, height: int, width: int) -> "World":
+        """This world at another picture size, which only its own can be. Raises BadConfig."""
+        if (height, width) != (self.height, self.width):
+            raise BadConfig(f"height, width: got {height}x{width}, expected {self.height}x{self.width}, as trained; fix: leave them out")
+        return self
+
     @torch.inference_mode()
     def encode(self, video: np.ndarray) -> np.ndarray:
         """uint8 [1 + r*n, H, W, 3] -> tokens int64 [1 + n, h, w]. Raises BadClip."""
@@ -254,14 +264,19 @@ class World:
         return np.concatenate([unknown if bins is None else self.action_tokenizer.decode(bins) for bins in row.bins[1:]])
 
 
-def load_world(name: str | Path = "tabletop", device: torch.device | str = "cpu") -> "World | CosmosWorld":
-    """A shipped world by its name, or a world folder, a converted Cosmos world among them.
+def load_world(
+    name: str | Path = "tabletop", device: torch.device | str = "cpu", *, offload: Sequence[str] = (), int8: Sequence[str] = ()
+) -> "World | CosmosWorld":
+    """A shipped world by its name, or a world folder, a converted Cosmos world among them; `offload` and `int8`: see load_cosmos.
 
     Raises BadCheckpoint, before any weights are parsed, if a file was changed.
     """
     folder = find_world(name)
     if is_cosmos(folder):
-        return load_cosmos(folder, device)
+        return load_cosmos(folder, device, offload=offload, int8=int8)
+    if offload or int8:
+        key = "offload" if offload else "int8"
+        raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name)
 
 

@@ -175,7 +175,9 @@ def _resume(run: Path, resume: str, stage: Stage, model, average: WeightAverage,
     described = json.loads(json.dumps(stage.describe()))  # as JSON gives it back: tuples are lists
     if state["stage"] != stage.name or state["describe"]["model"] != described["model"]:
         differing = [k for k, v in described["model"].items() if state["describe"].get("model", {}).get(k) != v]
-        raise BadCheckpoint(f"{found[-1]}: was trained with other settings ({', '.join(differing) or 'stage'}); fix: choose run=<another folder>")
+        raise BadCheckpoint(
+            f"{found[-1]}: was trained with other settings ({', '.join(differing) or 'stage'}); fix: choose run=<another folder>"
+        )
     load_weights(model, tensors["model"], str(found[-1]))
     load_weights(average.model, tensors["ema"], str(found[-1]))
     by_name = dict(model.named_parameters())

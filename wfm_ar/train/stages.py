@@ -1,11 +1,11 @@
 """How the three stages hang together in a run folder: what each one needs of the one before, and the world at the end.
 
-    run/video_tokenizer/   checkpoints of stage 1
-    run/tokens/{train,val} the data set in tokens, encoded once
-    run/text_tokenizer.model
-    run/world_model/       checkpoints of stage 2
-    run/diffusion_decoder/ checkpoints of stage 3
-    run/world/             the three packed into a world folder
+run/video_tokenizer/   checkpoints of stage 1
+run/tokens/{train,val} the data set in tokens, encoded once
+run/text_tokenizer.model
+run/world_model/       checkpoints of stage 2
+run/diffusion_decoder/ checkpoints of stage 3
+run/world/             the three packed into a world folder
 """
 
 import tempfile
@@ -56,7 +56,10 @@ def world_model_stage(
     tokenizer, _ = trained_video_tokenizer(run)
     if torch.cuda.is_available():
         tokenizer.cuda()
-    stores = [tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers) for split, episodes in (("train", train_set), ("val", val_set))]
+    stores = [
+        tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers)
+        for split, episodes in (("train", train_set), ("val", val_set))
+    ]
     texts = [episode.text for episode in train_set if episode.text]
     text = _text_tokenizer(run, texts, text_vocab, max_text) if texts else None
     settings = tokenizer.config

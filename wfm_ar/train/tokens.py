@@ -49,7 +49,9 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:
-        store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {}))
+        store = write_store(
+            out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {})
+        )
     progress.close()
     return store
 

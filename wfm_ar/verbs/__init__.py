@@ -95,4 +95,37 @@ VERBS: tuple[Verb, ...] = (
         literal=("world",),
         positional="world",
     ),
+    Verb(
+        words="cosmos convert",
+        line="turn downloaded NVIDIA Cosmos weights into a world folder",
+        module="cosmos_convert",
+        examples=(
+            "wfm cosmos convert src=checkpoints out=worlds/cosmos-4b",
+            "wfm cosmos convert src=checkpoints name=5b out=worlds/cosmos-5b",
+        ),
+        literal=("src", "out"),
+    ),
+    Verb(
+        words="cosmos info",
+        line="what a file of Cosmos weights is, and the memory it takes",
+        module="cosmos_info",
+        examples=("wfm cosmos info", "wfm cosmos info checkpoints/Cosmos-Predict1-4B/model.pt"),
+        literal=("path",),
+        positional="path",
+    ),
+    Verb(
+        words="cosmos verify",
+        line="run golden files of the published networks against ours, one line a check",
+        module="cosmos_verify",
+        examples=("wfm cosmos verify golden",),
+        literal=("folder",),
+        positional="folder",
+    ),
+    Verb(
+        words="cosmos synth",
+        line="write a release of random weights in the published layout, to try the path",
+        module="cosmos_synth",
+        examples=("wfm cosmos synth name=4b scale=tiny out=outputs/release",),
+        literal=("out",),
+    ),
 )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -39,11 +39,15 @@ class Settings:
     batch_size: int
     imagine: bool
     refine: bool
-    refine_steps: int
+    refine_steps: int | None
     temperature: float
-    top_p: float
+    top_p: float | None
     top_k: int | None
     device: Literal["auto", "cpu", "cuda"]
+    offload: tuple[str, ...]
+    int8: tuple[str, ...]
+    height: int | None
+    width: int | None
     overwrite: bool
 
     def __post_init__(self) -> None:
@@ -56,7 +60,11 @@ def run(settings: Settings) -> int:
     requests = _requests(settings)
     for _, _, out in requests:
         refuse_existing_outputs(out, settings.overwrite)
-    world = load_world(settings.world, device=device_named(settings.device))
+    world = load_world(settings.world, device=device_named(settings.device), offload=settings.offload, int8=settings.int8)
+    if settings.height is not None or settings.width is not None:
+        world = world.at_size(settings.height or world.height, settings.width or world.width)
+    left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
+    settings = replace(settings, **left)
     prompts: list[Prompt] = []
     for request, where, _ in requests:
         try:

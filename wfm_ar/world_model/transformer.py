@@ -64,7 +64,9 @@ class WorldModel(nn.Module):
             nn.init.normal_(p, std=std)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | None = None, context=None, context_mask=None) -> torch.Tensor:
+    def forward(
+        self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | None = None, context=None, context_mask=None
+    ) -> torch.Tensor:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
 
         hints_BLE: int64 [B, L, E] ids of the hint table, what is known of each *next* token; required iff the model has hints.
@@ -76,7 +78,9 @@ class WorldModel(nn.Module):
     def features(self, ids_BL, positions_BL3, hints_BLE=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
         """Like `forward` up to the last norm: [B, L, D]."""
         if (self.hints is None) != (hints_BLE is None):
-            raise BadPrompt(f"hints: got {'none' if hints_BLE is None else 'some'}, expected the opposite for this model; fix: use its Sequence")
+            raise BadPrompt(
+                f"hints: got {'none' if hints_BLE is None else 'some'}, expected the opposite for this model; fix: use its Sequence"
+            )
         x = self.embedding(ids_BL)
         if hints_BLE is not None:
             x = x + self.hints(hints_BLE.flatten(0, 1)).view_as(x)

@@ -28,14 +28,14 @@ def speculative_kernel(
         accepted += take.to(tl.int32)
     p_ptr += accepted * stride_pt
     q_ptr += accepted * stride_qt
-    drafted = accepted < num_draft  # else nothing was refused and q counts as zero
+    q_limit = tl.where(accepted < num_draft, vocabulary, 0)  # if nothing was refused, q counts as zero
     rest = 0.0
     for start in range(0, vocabulary, BLOCK_V):
         id_V = start + tl.arange(0, BLOCK_V)
         p_V = tl.load(p_ptr + id_V, mask=id_V < vocabulary, other=0.0)
-        q_V = tl.load(q_ptr + id_V, mask=(id_V < vocabulary) & drafted, other=0.0)
+        q_V = tl.load(q_ptr + id_V, mask=id_V < q_limit, other=0.0)
         rest += tl.sum(tl.maximum(p_V - q_V, 0.0), 0)
-    drafted = drafted & (rest > 0.0)  # p equals q up to rounding: draw from p
+    q_limit = tl.where(rest > 0.0, q_limit, 0)  # p equals q up to rounding: draw from p
     if rest <= 0.0:
         for start in range(0, vocabulary, BLOCK_V):
             id_V = start + tl.arange(0, BLOCK_V)
@@ -48,7 +48,7 @@ def speculative_kernel(
     for start in range(0, vocabulary, BLOCK_V):
         id_V = start + tl.arange(0, BLOCK_V)
         p_V = tl.load(p_ptr + id_V, mask=id_V < vocabulary, other=0.0)
-        q_V = tl.load(q_ptr + id_V, mask=(id_V < vocabulary) & drafted, other=0.0)
+        q_V = tl.load(q_ptr + id_V, mask=id_V < q_limit, other=0.0)
         weight_V = tl.maximum(p_V - q_V, 0.0)
         reached_V = (weight_V > 0.0) & (before + tl.cumsum(weight_V, 0) > target)
         token = tl.minimum(token, tl.min(tl.where(reached_V, id_V, vocabulary), 0))

@@ -85,7 +85,14 @@ def test_wrong_clips_and_settings_are_refused():
         tokenizer.encode(torch.zeros(1, 3, 8, 32, 48))
     with pytest.raises(BadClip, match="32x48"):
         tokenizer.encode(torch.zeros(1, 3, 9, 32, 32))
-    for wrong in ({"height": 30}, {"temporal_compression": 3}, {"levels": (1,)}, {"norm": "batch"}, {"multipliers": (1,)}, {"patch_time": 8}):
+    for wrong in (
+        {"height": 30},
+        {"temporal_compression": 3},
+        {"levels": (1,)},
+        {"norm": "batch"},
+        {"multipliers": (1,)},
+        {"patch_time": 8},
+    ):
         with pytest.raises(BadConfig):
             VideoTokenizerConfig(**(SMALL | wrong))
 

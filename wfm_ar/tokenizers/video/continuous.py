@@ -27,9 +27,13 @@ class ContinuousTokenizerConfig(VideoTokenizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.background or self.normalise:
-            raise BadConfig("continuous tokenizer: background and normalise: got true, expected false; fix: both are of discrete tokenizers")
+            raise BadConfig(
+                "continuous tokenizer: background and normalise: got true, expected false; fix: both are of discrete tokenizers"
+            )
         if min(self.latent_channels, self.chunk) < 1:
-            raise BadConfig(f"continuous tokenizer: latent_channels and chunk: got {self.latent_channels}, {self.chunk}, expected at least 1")
+            raise BadConfig(
+                f"continuous tokenizer: latent_channels and chunk: got {self.latent_channels}, {self.chunk}, expected at least 1"
+            )
 
 
 class ContinuousTokenizer(nn.Module):

@@ -42,5 +42,3 @@ class Encoder(nn.Module):
                 x = level.downsample(x, memory)
         x = self.mid(x, memory)
         return self.conv_out(F.silu(self.norm_out(x)), memory)
-
-

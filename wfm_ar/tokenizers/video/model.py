@@ -49,13 +49,17 @@ class VideoTokenizerConfig:
             if not _power_of_two(getattr(self, name)):
                 raise BadConfig(f"tokenizer {name}: got {getattr(self, name)}, expected a power of two; fix: 1, 2, 4, 8 or 16")
         if self.temporal_compression % self.patch_time or self.spatial_compression % self.patch_space:
-            raise BadConfig("tokenizer patch_time/patch_space: must divide temporal_compression/spatial_compression; fix: make them smaller")
+            raise BadConfig(
+                "tokenizer patch_time/patch_space: must divide temporal_compression/spatial_compression; fix: make them smaller"
+            )
         for name in ("height", "width"):
             if getattr(self, name) % self.spatial_compression or getattr(self, name) < 1:
                 raise BadConfig(f"tokenizer {name}: got {getattr(self, name)}, expected a multiple of {self.spatial_compression}")
         if max(self._halvings()) >= len(self.multipliers):  # the last level does not halve
             needed = max(self._halvings()) + 1
-            raise BadConfig(f"tokenizer multipliers: got {len(self.multipliers)} levels, expected at least {needed}; fix: add levels or patch more")
+            raise BadConfig(
+                f"tokenizer multipliers: got {len(self.multipliers)} levels, expected at least {needed}; fix: add levels or patch more"
+            )
         if len(self.levels) < 1 or min(self.levels) < 2:
             raise BadConfig(f"tokenizer levels: got {self.levels}, expected at least one level count, each >= 2")
         if self.norm not in NORMS:

@@ -1,0 +1,227 @@
+"""From a release of random weights in the published layout to a clip: convert, load, generate, refine, mp4. On the CPU."""
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wfm_ar.cli import main
+from wfm_ar.cosmos.convert import convert
+from wfm_ar.cosmos.synth import synthesise
+from wfm_ar.data.video import read_video, write_image, write_video
+from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadPrompt, MissingDependency, OutputExists
+from wfm_ar.rollout.cosmos_world import load_cosmos
+from wfm_ar.rollout.world import Prompt, load_world
+
+SIZE = {"height": 64, "width": 96}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Releases 4b and 5b with their worlds, a clip, a picture, a text's embedding."""
+    folder = tmp_path_factory.mktemp("cosmos")
+    for name in ("4b", "5b"):
+        synthesise(name, folder / f"release-{name}")
+        convert(folder / f"release-{name}", folder / name, dtype="float32", **SIZE)
+    write_video(folder / "in.mp4", clip(9), 24)
+    write_image(folder / "in.png", clip(1)[0])
+    save_file({"text": torch.randn(7, 32)}, folder / "text.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(place):
+    return load_world(place / "4b")
+
+
+def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def test_end_to_end_on_the_command_line(tmp_path, monkeypatch, capsys):
+    """The whole path, as a holder of the weights goes it."""
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "in.png", clip(1)[0])
+    assert main(["cosmos", "synth", "name=12b", "scale=tiny", "out=release"]) == 0
+    assert main(["cosmos", "info", "release"]) == 0
+    told = capsys.readouterr().out
+    assert "TorchScript archive" in told and "encoder.jit, decoder.jit" in told and "other widths" in told
+    assert main(["cosmos", "convert", "src=release", "out=world", "height=64", "width=96"]) == 0
+    assert main(["info", "world"]) == 0
+    assert "a converted Cosmos world" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "world/world.json").read_text())
+    assert settings["world_model"]["yarn_shape"] == [3, 40] and settings["latent_tokenizer"]["chunk"] == 8
+    assert len(settings["files"]["world_model.safetensors"]["sha256"]) == 64
+    code = main(["generate", "world=world", "image=in.png", "frames=17", "refine_steps=2", "seed=3", "out=out.mp4"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert read_video(tmp_path / "out.mp4").shape == (17, 64, 96, 3)
+    about = json.loads((tmp_path / "out.json").read_text())
+    assert about["settings"]["refine_steps"] == 2 and about["settings"]["top_p"] == 0.8 and about["settings"]["seed"] == 3
+
+
+def test_given_frames_stay_and_a_clip_rolls_on_beyond_its_trained_length(world):
+    given = world.encode(clip(9))
+    rollout = world.generate(clip(9), num_frames=57, seed=1, refine=False)
+    assert rollout.frames.shape == (57, 64, 96, 3) and rollout.tokens.shape == (8, 4, 6)
+    assert np.array_equal(rollout.tokens[:2], given) and np.array_equal(rollout.frames[:9], world.decode(given))
+    longer = world.generate(clip(49), num_frames=65, seed=1, refine=False)  # more context than the trained length
+    assert np.array_equal(longer.tokens[:7], world.encode(clip(49))) and len(longer.tokens) == 9
+
+
+def test_seeds_rows_and_streams(world):
+    prompts = [Prompt(video=clip(9), num_frames=25, seed=seed) for seed in (1, 2, 1)] + [Prompt(video=clip(1), num_frames=17, seed=5)]
+    rows = world.generate_batch(prompts, refine=False)
+    assert np.array_equal(rows[0].tokens, rows[2].tokens) and not np.array_equal(rows[0].tokens, rows[1].tokens)
+    for prompt, row in zip(prompts, rows, strict=True):
+        alone = world.generate(prompt.video, num_frames=prompt.num_frames, seed=prompt.seed, refine=False)
+        assert np.array_equal(alone.tokens, row.tokens)
+    stream = world.start(clip(9), seed=1)
+    frames = np.concatenate([stream.given_frames, stream.step(), stream.step()])
+    assert np.array_equal(stream.tokens, rows[0].tokens) and np.array_equal(frames, rows[0].frames)
+    with pytest.raises(BadActions):
+        stream.step(np.zeros((8, 2)))
+
+
+def test_refining_is_seeded_and_runs_both_passes_in_one_call(world, monkeypatch):
+    dit, batches = world.modules["diffusion_decoder"], []
+    whole = type(dit).forward
+    monkeypatch.setattr(type(dit), "forward", lambda self, x, *rest, **more: batches.append(len(x)) or whole(self, x, *rest, **more))
+    one, again = (world.generate(clip(1), num_frames=9, seed=4, refine_steps=3) for _ in range(2))
+    assert batches == [2] * 6
+    assert np.array_equal(one.frames, again.frames) and not np.array_equal(one.frames, one.raw_frames)
+    other = world.generate(clip(1), num_frames=9, seed=5, refine_steps=3)
+    assert not np.array_equal(one.frames, other.frames)
+
+
+def test_chunks_of_a_long_clip_join_at_the_right_frames(world):
+    """Nine latents are two chunks; the published blend of 2 frames instead of 9 shifts the second one."""
+    video = clip(65)
+    right = world.generate(video, num_frames=65, refine_steps=2)
+    published = world.generate(video, num_frames=65, refine_steps=2, published=True)
+    assert right.frames.shape == published.frames.shape == (65, 64, 96, 3)
+    assert np.array_equal(right.frames[:48], published.frames[:48]) and not np.array_equal(right.frames[57:], published.frames[57:])
+
+
+def test_other_sizes_are_padded_and_cropped_back_with_a_warning(world):
+    video = clip(1, 70, 101)
+    with pytest.warns(UserWarning, match="70x101.*trained at 64x96"):
+        rollout = world.generate(video, num_frames=9, refine_steps=2)
+    assert rollout.frames.shape == rollout.raw_frames.shape == (9, 70, 101, 3) and rollout.tokens.shape == (2, 5, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        world.generate(clip(1), num_frames=9, refine=False)
+
+
+def test_text_models_take_a_file_of_embeddings(place, monkeypatch):
+    world = load_world(place / "5b")
+    text = str(place / "text.safetensors")
+    nothing_given = world.generate(text=text, num_frames=9, seed=1, refine=False)
+    assert nothing_given.frames.shape == (9, 64, 96, 3)
+    np.save(place / "other.npy", np.random.default_rng(1).standard_normal((1, 30, 32)).astype(np.float32))
+    one = world.generate(clip(9), text=text, num_frames=17, seed=1, refine=False)
+    two = world.generate(clip(9), text=str(place / "other.npy"), num_frames=17, seed=1, refine=False)
+    assert not np.array_equal(one.tokens, two.tokens)
+    mixed = world.generate_batch(
+        [Prompt(video=clip(9), text=each, num_frames=17, seed=1) for each in (text, str(place / "other.npy"))], refine=False
+    )
+    assert [np.array_equal(a.tokens, b.tokens) for a, b in zip(mixed, (one, two), strict=True)] == [True, True]
+    with pytest.raises(BadPrompt, match="text: got none, expected a file of T5 embeddings"):
+        world.generate(clip(9))
+    np.save(place / "wide.npy", np.zeros((3, 1024), np.float32))
+    np.save(place / "long.npy", np.zeros((513, 32), np.float32))
+    for name, words in (("wide.npy", r"\[3, 1024\].*32"), ("long.npy", "513.*512"), ("absent.npy", "absent.npy")):
+        with pytest.raises(BadPrompt, match=words):
+            world.generate(clip(9), text=str(place / name))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingDependency, match="text=FILE"):
+        world.generate(clip(9), text="a robot arm pours tea")
+
+
+def test_small_memory_modes(place, world):
+    offloaded = load_cosmos(place / "4b", offload=("decoder", "tokenizer", "model"))
+    settings = {"num_frames": 9, "seed": 2, "refine_steps": 2}
+    assert np.array_equal(offloaded.generate(clip(1), **settings).frames, world.generate(clip(1), **settings).frames)
+    small = load_cosmos(place / "4b", int8=("model", "decoder"))
+    weights = small.modules["world_model"].blocks[0].attention.qkv
+    assert weights.weight8.dtype == torch.int8 and small.modules["world_model"].head.weight.dtype == torch.float32
+    ids, positions = torch.randint(64000, (1, 12)), torch.randint(4, (1, 12, 3))
+    with torch.no_grad():
+        exact, near = (one.modules["world_model"](ids, positions) for one in (world, small))
+    assert 0 < float((exact - near).abs().mean() / exact.std()) < 0.05
+    assert small.generate(clip(1), **settings).frames.shape == (9, 64, 96, 3)
+    for wrong in ({"offload": ("text",)}, {"int8": ("tokenizer",)}):
+        with pytest.raises(BadConfig, match="expected some of"):
+            load_cosmos(place / "4b", **wrong)
+
+
+def test_prompts_that_cannot_be(world):
+    for error, words, prompt in (
+        (BadClip, "1 \\+ 8\\*n", {"video": clip(8)}),
+        (BadClip, "1 \\+ 8\\*n", {"video": clip(1), "num_frames": 32}),
+        (BadPrompt, "no frames", {"video": None}),
+        (BadPrompt, "takes no text", {"video": clip(1), "text": "words"}),
+        (BadActions, "take no actions", {"video": clip(1), "actions": np.zeros((8, 2))}),
+        (BadPrompt, "at least the 17 given", {"video": clip(17), "num_frames": 9}),
+        (BadPrompt, "seed", {"video": clip(1), "seed": -1}),
+        (BadClip, "uint8", {"video": clip(1).astype(np.float32)}),
+    ):
+        with pytest.raises(error, match=words):
+            world.generate(**({"num_frames": 33} | prompt))
+    with pytest.raises(BadConfig, match="refine_steps"):
+        world.generate(clip(1), num_frames=9, refine_steps=1)
+
+
+def test_conversions_that_cannot_be_write_nothing(place, tmp_path):
+    release = place / "release-4b"
+    for error, words, settings in (
+        (BadCheckpoint, r"expected \[64000, 4096\]", {"name": "4b"}),
+        (BadConfig, "4bb", {"name": "4bb"}),
+        (BadConfig, "multiples of 16", {"height": 50}),
+        (BadConfig, "float16", {"dtype": "float8"}),
+        (OutputExists, "already", {"out": place / "4b"}),
+    ):
+        with pytest.raises(error, match=words):
+            convert(**({"src": release, "out": tmp_path / "new"} | settings))
+    with pytest.raises(BadCheckpoint, match="no such"):
+        convert(tmp_path / "absent", tmp_path / "new")
+    with pytest.raises(BadCheckpoint, match="no video_tokenizer"):
+        convert(release / "Cosmos-Predict1-4B", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):
+    import shutil
+
+    folder = tmp_path / "world"
+    shutil.copytree(place / "4b", folder)
+    data = bytearray((folder / "world_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "world_model.safetensors").write_bytes(data)
+    with pytest.raises(BadCheckpoint, match="sha256"):
+        load_world(folder)
+    settings = json.loads((folder / "world.json").read_text())
+    for change, words in (
+        ({"clip_latents": 1}, "cannot be"),
+        ({"surplus": 1}, "surplus"),
+        ({"fps": "x"}, "fps"),
+        ({"diffusion_decoder": None}, "both"),
+    ):
+        (folder / "world.json").write_text(json.dumps(settings | change))
+        with pytest.raises(BadCheckpoint, match=words):
+            load_world(folder)
+
+
+def test_synthetic_releases_are_the_same_for_the_same_seed(place, tmp_path):
+    synthesise("4b", tmp_path / "again")
+    path = "Cosmos-Predict1-4B/model.pt"
+    one, two = (torch.load(folder / path, weights_only=True)["model"] for folder in (place / "release-4b", tmp_path / "again"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(BadConfig, match="tiny"):
+        synthesise("4b", tmp_path / "large", scale="full")
+    with pytest.raises(BadConfig, match="13b"):
+        synthesise("13B", tmp_path / "large")

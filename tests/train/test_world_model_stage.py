@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from wfm_ar.data.shards import TokenClip, write_store
+from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.world_model import SequenceConfig, WorldModelConfig
+
+TEXTS = ["push the red cube left", "push the blue ball right", "do nothing"]
+MODEL = WorldModelConfig(layers=2, dim=32, heads=2, kv_heads=1, head_dim=16, hidden=48, theta=100.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Clips in which token (t, y, x) is (first + t * bin) % 20: the action says how the whole picture counts on."""
+
+    def clip(i: int) -> TokenClip:
+        rng = np.random.default_rng(i)
+        bins = rng.integers(3, size=(4, 2, 1)).astype(np.int16)
+        bins[:, 1] = bins[:, 0]
+        video = np.zeros((5, 2, 2), np.uint16)
+        video[0] = rng.integers(20)
+        for t in range(4):
+            video[t + 1] = (video[t] + bins[t, 0, 0]) % 20
+        return TokenClip(str(i), video, bins, TEXTS[i % 3])
+
+    return write_store(tmp_path, {"actions": True}, 60, lambda part: map(clip, part), 32, lambda done: None)
+
+
+def make(store, **training) -> WorldModelStage:
+    torch.manual_seed(0)
+    text = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=16)
+    sequence = SequenceConfig(
+        video_vocab=20, grid_h=2, grid_w=2, rate=2, action_bins=(3,), text_vocab=text.vocab_size, max_text=16, max_latents=5
+    )
+    settings = {"short": 3, "val_clips": 8} | training
+    return WorldModelStage(MODEL, sequence, WorldModelTraining(**settings), store, store, text)
+
+
+def test_batches_are_a_function_of_seed_and_step_and_keep_their_token_count(store):
+    stage = make(store)
+    one, again = stage.batch(5, 6, 0), stage.batch(5, 6, 0)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    rows = {stage.batch(step, 6, 0)["ids"].shape[0] for step in range(20)}
+    assert rows == {6, 10}  # long windows of 5 latents, short ones of 3
+
+
+def test_targets_are_the_next_tokens_and_text_is_never_one(store):
+    stage = make(store, short_share=0.0, corrupt=0.0, text_dropout=0.0, action_dropout=0.0)
+    batch = stage.batch(0, 1, 0)
+    ids, targets, weights = batch["ids"][0], batch["targets"][0], batch["weights"][0]
+    begin = int((ids == stage.sequence.bov).nonzero())
+    assert torch.equal(targets[begin:-1], ids[begin + 1 :]) and not weights[:begin].any()
+    assert (weights[begin : begin + 4] == stage.training.first_weight).all()
+    actions = (targets >= stage.sequence.action_start) & (weights > 0)
+    assert int(actions.sum()) == 8 and (weights[actions] == stage.training.action_weight).all()
+
+
+def test_corruption_touches_the_input_alone(store):
+    clean, dirty = make(store, corrupt=0.0), make(store, corrupt=0.5)
+    row = store[0]
+    one, two = (stage._row(row.video, row.text, row.bins, np.random.default_rng(0)) for stage in (clean, dirty))
+    assert torch.equal(one["targets"], two["targets"]) and not torch.equal(one["ids"], two["ids"])
+
+
+def test_dropout_leaves_text_and_actions_out(store):
+    stage = make(store, text_dropout=1.0, action_dropout=1.0, short_share=0.0)
+    assert stage.batch(0, 4, 0)["ids"].shape == (4, 1 + 5 * 4 - 1)
+
+
+def test_it_learns_what_actions_do(store):
+    stage = make(store, corrupt=0.0)
+    optimizer = torch.optim.AdamW(stage.model.parameters(), lr=1e-2)
+    before, _ = stage.validate(stage.model.eval(), torch.device("cpu"))
+    stage.model.train()
+    for step in range(120):
+        optimizer.zero_grad()
+        stage.loss(stage.model, stage.batch(step, 8, 0), torch.Generator())[0].backward()
+        optimizer.step()
+    after, _ = stage.validate(stage.model.eval(), torch.device("cpu"))
+    assert before["loss"] > 2.9  # ln 23: nothing known
+    assert after["accuracy"] > 0.9 and after["loss"] < 0.5

@@ -1,0 +1,94 @@
+"""The decoding pass: `WorldModel.forward` up to rounding, and bit for bit the same for a row in any batch."""
+
+import pytest
+import torch
+
+from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+
+SIZES = dict(vocab=50, out_vocab=30, layers=3, dim=48, heads=6, kv_heads=2, head_dim=12, hidden=80)
+LENGTH, CAPACITY = 50, 48
+
+
+def _model(**changes: object) -> WorldModel:
+    torch.manual_seed(0)
+    model = WorldModel(WorldModelConfig(**(SIZES | dict(hint_vocab=60) | changes))).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # norms away from one, the head away from zero
+            parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3 if parameter.ndim == 1 or "head" in name else 0.15)
+    return model
+
+
+def _rows(rows: int, hints: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 50, (rows, LENGTH), generator=draw)
+    positions = torch.randint(0, 9, (rows, LENGTH, 3), generator=draw)
+    return ids, positions, torch.randint(0, 60, (rows, LENGTH, 10), generator=draw) if hints else None
+
+
+def _decode(model: WorldModel, members: list[int], starts: list[int], passes: list[int]) -> torch.Tensor:
+    """Logits behind each pass, of rows that were prefilled alone up to `starts`."""
+    ids, positions, hints = _rows(8, model.hints is not None)
+    caches = []
+    for row, start in zip(members, starts, strict=True):
+        caches.append(model.new_cache(1, CAPACITY))
+        step = DecodeStep(model, caches[-1])
+        step.plan(positions[row : row + 1], None if hints is None else hints[row : row + 1])
+        step.step(ids[row : row + 1, :start], 0)
+    step = DecodeStep(model, KVCache.stack(caches))
+
+    def coming(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.stack([tensor[row, start : start + sum(passes)] for row, start in zip(members, starts, strict=True)])
+
+    step.plan(coming(positions), None if hints is None else coming(hints))
+    tokens, out, at = coming(ids), [], 0
+    for count in passes:
+        out.append(step.step(tokens[:, at : at + count], at))
+        at += count
+    return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hint_vocab": 0}, {"kv_heads": 6}, {"yarn_shape": (3, 40)}], ids=str)
+@pytest.mark.parametrize("passes", [[1] * 6, [5, 1, 1, 8]], ids=str)
+def test_equals_the_uncached_forward(changes: dict, passes: list[int]) -> None:
+    model, starts = _model(**changes), [3, 17, 20, 25]
+    ids, positions, hints = _rows(8, model.hints is not None)
+    with torch.inference_mode():
+        whole = model(ids, positions, hints_BLE=hints)
+        found = _decode(model, [0, 1, 2, 3], starts, passes)
+    for row, start in enumerate(starts):
+        ends = start + torch.tensor(passes).cumsum(0) - 1
+        assert (found[row] - whole[row, ends]).abs().max().item() <= 1e-5
+    assert whole.std() > 0.5
+
+
+@pytest.mark.parametrize("starts", [[20] * 8, [3, 17, 20, 25, 1, 9, 30, 12]], ids=["even", "ragged"])
+@pytest.mark.parametrize("passes", [[1] * 5, [3, 1, 1]], ids=str)
+def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[int]) -> None:
+    model = _model()
+    with torch.inference_mode():
+        whole = _decode(model, list(range(8)), starts, passes)
+        for members in ([0], [5], [3, 1], [2, 7, 6], [7, 6, 5, 4, 3, 2, 1, 0]):
+            assert torch.equal(_decode(model, members, [starts[i] for i in members], passes), whole[members])
+
+
+def test_bfloat16_takes_the_library_norm() -> None:
+    model = _model().bfloat16()
+    ids, positions, hints = _rows(8)
+    with torch.inference_mode():
+        whole = model(ids, positions, hints_BLE=hints)
+        found = _decode(model, [0, 1], [10, 12], [1, 4])
+    assert found.dtype == torch.float32
+    assert (found[:, 1] - whole[[0, 1], [14, 16]]).abs().max().item() <= 0.03 * whole.abs().max().item()
+
+
+def test_a_full_cache_and_other_models_are_refused() -> None:
+    model = _model()
+    with torch.inference_mode(), pytest.raises(BadPrompt, match="KV cache: got 40 . 9 tokens, capacity 48"):
+        _decode(model, [0], [39], [1, 9])
+    for changes in ({"context_dim": 16}, {"additive_positions": True}):
+        model = _model(**changes)
+        with pytest.raises(BadConfig, match="cross-attention or additive positions"):
+            DecodeStep(model, model.new_cache(1, 8))

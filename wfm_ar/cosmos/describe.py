@@ -1,0 +1,71 @@
+"""What a file or folder of Cosmos weights is, and what it takes to run it: lines for `wfm cosmos info`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from wfm_ar.cosmos.convert import MEAN_STD
+from wfm_ar.cosmos.recognise import release_of
+from wfm_ar.cosmos.shapes import WORLD_MODELS, Config, cache_bytes, count_parameters, on_meta
+from wfm_ar.cosmos.survey import Found, survey
+from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
+from wfm_ar.rollout.int8 import quantisable
+from wfm_ar.world_model.transformer import WorldModelConfig
+
+GB = 1e9
+CLIP = 5 * 40 * 64  # tokens of the published 33 frames at 640x1024
+
+
+def describe(path: str | Path) -> Iterator[str]:
+    """One line a network: what it is, its size, and its memory. Raises BadCheckpoint for what is no Cosmos weights."""
+    path = Path(path)
+    if path.is_dir() and is_cosmos(path):
+        settings, files = read_cosmos_settings(path)
+        yield f"{path}: a converted Cosmos world, {settings.release or 'other widths than the published'}, {settings.dtype}"
+        parts = (settings.world_model, settings.video_tokenizer, settings.latent_tokenizer, settings.diffusion_decoder)
+        for config in parts:
+            if config is not None:
+                yield f"  {_said(config)}"
+        yield f"  {sum(one['bytes'] for one in files.values()) / GB:.2f} GB in {len(files)} files"
+        return
+    for found in survey(path):
+        files = ", ".join(one.name for one in found.checkpoint.paths)
+        yield f"{found.folder}/{files}: {found.checkpoint.format}, {len(found.checkpoint.entries)} tensors"
+        yield f"  {_said(found.config)}{_lacks(found)}"
+
+
+def memory(config: Config) -> tuple[float, float]:
+    """GB of the weights in bfloat16, and with the linear layers of the blocks in 8 bits."""
+    total = count_parameters(config)
+    module = on_meta(config)
+    small = sum(module.get_submodule(name).weight.numel() for name in quantisable(module))
+    return 2 * total / GB, (2 * (total - small) + small) / GB
+
+
+def memory_table() -> Iterator[str]:
+    """GB that each published world model takes: weights, and keys and values of one clip."""
+    yield f"{'model':<6} {'bf16':>6} {'int8':>6} {'cache':>6}   GB: weights, weights with int8, keys and values of 33 frames at 640x1024"
+    for name, config in WORLD_MODELS.items():
+        full, small = memory(config)
+        yield f"{name:<6} {full:6.2f} {small:6.2f} {cache_bytes(config, CLIP) / GB:6.2f}"
+
+
+def _said(config: Config) -> str:
+    full, small = memory(config)
+    name = release_of(config) or "other widths than the published"
+    kind = type(config).__name__.removesuffix("Config")
+    line = f"{kind} {name}: {count_parameters(config):,} parameters, {full:.2f} GB in bf16, {small:.2f} in int8"
+    if isinstance(config, WorldModelConfig):
+        kind = "frames and text" if config.context_dim else "frames"
+        line += f"; {config.layers} layers, dim {config.dim}, goes on from {kind}, {cache_bytes(config, CLIP) / GB:.2f} GB of cache a clip"
+    return line
+
+
+def _lacks(found: Found) -> str:
+    """What a half of a tokenizer is missing."""
+    if found.part == "latent_tokenizer" and not (found.folder / MEAN_STD).is_file():
+        return f"; no {MEAN_STD} beside it"
+    names = found.checkpoint.entries
+    for side in ("encoder", "decoder"):
+        if "tokenizer" in found.part and not any(name.startswith(f"{side}.") for name in names):
+            return f"; the {side} is not in it"
+    return ""

@@ -1,0 +1,29 @@
+"""`wfm cosmos convert`: downloaded Cosmos weights to a world folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/cosmos_convert.yaml, which explains them; convert checks their values."""
+
+    src: Path
+    out: Path
+    name: str
+    decoder: bool
+    height: int
+    width: int
+    dtype: str
+    overwrite: bool
+
+
+def run(settings: Settings) -> int:
+    """Writes the folder and says what is in it."""
+    from wfm_ar.cosmos.convert import convert
+    from wfm_ar.cosmos.describe import describe
+
+    folder = convert(**vars(settings), progress=lambda part: print(f"{part} ..."))
+    print("\n".join(describe(folder)))
+    print(f"`wfm generate world={folder} ...` runs it")
+    return 0
