@@ -27,7 +27,7 @@ def choices(group: str) -> list[str]:
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("experiment", "model", "tokenizer", "decoder") for n in choices(g)])
 def test_every_choice_builds(group, name):
-    settings = settings_of("train", [f"{group}={name}"])
+    settings = settings_of("train", [f"{group}={name}", "data=x"])
     assert isinstance(settings.tokenizer, VideoTokenizerConfig) and isinstance(settings.model, WorldModelConfig)
 
 

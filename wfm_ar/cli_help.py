@@ -38,7 +38,7 @@ into frames. The weights of a small world, "tabletop", come with the package.
 Three examples:
   wfm demo
   wfm generate world=tabletop text="push the red cube left" frames=49 seed=0 out=push.mp4
-  wfm train stage=all experiment=smoke
+  wfm train stage=all experiment=clips name=mine data=path/to/a/folder/of/mp4s
 
 Settings are key=value, `wfm <verb> --help` lists them, `wfm <verb> --cfg job` shows what a command line comes to,
 and `-m key=a,b` runs every combination (hydra)."""

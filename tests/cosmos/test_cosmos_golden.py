@@ -32,10 +32,10 @@ def test_verify_prints_a_line_a_check_and_exits_1_on_failure(golden, tmp_path, c
     assert main(["cosmos", "verify", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9 and all(line.rstrip().endswith(" ok") for line in lines[:-1]) and lines[-1] == "8 checks, 0 failed"
-    save_file(tensors | {"indices": tensors["indices"] + 1}, tmp_path / "fsq.safetensors")
+    save_file(tensors | {"bound": tensors["bound"] + 1}, tmp_path / "fsq.safetensors")
     assert main(["cosmos", "verify", str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert out.count("FAIL") == 1 and "fsq: indices" in out
+    assert out.count("FAIL") == 1 and "fsq: bound" in out
 
 
 def test_files_that_cannot_be_checked_fail(tmp_path, capsys):

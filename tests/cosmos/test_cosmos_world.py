@@ -143,7 +143,7 @@ def test_text_models_take_a_file_of_embeddings(place, monkeypatch):
 
 
 def test_small_memory_modes(place, world):
-    offloaded = load_cosmos(place / "4b", offload=("decoder", "tokenizer", "model"))
+    offloaded = load_cosmos(place / "4b", offload=("text", "decoder", "tokenizer", "model"))
     settings = {"num_frames": 9, "seed": 2, "refine_steps": 2}
     assert np.array_equal(offloaded.generate(clip(1), **settings).frames, world.generate(clip(1), **settings).frames)
     small = load_cosmos(place / "4b", int8=("model", "decoder"))
@@ -154,7 +154,7 @@ def test_small_memory_modes(place, world):
         exact, near = (one.modules["world_model"](ids, positions) for one in (world, small))
     assert 0 < float((exact - near).abs().mean() / exact.std()) < 0.05
     assert small.generate(clip(1), **settings).frames.shape == (9, 64, 96, 3)
-    for wrong in ({"offload": ("text",)}, {"int8": ("tokenizer",)}):
+    for wrong in ({"offload": ("pictures",)}, {"int8": ("tokenizer",)}):
         with pytest.raises(BadConfig, match="expected some of"):
             load_cosmos(place / "4b", **wrong)
 

@@ -29,8 +29,16 @@ DTYPES = {
     "BoolStorage": torch.bool,
 }
 _REBUILD = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
-# What weights are pickled with. `_io.BytesIO` holds Transformer Engine's bookkeeping and stays closed.
-_HARMLESS = _REBUILD | {"torch._utils._rebuild_parameter", "collections.OrderedDict", "torch.Size", "torch.device", "_io.BytesIO"}
+# What weights are pickled with. `_io.BytesIO` holds Transformer Engine's bookkeeping and stays closed; old pickles make its bytes
+# with `_codecs.encode`.
+_HARMLESS = _REBUILD | {
+    "torch._utils._rebuild_parameter",
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch.device",
+    "_io.BytesIO",
+    "_codecs.encode",
+}
 _DEPTH = 64  # modules within modules
 
 

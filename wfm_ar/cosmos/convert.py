@@ -49,7 +49,7 @@ def convert(
     parts = _chosen(survey(src, height, width), Path(src), name)
     if not decoder or len(parts.keys() & set(OPTIONAL)) < 2:
         parts = {part: one for part, one in parts.items() if part not in OPTIONAL}
-    sources = {part: _sources(one) for part, one in parts.items()}
+    sources = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
     configs = {part: one.config for part, one in parts.items()}
     context = None
     if (latent := parts.get("latent_tokenizer")) is not None:
@@ -98,9 +98,9 @@ def _chosen(found: list[Found], src: Path, name: str) -> dict[str, Found]:
     return chosen
 
 
-def _sources(found: Found) -> list[Source]:
+def _sources(found: Found, dtype: torch.dtype) -> list[Source]:
     def source(one) -> Source:
-        return Source(name=one.ours, shape=one.shape, make=lambda: joined(one, found.checkpoint, torch.float32))
+        return Source(name=one.ours, shape=one.shape, make=lambda: joined(one, found.checkpoint, dtype))
 
     return [source(one) for one in names_of(found.config)]
 

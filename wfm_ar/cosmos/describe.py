@@ -1,14 +1,15 @@
 """What a file or folder of Cosmos weights is, and what it takes to run it: lines for `wfm cosmos info`."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from wfm_ar.cosmos.convert import MEAN_STD
+from wfm_ar.cosmos.names import names_of
 from wfm_ar.cosmos.recognise import release_of
-from wfm_ar.cosmos.shapes import WORLD_MODELS, Config, cache_bytes, count_parameters, on_meta
+from wfm_ar.cosmos.shapes import WORLD_MODELS, Config, cache_bytes
 from wfm_ar.cosmos.survey import Found, survey
 from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
-from wfm_ar.rollout.int8 import quantisable
 from wfm_ar.world_model.transformer import WorldModelConfig
 
 GB = 1e9
@@ -35,9 +36,9 @@ def describe(path: str | Path) -> Iterator[str]:
 
 def memory(config: Config) -> tuple[float, float]:
     """GB of the weights in bfloat16, and with the linear layers of the blocks in 8 bits."""
-    total = count_parameters(config)
-    module = on_meta(config)
-    small = sum(module.get_submodule(name).weight.numel() for name in quantisable(module))
+    sizes = [(name.ours, math.prod(name.shape), len(name.shape)) for name in names_of(config)]
+    total = sum(size for _, size, _ in sizes)
+    small = sum(size for name, size, axes in sizes if axes == 2 and name.startswith("blocks."))
     return 2 * total / GB, (2 * (total - small) + small) / GB
 
 
@@ -51,9 +52,10 @@ def memory_table() -> Iterator[str]:
 
 def _said(config: Config) -> str:
     full, small = memory(config)
+    count = sum(math.prod(name.shape) for name in names_of(config))
     name = release_of(config) or "other widths than the published"
     kind = type(config).__name__.removesuffix("Config")
-    line = f"{kind} {name}: {count_parameters(config):,} parameters, {full:.2f} GB in bf16, {small:.2f} in int8"
+    line = f"{kind} {name}: {count:,} parameters, {full:.2f} GB in bf16, {small:.2f} in int8"
     if isinstance(config, WorldModelConfig):
         kind = "frames and text" if config.context_dim else "frames"
         line += f"; {config.layers} layers, dim {config.dim}, goes on from {kind}, {cache_bytes(config, CLIP) / GB:.2f} GB of cache a clip"

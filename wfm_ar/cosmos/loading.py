@@ -185,7 +185,7 @@ def load_published(
 ) -> nn.Module:
     """The network with a checkpoint's weights, in evaluation mode. Raises BadCheckpoint where they do not fit it."""
     module = on_meta(config)
-    names = names_of(config, module)
+    names = names_of(config)
     check_names(names, checkpoint, what)
     by_ours = {name.ours: name for name in names}
     return materialise(module, lambda ours: joined(by_ours[ours], checkpoint, dtype, device), device)

@@ -7,6 +7,7 @@ one matrix, the published checkpoints apart. Names are derived from the modules,
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import nn
 
@@ -39,9 +40,10 @@ class Name:
         return {name: (rows, *self.shape[1:]) for name, rows in zip(self.published, self.rows, strict=True)}
 
 
-def names_of(config: Config, module: nn.Module | None = None) -> list[Name]:
-    """Every tensor of the network that a published file holds. `module` saves building it on the meta device."""
-    module = on_meta(config) if module is None else module
+@cache
+def names_of(config: Config) -> tuple[Name, ...]:
+    """Every tensor of the network that a published file holds."""
+    module = on_meta(config)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     if isinstance(config, WorldModelConfig):
         table = _world_model(config)
@@ -54,7 +56,7 @@ def names_of(config: Config, module: nn.Module | None = None) -> list[Name]:
     for ours, theirs in table.items():
         published, rows = zip(*theirs, strict=True) if theirs[0][1] else ((theirs[0][0],), (shapes[ours][0],))
         out.append(Name(ours=ours, published=tuple(published), rows=tuple(rows), shape=shapes[ours]))
-    return out
+    return tuple(out)
 
 
 def published_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ is 12B with cross-attention; both have one more input id, BOV, and an embedding 
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -93,6 +94,7 @@ def on_meta(config: Config) -> nn.Module:
         return kind_of(config).module(config)
 
 
+@cache
 def count_parameters(config: Config) -> int:
     """Numbers that training sets; buffers are not counted."""
     return sum(p.numel() for p in on_meta(config).parameters())

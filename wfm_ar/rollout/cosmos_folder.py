@@ -60,6 +60,7 @@ class CosmosSettings:
     video_tokenizer: VideoTokenizerConfig
     latent_tokenizer: ContinuousTokenizerConfig | None
     diffusion_decoder: DiTConfig | None
+    action_schema: dict[str, Any] | None = None  # of a world that was tuned on actions: their ids are the last of the world model's
 
     def __post_init__(self) -> None:
         tokenizer, model, latent, decoder = self.video_tokenizer, self.world_model, self.latent_tokenizer, self.diffusion_decoder
@@ -144,7 +145,7 @@ def write_tensors(path: Path, sources: Sequence[Source], dtype: torch.dtype) -> 
         for one in sources:
             tensor = one.make().to("cpu", one.dtype or dtype).contiguous()
             assert tuple(tensor.shape) == one.shape, one.name
-            if not tensor.isfinite().all():
+            if not all(part.isfinite().all() for part in tensor.flatten().split(2**24)):
                 raise BadCheckpoint(
                     f"{path.stem}: tensor {one.name}: got values that are not finite in {dtype}; fix: dtype=float32, or copy it again"
                 )

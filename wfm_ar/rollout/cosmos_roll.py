@@ -1,4 +1,4 @@
-"""Rolling a published world model on: `[BOV] latent_0 latent_1 ...`, one token at a time through the KV cache.
+"""Rolling a published world model on: `[BOV] latent_0 (actions_1) latent_1 ...`, one token at a time through the KV cache.
 
 Promises: a row's draws depend on its own seed alone; rows of one past share its prefill; the cache is read up to the live token
 only; the keys and values of a text are made once. What was trained is a window of `clip_latents`; when it is full, a row rolls
@@ -27,13 +27,37 @@ class CosmosJob:
     tokens_ghw: Tensor
     seed: int
     context_SC: Tensor | None = None
+    bins_nrA: Tensor | None = None  # int64 bins of the actions before each latent but the first, where the model was tuned on actions
+
+
+def video_positions(start: int, stop: int, h: int, w: int) -> Tensor:
+    """int64 [n, 3] of the tokens of latents start .. stop - 1, raster order."""
+    axes = (torch.arange(start, stop), torch.arange(h), torch.arange(w))
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+
+
+def action_positions(latent: int, h: int, rate: int, channels: int) -> Tensor:
+    """int64 [rate * channels, 3] of the actions that lead to `latent`: rows below its picture, as in our own sequences."""
+    step, channel = torch.meshgrid(torch.arange(rate), torch.arange(channels), indexing="ij")
+    return torch.stack((torch.full_like(step, latent), h + step, channel), -1).view(-1, 3)
 
 
 class CosmosRows:
     """Rows with equally many latents, rolled together. `tokens_Bthw` int64 holds all so far."""
 
     @torch.inference_mode()
-    def __init__(self, model: WorldModel, jobs: Sequence[CosmosJob], sampling: SamplingConfig, clip_latents: int, codebook: int) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        jobs: Sequence[CosmosJob],
+        sampling: SamplingConfig,
+        clip_latents: int,
+        codebook: int,
+        action_starts_A: Tensor | None = None,
+    ) -> None:
+        """action_starts_A: int64, the input id of each channel's first bin; needed iff the jobs have bins (all of them, or none)."""
+        assert len({job.bins_nrA is None for job in jobs}) == 1 and (jobs[0].bins_nrA is None or action_starts_A is not None)
+        self.action_starts_A = action_starts_A
         assert len({tuple(job.tokens_ghw.shape) for job in jobs}) == 1 and clip_latents > 1
         self.model, self.sampling, self.clip_latents = model, sampling, clip_latents
         self.jobs, self.codebook = list(jobs), codebook
@@ -59,9 +83,11 @@ class CosmosRows:
             self._prefill()
         device, cache = self.model.head.weight.device, self._cache
         assert cache is not None
+        if latents > self.base and self.jobs[0].bins_nrA is not None:
+            self._act(latents)
         uniforms = np.stack([draws(job.seed, latents, Stream.VIDEO, self.size) for job in self.jobs])
         uniforms_Bn = torch.from_numpy(uniforms).to(device)
-        positions_n3 = self._positions(latents - self.base, latents - self.base + 1).to(device)
+        positions_n3 = video_positions(latents - self.base, latents - self.base + 1, self.h, self.w).to(device)
         rows, made = len(self.jobs), []
         for i in range(self.size):
             made.append(sample(self._logits_BV, uniforms_Bn[:, i], self.sampling, (0, self.codebook)))
@@ -76,23 +102,50 @@ class CosmosRows:
         other = CosmosRows.__new__(CosmosRows)
         other.__dict__.update(self.__dict__)
         first = self.jobs[0]
-        other.jobs = [CosmosJob(tokens_ghw=first.tokens_ghw, seed=seed, context_SC=first.context_SC) for seed in seeds]
+        other.jobs = [
+            CosmosJob(tokens_ghw=first.tokens_ghw, seed=seed, context_SC=first.context_SC, bins_nrA=first.bins_nrA) for seed in seeds
+        ]
         other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
         if self._cache is not None:
             other._cache = self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64))
             other._logits_BV = self._logits_BV[:1].expand(len(seeds), -1)
         return other
 
+    def _act(self, latent: int) -> None:
+        """Feed the actions that lead to `latent` of the clip."""
+        ids = torch.stack([self._action_ids(job, latent) for job in self.jobs])
+        positions = action_positions(latent - self.base, self.h, *self.jobs[0].bins_nrA.shape[1:])
+        device = self.model.head.weight.device
+        hidden = self.model.features(ids.to(device), positions.to(device).expand(len(ids), -1, -1), cache=self._cache)
+        self._logits_BV = self.model.head(hidden[:, -1]).float()
+
+    def _action_ids(self, job: CosmosJob, latent: int) -> Tensor:
+        return (job.bins_nrA[latent - 1] + self.action_starts_A).flatten()
+
+    def _window(self, row: int) -> tuple[Tensor, Tensor]:
+        """(ids [L], positions [L, 3]) of a row's window so far."""
+        job, ids, positions = self.jobs[row], [], []
+        if self.begins:
+            ids, positions = [torch.tensor([self.codebook])], [torch.full((1, 3), -1)]
+        for place, tokens_hw in enumerate(self.tokens_Bthw[row, self.base :]):
+            if place and job.bins_nrA is not None:
+                ids.append(self._action_ids(job, self.base + place))
+                positions.append(action_positions(place, self.h, *job.bins_nrA.shape[1:]))
+            ids.append(tokens_hw.flatten())
+            positions.append(video_positions(place, place + 1, self.h, self.w))
+        return torch.cat(ids), torch.cat(positions)
+
     def _prefill(self) -> None:
         """Caches of the window so far; rows with the same past and text share the work."""
         first: dict[tuple, int] = {}
         caches, logits, places = [], [], []
         for row, job in enumerate(self.jobs):
-            past = self.tokens_Bthw[row, self.base :]
-            key = (past.numpy().tobytes(), id(job.context_SC))
+            ids, positions = self._window(row)
+            text = None if job.context_SC is None else job.context_SC.numpy().tobytes()
+            key = (ids.numpy().tobytes(), text)
             if key not in first:
                 first[key] = len(caches)
-                cache, last = self._prefill_one(past, job.context_SC)
+                cache, last = self._prefill_one(ids, positions, job)
                 caches.append(cache)
                 logits.append(last)
             places.append(first[key])
@@ -102,25 +155,18 @@ class CosmosRows:
             self._cache = KVCache.stack([caches[place] for place in places])
             self._logits_BV = torch.cat([logits[place] for place in places])
 
-    def _prefill_one(self, past_thw: Tensor, context_SC: Tensor | None) -> tuple[KVCache, Tensor]:
+    def _prefill_one(self, ids: Tensor, positions: Tensor, job: CosmosJob) -> tuple[KVCache, Tensor]:
         model = self.model
         device, dtype = model.head.weight.device, model.head.weight.dtype
-        cache = model.new_cache(1, int(self.begins) + self.clip_latents * self.size)
-        ids, positions = past_thw.flatten(), self._positions(0, len(past_thw))
-        if self.begins:
-            ids, positions = torch.cat((ids.new_tensor([self.codebook]), ids)), torch.cat((positions.new_full((1, 3), -1), positions))
-        context = None if context_SC is None else context_SC[None].to(device, dtype)
+        actions = 0 if job.bins_nrA is None else job.bins_nrA[0].numel() if len(job.bins_nrA) else 0
+        cache = model.new_cache(1, int(self.begins) + self.clip_latents * (self.size + actions))
+        context = None if job.context_SC is None else job.context_SC[None].to(device, dtype)
         ids, positions, hidden = ids.to(device), positions.to(device), None
         for start in range(0, len(ids), PREFILL):
             part = slice(start, start + PREFILL)
             hidden = model.features(ids[None, part], positions[None, part], cache=cache, context=context)
         assert hidden is not None
         return cache, model.head(hidden[:, -1]).float()
-
-    def _positions(self, start: int, stop: int) -> Tensor:
-        """int64 [n, 3] of the latents start .. stop - 1 of the window, raster order."""
-        axes = (torch.arange(start, stop), torch.arange(self.h), torch.arange(self.w))
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
 
 
 def roll_cosmos(
@@ -130,15 +176,16 @@ def roll_cosmos(
     sampling: SamplingConfig,
     clip_latents: int,
     codebook: int,
+    action_starts_A: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """Finish every job: tokens int64 [total, h, w] each. Jobs with equally many given latents and totals run as one batch."""
     finished: dict[int, Tensor] = {}
     groups: dict[tuple, list[int]] = {}
     for i, (job, total) in enumerate(zip(jobs, totals, strict=True)):
-        groups.setdefault((tuple(job.tokens_ghw.shape), total), []).append(i)
-    for (shape, total), members in groups.items():
-        rows = CosmosRows(model, [jobs[i] for i in members], sampling, clip_latents, codebook)
+        groups.setdefault((tuple(job.tokens_ghw.shape), total, job.bins_nrA is None), []).append(i)
+    for (shape, total, _), members in groups.items():
+        rows = CosmosRows(model, [jobs[i] for i in members], sampling, clip_latents, codebook, action_starts_A)
         for _ in range(total - shape[0]):
             rows.advance()
             if progress is not None:

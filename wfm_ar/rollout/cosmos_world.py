@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise, dit_sample, overlap_frames, split_chunks
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
+from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
 from wfm_ar.rollout.cosmos_folder import CosmosSettings, read_cosmos
 from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows, roll_cosmos
 from wfm_ar.rollout.painter import to_uint8
@@ -27,16 +27,16 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.text_context import text_context
 from wfm_ar.schema import ActionSchema
 from wfm_ar.shapes import latent_frames
+from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.tokenizers.video.model import DecodeStream
 
-OFFLOAD = {"tokenizer": ("video_tokenizer",), "decoder": ("latent_tokenizer", "diffusion_decoder"), "model": ("world_model",)}
+# The text encoder is loaded for one text and let go, so "text" is always off the device.
+OFFLOAD = {"text": (), "tokenizer": ("video_tokenizer",), "decoder": ("latent_tokenizer", "diffusion_decoder"), "model": ("world_model",)}
 _ENCODE_AT_ONCE = 4  # latents of a given clip encoded in one pass
 
 
 class CosmosWorld:
     """A loaded Cosmos world: settings, networks by part. Its methods leave it unchanged."""
-
-    action_schema = action_tokenizer = None
 
     def __init__(
         self,
@@ -53,6 +53,15 @@ class CosmosWorld:
         tokenizer = settings.video_tokenizer
         self.rate, self.fps, self.height, self.width = tokenizer.temporal_compression, settings.fps, tokenizer.height, tokenizer.width
         self.codebook = modules["video_tokenizer"].codebook_size
+        self.action_schema, self.action_tokenizer, self.action_starts = None, None, None
+        if settings.action_schema is not None:
+            try:
+                self.action_schema = ActionSchema.from_json(settings.action_schema)
+                self.action_tokenizer = ActionTokenizer(self.action_schema)
+            except BadData as error:
+                raise BadCheckpoint(f"cosmos world {name}: action schema: {error}") from None
+            first = settings.world_model.vocab - self.action_tokenizer.vocab_size
+            self.action_starts = torch.tensor(self.action_tokenizer.offsets) + first
 
     def generate(self, video=None, text=None, actions=None, num_frames: int = 33, seed: int = 0, imagine: bool = True, **settings):
         """One clip, a Rollout; see generate_batch for the settings."""
@@ -93,19 +102,18 @@ class CosmosWorld:
         jobs, totals, sizes = [], [], []
         for i, prompt in enumerate(prompts):
             try:
-                total, size, context = self._checked(prompt)
+                total, size, context, bins_nrA = self._checked(prompt)
             except WfmError as error:
                 raise type(error)(f"prompt {i}: {error}" if len(prompts) > 1 else str(error)) from None
             tokens = self._encode(prompt.video, size) if prompt.video is not None else torch.empty(0, *self._grid(size), dtype=torch.int64)
-            jobs.append(CosmosJob(tokens_ghw=tokens, seed=prompt.seed, context_SC=context))
+            jobs.append(CosmosJob(tokens_ghw=tokens, seed=prompt.seed, context_SC=context, bins_nrA=bins_nrA))
             totals.append(total)
             sizes.append(size)
         clock.lap("encode")
         latents = sum(total - len(job.tokens_ghw) for total, job in zip(totals, jobs, strict=True))
         with self._placed("world_model"):
-            rows = roll_cosmos(
-                self.modules["world_model"], jobs, totals, sampling, self.settings.clip_latents, self.codebook, _counter(progress, latents)
-            )
+            clip, codebook, starts = self.settings.clip_latents, self.codebook, self.action_starts
+            rows = roll_cosmos(self.modules["world_model"], jobs, totals, sampling, clip, codebook, starts, _counter(progress, latents))
         clock.lap("roll")
         raw = [self._decode(tokens, size) for tokens, size in zip(rows, sizes, strict=True)]
         clock.lap("decode")
@@ -127,9 +135,9 @@ class CosmosWorld:
                 frames=frames,
                 raw_frames=raw_frames,
                 tokens=tokens.numpy(),
-                actions=None,
+                actions=None if prompt.actions is None else np.asarray(prompt.actions, np.float32)[: len(raw_frames) - 1],
                 given_frames=_count(prompt.video),
-                clipped_actions=0,
+                clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(raw_frames) - 1])[1],
                 seed=prompt.seed,
                 fps=self.fps,
                 timings=timings,
@@ -142,7 +150,7 @@ class CosmosWorld:
         from wfm_ar.rollout.world import Prompt
 
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed)
-        _, size, context = self._checked(prompt)
+        _, size, context, _ = self._checked(prompt)
         tokens = torch.empty(0, *self._grid(size), dtype=torch.int64) if video is None else self._encode(video, size)
         top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
@@ -177,16 +185,33 @@ class CosmosWorld:
         return self._decode(torch.from_numpy(tokens.astype(np.int64)), (tokens.shape[1] * side, tokens.shape[2] * side))
 
     def check_schema(self, schema: ActionSchema, where: str = "actions") -> None:
-        """Always raises BadActions: the published models take none."""
-        raise BadActions(f"{where}: got an action schema, expected none: the published Cosmos models take no actions; fix: leave them out")
+        """Raises BadActions, with the difference, unless `schema` is the world's own; the published models take no actions."""
+        if self.action_schema is None:
+            raise BadActions(f"{where}: got an action schema, expected none: this Cosmos world takes no actions; fix: leave them out")
+        if difference := self.action_schema.diff(schema):
+            raise BadActions(f"{where}: the schema differs from the world's ({difference}); fix: convert the actions, or train on them")
 
-    def _checked(self, prompt) -> tuple[int, tuple[int, int], Tensor | None]:
-        """(latents of the finished clip, picture size, text context) of a prompt that can be."""
+    def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
+        """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
+        if self.action_tokenizer is None:
+            raise BadActions(
+                f"{where}: got some, expected none: the published Cosmos models take no actions; fix: leave them out, or fine-tune"
+            )
+        return self.action_tokenizer.encode(actions, where)
+
+    def _checked(self, prompt) -> tuple[int, tuple[int, int], Tensor | None, Tensor | None]:
+        """(latents of the finished clip, picture size, text context, action bins) of a prompt that can be."""
         draws(prompt.seed, 0, Stream.VIDEO, 0)
-        if prompt.actions is not None:
-            raise BadActions("actions: got some, expected none: the published Cosmos models take no actions; fix: leave them out")
         config = self.settings.world_model
         total = latent_frames(int(prompt.num_frames), self.rate)
+        bins_nrA = None
+        if prompt.actions is not None:
+            bins_NA, needed = self.bins_of(prompt.actions)[0], prompt.num_frames - 1
+            if len(bins_NA) < needed:
+                raise BadActions(
+                    f"actions: got {len(bins_NA)}, expected at least {needed} for {prompt.num_frames} frames; fix: more actions"
+                )
+            bins_nrA = bins_NA[:needed].unflatten(0, (total - 1, self.rate))
         if prompt.video is not None and len(prompt.video) > prompt.num_frames:
             raise BadPrompt(f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given; fix: ask for more")
         size = (self.height, self.width) if prompt.video is None else self._size(prompt.video)
@@ -200,13 +225,13 @@ class CosmosWorld:
         if not config.context_dim:
             if prompt.text is not None:
                 raise BadPrompt("text: got some, expected none: this model takes no text (5B and 13B do); fix: leave the text out")
-            return total, size, None
+            return total, size, None, bins_nrA
         if prompt.text is None:
             raise BadPrompt(
                 f"text: got none, expected a file of T5 embeddings [tokens, {config.context_dim}] (.safetensors or .npy): this model "
                 "attends to a text; fix: text=FILE, or words where the package transformers is installed"
             )
-        return total, size, text_context(prompt.text, self.settings.text_tokens, config.context_dim)
+        return total, size, text_context(prompt.text, self.settings.text_tokens, config.context_dim), bins_nrA
 
     def _size(self, video: np.ndarray) -> tuple[int, int]:
         if not isinstance(video, np.ndarray) or video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not video.size:

@@ -153,8 +153,8 @@ def find_world(name: str | Path) -> Path:
     )
 
 
-def read_world(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> WorldParts:
-    """The parts of a world folder, networks in evaluation mode. Raises BadCheckpoint for anything missing, changed or misfitting.
+def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
+    """The parts of a world folder, networks in float32 and evaluation mode. Raises BadCheckpoint for what is missing or does not fit.
 
     Every listed file is hashed before any is parsed.
     """
@@ -167,7 +167,7 @@ def read_world(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
         config = _config(config_kind, settings[name], f"{folder / SETTINGS}: {name}")
         module = module_kind(config)
         _load(module, _need(folder, f"{name}.safetensors", settings["files"]))
-        built[name] = module.to(device, dtype).eval().requires_grad_(False)
+        built[name] = module.to(device).eval().requires_grad_(False)
     if settings["text"] is not None:
         where = f"{folder / SETTINGS}: text"
         text = _config(_TextSettings, settings["text"], where)

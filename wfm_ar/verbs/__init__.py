@@ -46,12 +46,13 @@ VERBS: tuple[Verb, ...] = (
         line="train the tokenizer, the world model, the diffusion decoder, or all three",
         module="train",
         examples=(
-            "wfm train stage=all experiment=smoke",
+            "wfm data make episodes=40 frames=17 out=data/smoke && wfm train stage=all experiment=smoke",
+            "wfm train stage=all experiment=clips name=mine data=path/to/a/folder/of/mp4s",
             "wfm train stage=video_tokenizer experiment=tabletop data=data/tabletop",
             "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
             "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
         ),
-        literal=("data", "run", "resume"),
+        literal=("data", "run", "resume", "init"),
         keeps_folder=True,
         groups=("experiment", "model", "tokenizer", "decoder"),
     ),
@@ -127,5 +128,11 @@ VERBS: tuple[Verb, ...] = (
         module="cosmos_synth",
         examples=("wfm cosmos synth name=4b scale=tiny out=outputs/release",),
         literal=("out",),
+    ),
+    Verb(
+        words="bench cosmos",
+        line="speed at the published Cosmos shapes, beside that of the published code",
+        module="bench_cosmos",
+        examples=("wfm bench cosmos", "wfm bench cosmos work=[tokenizer]"),
     ),
 )

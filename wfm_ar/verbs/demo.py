@@ -90,8 +90,8 @@ def _samples(name: str) -> EpisodeSet:
 
 
 def _chosen(samples: EpisodeSet, count: int) -> list[int]:
-    """The first episodes, in file order, in which something is asked for: in one that is told to do nothing little can be seen."""
-    busy = [i for i in range(len(samples)) if samples[i].text != "do nothing"]
+    """The first episodes, in file order, that are told to do something: in the others a text has little to show."""
+    busy = [i for i in range(len(samples)) if samples[i].text not in ("do nothing", "move at random")]
     return (busy or list(range(len(samples))))[: max(1, count)]
 
 

@@ -10,11 +10,16 @@ from typing import Literal
 from wfm_ar.data.episodes import EpisodeSet, open_episodes
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, OutputExists
+from wfm_ar.rollout.cosmos_world import CosmosWorld
+from wfm_ar.rollout.world import load_world
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
+from wfm_ar.train.checkpoint import load_checkpoint
+from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.loop import Stage, train
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig
+from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
@@ -86,6 +91,8 @@ class Settings:
     """The keys of conf/train.yaml, which explains them."""
 
     stage: Literal["video_tokenizer", "world_model", "diffusion_decoder", "world", "all"]
+    init: Path | None
+    finetune: CosmosTraining
     name: str
     data: Path
     run: Path
@@ -135,12 +142,35 @@ def run(settings: Settings) -> int:
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     train_set, val_set = (open_episodes(settings.data, split) for split in ("train", "val"))
+    if settings.init is not None:
+        return _finetune(settings, settings.init, train_set, val_set)
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
             train(_stage(settings, name, train_set, val_set), loop_config(settings, name), settings.run / name, settings.resume)
     if packs:
         stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
+    return 0
+
+
+def _finetune(settings: Settings, init: Path, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
+    """Trains a converted Cosmos world on, and writes the world that comes of it."""
+    out = settings.run / "world"
+    if settings.stage != stages.WORLD_MODEL:
+        raise BadConfig(f"stage: got {settings.stage} with init={init}, expected world_model; fix: stage=world_model")
+    if out.exists() and not settings.overwrite:
+        raise OutputExists(f"{out}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
+    world = load_world(init)
+    if not isinstance(world, CosmosWorld):
+        raise BadConfig(f"init: got {init}, a world of our own, expected a converted Cosmos world; fix: train on with resume=")
+    tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
+    stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
+              (("train", train_set), ("val", val_set))]  # fmt: skip
+    stage = CosmosStage(world, settings.finetune, *stores, train_set.schema)
+    folder = train(stage, loop_config(settings, stage.name), settings.run / stage.name, settings.resume)
+    tensors, _ = load_checkpoint(folder)
+    save_finetuned(out, world, stage, tensors["ema"], overwrite=settings.overwrite)
+    print(f"the world is in {out}; try: wfm generate world={out} image=... out=first.mp4")
     return 0
 
 

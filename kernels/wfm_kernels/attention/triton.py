@@ -304,11 +304,12 @@ def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, i
 def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, dict[str, int]]:
     """(BLOCK_M, BLOCK_N, BLOCK_D, launch options), such that nothing spills on sm_80 and sm_90.
 
-    Left alone, ptxas aims at a round number of registers and spills a few; shared memory is what limits blocks a multiprocessor.
+    Left alone with half precision, ptxas aims at a round number of registers and spills a few; shared memory is what limits
+    the blocks a multiprocessor holds.
     """
     block_d = max(16, triton.next_power_of_2(head))
     if dtype == torch.float32:  # no matrix instruction to feed: small tiles
-        return 16, 32, block_d, dict(num_warps=4, num_stages=3, maxnreg=255)
+        return 16, 32, block_d, dict(num_warps=4, num_stages=3)
     block_m = min(max(16, triton.next_power_of_2(rows)), 64)
     options = dict(num_warps=8, num_stages=3, maxnreg=255) if block_m == 64 else dict(num_warps=4, num_stages=3, maxnreg=255)
     return block_m, 64 if block_d <= 128 else 32, block_d, options

@@ -1,0 +1,196 @@
+"""Fine-tuning a converted Cosmos world on clips of one's own: its network, its order of tokens, and actions if the data have them.
+
+Rows are `[BOV] latent_0 (actions_1) latent_1 ...`. Actions get ids behind the published ones: new rows of the input embedding,
+trained whatever the method; the published rows never change. The loss is on video tokens behind the first latent, as published.
+Text is a context: embeddings that T5 made of the episodes' texts, in one safetensors file by text; a text without one is zeros.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from wfm_ar.data.shards import TokenStore
+from wfm_ar.errors import BadConfig, BadData
+from wfm_ar.rollout.cosmos_folder import CosmosSettings, Source, save_cosmos
+from wfm_ar.rollout.cosmos_roll import action_positions, video_positions
+from wfm_ar.rollout.cosmos_world import CosmosWorld
+from wfm_ar.schema import ActionSchema
+from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.train.loop import Batch
+from wfm_ar.train.lora import add_lora, merge_lora
+from wfm_ar.world_model.transformer import WorldModel, next_token_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosmosTraining:
+    """How a published model is fine-tuned."""
+
+    method: str = "lora"  # lora | last_layers | all
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    last_layers: int = 2  # with last_layers: how many are trained, and the norm and head behind them
+    texts: Path | None = None  # safetensors: a tensor [tokens, width] a text; None = no texts
+    z_loss: float = 1e-4
+    val_clips: int = 16
+
+    def __post_init__(self) -> None:
+        if self.method not in ("lora", "last_layers", "all"):
+            raise BadConfig(f"finetune.method: got {self.method!r}, expected lora, last_layers or all; fix: lora")
+        if min(self.lora_rank, self.last_layers, self.val_clips) < 1 or self.lora_alpha <= 0:
+            raise BadConfig("finetune: lora_rank, lora_alpha, last_layers, val_clips: expected above 0; fix: leave them out")
+
+
+class CosmosStage:
+    """Next-token cross-entropy on a published world model."""
+
+    name = "world_model"
+
+    def __init__(
+        self, world: CosmosWorld, training: CosmosTraining, train: TokenStore, val: TokenStore, schema: ActionSchema | None
+    ) -> None:
+        """Raises BadData for a data set without clips of two latents or with another grid."""
+        self.training, self.stores, self.settings, self.schema = training, {"train": train, "val": val}, world.settings, schema
+        self.codebook, self.rate = world.codebook, world.rate
+        bins = ActionTokenizer(schema).bins if schema else ()
+        self.old_rows = world.settings.world_model.vocab
+        self.action_starts = torch.tensor([self.old_rows + sum(bins[:i]) for i in range(len(bins))], dtype=torch.int64)
+        if world.action_schema is not None and schema is not None:
+            world.check_schema(schema, "data set")
+            self.old_rows -= sum(bins)  # the world has these actions already: go on with its rows
+            self.action_starts -= sum(bins)
+            self.config = world.settings.world_model
+        else:
+            self.config = replace(world.settings.world_model, vocab=self.old_rows + sum(bins))
+        for name, store in self.stores.items():
+            if not len(store) or max(len(store[i].video) for i in range(len(store))) < 2:
+                raise BadData(f"{name} tokens: no clip of at least {1 + self.rate} frames, expected some; fix: longer clips")
+        self.texts = _read_texts(training.texts, self.settings)
+        self.model = _trainable(world.modules["world_model"], self.config, self.old_rows, training)
+
+    def describe(self) -> dict:
+        training = asdict(self.training) | {"texts": str(self.training.texts)}
+        return {"model": asdict(self.config), "training": training, "schema": self.schema.to_json() if self.schema else None}
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        """ids, positions [.., 3], targets, weights [B, L], and for a text model context [B, S, C]."""
+        rng, store, rows = np.random.default_rng((seed, step)), self.stores["train"], []
+        for _ in range(size):
+            clip = store[int(rng.integers(len(store)))]
+            start = int(rng.integers(max(1, len(clip.video) - self.settings.clip_latents + 1)))
+            rows.append(self._row(clip, start))
+        return _padded(rows)
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = model(batch["ids"], batch["positions"], context=batch.get("context"))
+        loss = next_token_loss(logits, batch["targets"], batch["weights"], self.training.z_loss)
+        with torch.no_grad():
+            kept = batch["weights"] > 0
+            hit = (logits.argmax(-1) == batch["targets"])[kept].float().mean()
+        return loss, {"accuracy": hit, "tokens": kept.sum()}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Loss and accuracy over held-out clips from their beginnings."""
+        store, losses, hits = self.stores["val"], [], []
+        for i in range(min(self.training.val_clips, len(store))):
+            batch = {name: tensor.to(device) for name, tensor in _padded([self._row(store[i], 0)]).items()}
+            loss, logs = self.loss(model, batch, torch.Generator(device))
+            losses.append(float(loss))
+            hits.append(float(logs["accuracy"]))
+        return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits))}, {}
+
+    def _row(self, clip, start: int) -> Batch:
+        video = torch.from_numpy(clip.video[start : start + self.settings.clip_latents].astype(np.int64))
+        n, h, w = video.shape
+        ids, positions, weights = [], [], []
+        if self.config.context_dim:
+            ids, positions, weights = [torch.tensor([self.codebook])], [torch.full((1, 3), -1)], [torch.zeros(1)]
+        for latent in range(n):
+            if latent and self.schema is not None:
+                bins = torch.from_numpy(clip.bins[start + latent - 1].astype(np.int64))
+                ids.append((bins + self.action_starts).flatten())
+                positions.append(action_positions(latent, h, *bins.shape))
+                weights.append(torch.zeros(bins.numel()))
+            ids.append(video[latent].flatten())
+            positions.append(video_positions(latent, latent + 1, h, w))
+            weights.append(torch.full((h * w,), float(latent > 0)))
+        ids, positions, weights = torch.cat(ids), torch.cat(positions), torch.cat(weights)
+        row = {"ids": ids[:-1], "positions": positions[:-1], "targets": ids[1:] * (weights[1:] > 0), "weights": weights[1:]}
+        if self.config.context_dim:
+            row["context"] = self.texts.get(clip.text or "", self.texts[""])
+        return row
+
+
+def save_finetuned(out: str | Path, world: CosmosWorld, stage: CosmosStage, weights: dict[str, Tensor], *, overwrite: bool = False) -> Path:
+    """The world with the trained network, updates merged, and its new actions. Raises OutputExists, NoSpace, BadCheckpoint."""
+    model = stage.model
+    model.load_state_dict(weights)
+    merge_lora(model)
+    settings: CosmosSettings = replace(
+        world.settings,
+        release="",
+        world_model=stage.config,
+        action_schema=stage.schema.to_json() if stage.schema else world.settings.action_schema,
+    )
+    parts = {}
+    for name, module in ({**world.modules, "world_model": model}).items():
+        state = module.state_dict()
+        parts[name] = [
+            Source(name=key, shape=tuple(one.shape), make=lambda one=one: one, dtype=torch.float32 if key in ("mean", "std") else None)
+            for key, one in state.items()
+        ]
+    licence = "NVIDIA's weights are under the NVIDIA Open Model License; what holds for them holds for this copy."
+    card = f"# Fine-tuned from {world.name}\n\n{licence}\n"
+    return save_cosmos(out, settings, parts, decoder_context=world.decoder_context, card=card, overwrite=overwrite)
+
+
+def _trainable(given: nn.Module, config, old_rows: int, training: CosmosTraining) -> WorldModel:
+    """A copy of the network in float32 with room for the actions, of which the method's part and the new rows are trained."""
+    model = WorldModel(config)
+    state = {name: tensor.float() for name, tensor in given.state_dict().items()}
+    old = state.pop("embedding.weight")
+    fresh = torch.randn(config.vocab - len(old), config.dim) * old.std()
+    model.load_state_dict(state | {"embedding.weight": torch.cat((old, fresh))})
+    if training.method == "lora":
+        add_lora(model, training.lora_rank, training.lora_alpha)
+    elif training.method == "last_layers":
+        model.requires_grad_(False)
+        for part in [*list(model.blocks)[-training.last_layers :], model.norm, model.head]:
+            part.requires_grad_(True)
+    if training.method != "all" or config.vocab > old_rows:
+        model.embedding.weight.requires_grad_(config.vocab > old_rows)
+
+        def only_new(gradient: Tensor) -> Tensor:
+            return torch.cat((torch.zeros_like(gradient[:old_rows]), gradient[old_rows:]))
+
+        if config.vocab > old_rows:
+            model.embedding.weight.register_hook(only_new)
+    return model
+
+
+def _read_texts(path: Path | None, settings: CosmosSettings) -> dict[str, Tensor]:
+    """Contexts by text, zeros behind each; "" is no text."""
+    tokens, width = settings.text_tokens, settings.world_model.context_dim
+    texts = {"": torch.zeros(tokens, width)}
+    if path is None or not width:
+        return texts
+    try:
+        with safe_open(path, framework="pt") as file:
+            for text in file.keys():
+                one = file.get_tensor(text).float()
+                if one.ndim != 2 or one.shape[1] != width or len(one) > tokens:
+                    raise BadData(
+                        f"{path}: {text[:40]!r} is {list(one.shape)}, expected [up to {tokens}, {width}]; fix: the output of the T5 encoder"
+                    )
+                texts[text] = torch.cat((one, one.new_zeros(tokens - len(one), width)))
+    except (OSError, SafetensorError) as error:
+        raise BadData(f"{path}: cannot be read ({error}), expected safetensors of T5 embeddings; fix: check the path") from None
+    return texts
+
+
+def _padded(rows: list[Batch]) -> Batch:
+    return {name: nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]}

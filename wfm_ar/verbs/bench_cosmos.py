@@ -1,0 +1,27 @@
+"""`wfm bench cosmos`: speed at the published shapes, beside that of the published code."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/bench_cosmos.yaml, which explains them; bench checks their values."""
+
+    work: tuple[str, ...]
+    steps: int
+    threads: int
+    device: str
+
+
+def run(settings: Settings) -> int:
+    """Prints one line a measurement, as they are made."""
+    import torch
+
+    from wfm_ar.cosmos.bench import bench
+    from wfm_ar.verbs.device import device_named
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    for line in bench(settings.work, settings.steps, device_named(settings.device)):
+        print(line, flush=True)
+    return 0
