@@ -143,8 +143,8 @@ CPU_CASES = [
     (norm, dict(R=1, D=256)),
     (gate, dict(R=1, D=704)),
     (draw, dict(B=1, V=4096)),
-    (draw, dict(B=16, V=65536)),
-    (vocabulary_loss, dict(R=2048, D=128, V=4096)),
+    (draw, dict(B=4, V=65536)),
+    (vocabulary_loss, dict(R=512, D=128, V=4096)),
 ]
 GPU_CASES = [
     (decode, dict(B=32, N=32, H=8, L=4096, K=128)),

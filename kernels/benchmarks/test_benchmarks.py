@@ -51,6 +51,7 @@ def cases(device):
     return CPU_CASES if device == "cpu" else GPU_CASES
 
 
+@pytest.mark.timeout(900)  # a busy machine must not fail a benchmark
 @pytest.mark.parametrize("index", range(len(cases("cuda" if torch.cuda.is_available() else "cpu"))))
 def test_case(index, device, results, benchmark):
     torch.manual_seed(0)

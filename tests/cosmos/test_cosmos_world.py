@@ -74,13 +74,14 @@ def test_given_frames_stay_and_a_clip_rolls_on_beyond_its_trained_length(world):
 
 
 def test_seeds_rows_and_streams(world):
+    few = {"top_k": 4, "refine": False}  # of thousands of nearly equal chances, a rounding picks another
     prompts = [Prompt(video=clip(9), num_frames=25, seed=seed) for seed in (1, 2, 1)] + [Prompt(video=clip(1), num_frames=17, seed=5)]
-    rows = world.generate_batch(prompts, refine=False)
+    rows = world.generate_batch(prompts, **few)
     assert np.array_equal(rows[0].tokens, rows[2].tokens) and not np.array_equal(rows[0].tokens, rows[1].tokens)
     for prompt, row in zip(prompts, rows, strict=True):
-        alone = world.generate(prompt.video, num_frames=prompt.num_frames, seed=prompt.seed, refine=False)
+        alone = world.generate(prompt.video, num_frames=prompt.num_frames, seed=prompt.seed, **few)
         assert np.array_equal(alone.tokens, row.tokens)
-    stream = world.start(clip(9), seed=1)
+    stream = world.start(clip(9), seed=1, top_k=4)
     frames = np.concatenate([stream.given_frames, stream.step(), stream.step()])
     assert np.array_equal(stream.tokens, rows[0].tokens) and np.array_equal(frames, rows[0].frames)
     with pytest.raises(BadActions):
@@ -123,11 +124,11 @@ def test_text_models_take_a_file_of_embeddings(place, monkeypatch):
     nothing_given = world.generate(text=text, num_frames=9, seed=1, refine=False)
     assert nothing_given.frames.shape == (9, 64, 96, 3)
     np.save(place / "other.npy", np.random.default_rng(1).standard_normal((1, 30, 32)).astype(np.float32))
-    one = world.generate(clip(9), text=text, num_frames=17, seed=1, refine=False)
-    two = world.generate(clip(9), text=str(place / "other.npy"), num_frames=17, seed=1, refine=False)
+    one = world.generate(clip(9), text=text, num_frames=17, seed=1, top_k=4, refine=False)
+    two = world.generate(clip(9), text=str(place / "other.npy"), num_frames=17, seed=1, top_k=4, refine=False)
     assert not np.array_equal(one.tokens, two.tokens)
     mixed = world.generate_batch(
-        [Prompt(video=clip(9), text=each, num_frames=17, seed=1) for each in (text, str(place / "other.npy"))], refine=False
+        [Prompt(video=clip(9), text=each, num_frames=17, seed=1) for each in (text, str(place / "other.npy"))], top_k=4, refine=False
     )
     assert [np.array_equal(a.tokens, b.tokens) for a, b in zip(mixed, (one, two), strict=True)] == [True, True]
     with pytest.raises(BadPrompt, match="text: got none, expected a file of T5 embeddings"):

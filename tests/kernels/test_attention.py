@@ -75,9 +75,9 @@ def test_scale_is_used(device, assert_close):
 
 
 def test_number_of_splits_and_form_of_fold_change_no_bit(device):
-    q, k, v, lengths = inputs([200, 77], device, tokens=2, capacity=200)
+    q, k, v, lengths = inputs([200, 77], device, tokens=2, capacity=200, heads=2, kv_heads=1)
     one = triton_attention(q, k, v, lengths, splits=1)
-    for splits in (2, 3, 7):
+    for splits in (2, 3):
         assert torch.equal(triton_attention(q, k, v, lengths, splits=splits), one)
         assert torch.equal(triton_attention(q, k, v, lengths, splits=splits, two_launches=True), one)
 
@@ -91,11 +91,11 @@ def test_chunks_follow_max_length_alone():
 
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_row_alone_equals_row_in_batch_and_run_equals_run(tokens, device):
-    q, k, v, lengths = inputs([96, 41, 96, 7], device, tokens=tokens)
+    q, k, v, lengths = inputs([96, 41, 7], device, tokens=tokens)
     for path in (triton_attention, attention) if device.type == "cpu" else (triton_attention,):
         together = path(q, k, v, lengths)
         assert torch.equal(together, path(q, k, v, lengths))
-        for b in range(4):
+        for b in range(3):
             assert torch.equal(together[b : b + 1], path(q[b : b + 1], k[b : b + 1], v[b : b + 1], lengths[b : b + 1]))
 
 

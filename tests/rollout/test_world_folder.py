@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_what_was_there(parts: WorldParts, folder: Path, monk
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(world_folder, "_fsync", full)
+    monkeypatch.setattr(world_folder, "fsync", full)
     with pytest.raises(NoSpace, match="the disk is full"):
         save_world(folder, parts, card="new", overwrite=True)
     assert (folder / "README.md").read_text() == "# A tiny world\n" and not list(folder.parent.glob(".*"))
@@ -136,7 +136,7 @@ def _tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 def _rehash(folder: Path, name: str) -> None:
-    entry = {"bytes": (folder / name).stat().st_size, "sha256": world_folder._sha256(folder / name)}
+    entry = {"bytes": (folder / name).stat().st_size, "sha256": world_folder.sha256_of(folder / name)}
     _edit(lambda settings: settings["files"].update({name: entry}))(folder)
 
 

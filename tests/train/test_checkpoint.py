@@ -53,7 +53,7 @@ def test_damaged_folders_do_not_use_up_retention(tmp_path):
     assert [f.name for f in verified_checkpoints(tmp_path)] == ["step-000005", "step-000010"]
 
 
-@pytest.mark.parametrize("point", ["save_file", "_fsync", "sha256_of"])
+@pytest.mark.parametrize("point", ["save_file", "fsync", "sha256_of"])
 def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path, monkeypatch, point):
     save(tmp_path, 5)
     original, calls = getattr(checkpoint, point), []

@@ -140,3 +140,13 @@ def test_golden(golden, name):
         if conditioned:
             ragged = model(ids, positions, context=tensors["context"], context_mask=tensors["context_mask_ragged"].bool().view(2, -1))
             torch.testing.assert_close(ragged, tensors["logits_full_prefill_ragged_mask"], atol=1e-4, rtol=0)
+
+
+def test_half_precision_keeps_exact_angles():
+    model, ids_positions = make(), inputs()
+    exact = model.frequencies.clone()
+    with torch.no_grad():
+        whole = model(*ids_positions)
+        half = model.bfloat16()(*ids_positions)
+    assert torch.equal(model.frequencies, exact)
+    assert half.dtype == torch.float32 and (half - whole).abs().max() < 0.1 * whole.std()

@@ -5,6 +5,7 @@ was at the path before is still there.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -42,3 +43,18 @@ def as_wfm_error(error: OSError, path: Path) -> NoSpace | BadData:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{path}: no space left on the disk; fix: free some space or choose another place, then run again")
     return BadData(f"{path}: cannot be written ({error.strerror or error}); fix: check that the folder exists and is writable")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

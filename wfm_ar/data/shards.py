@@ -6,7 +6,6 @@ a clip is zero) and `episodes.json` (id, text, first latent, latents; SHA-256 of
 temporary name and renamed, so an interrupted encoding goes on at the first missing shard.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wfm_ar.data.files import as_wfm_error
+from wfm_ar.data.files import as_wfm_error, sha256_of
 from wfm_ar.errors import BadData
 
 
@@ -106,17 +105,12 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
         first += len(clip.video)
     np.save(temporary / "video.npy", np.concatenate(videos))
     np.save(temporary / "actions.npy", np.concatenate(bins) if actions else np.zeros(0, np.int16))
-    hashes = {name: _sha256(temporary / name) for name in ("video.npy", "actions.npy")}
+    hashes = {name: sha256_of(temporary / name) for name in ("video.npy", "actions.npy")}
     (temporary / "episodes.json").write_text(json.dumps({"sha256": hashes, "clips": index}))
     os.rename(temporary, final)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(shard: Path, hashes: dict[str, str]) -> None:
     for name, digest in hashes.items():
-        if _sha256(shard / name) != digest:
+        if sha256_of(shard / name) != digest:
             raise BadData(f"{shard / name}: content differs from its recorded hash; fix: delete the shard and encode again")

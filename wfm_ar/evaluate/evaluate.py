@@ -4,7 +4,6 @@ Nothing is picked: the episodes are the first of the held-out split in file orde
 world is named with its reason.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wfm_ar import __version__
 from wfm_ar.data.episodes import EpisodeSet, open_episodes
-from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
 from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
@@ -75,7 +74,7 @@ def evaluate(
     clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
     pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None
 
-    report: dict[str, Any] = {"format": FORMAT, "world": loaded.name, "world_sha256": _sha256(folder / SETTINGS), "data": Path(data).name}
+    report: dict[str, Any] = {"format": FORMAT, "world": loaded.name, "world_sha256": sha256_of(folder / SETTINGS), "data": Path(data).name}
     report |= {"started": started, "seconds": 0.0, "episodes": len(clips), "too_short": clips.too_short}
     report |= {"settings": asdict(config), "versions": _versions(), "machine": _machine(), "not_measured": {}}
     missing, sheets = report["not_measured"], {}
@@ -145,10 +144,6 @@ def _machine() -> dict[str, Any]:
     if info.exists():
         cpu = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
     return {"name": f"{cpu}, {cores} cores", "cpu": cpu, "cores": cores, "threads": threads, "system": platform.system()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _bar(show: bool) -> Progress:

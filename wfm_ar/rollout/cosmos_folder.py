@@ -24,10 +24,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from wfm_ar.data.files import fsync, sha256_of
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
 from wfm_ar.rollout.int8 import put_int8, quantisable
-from wfm_ar.rollout.world_folder import SETTINGS, _check_keys, _config, _fsync, _need, _sha256, _verify
+from wfm_ar.rollout.world_folder import SETTINGS, _check_keys, _config, _need, _verify
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.fsq import FSQ
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
@@ -183,11 +184,11 @@ def save_cosmos(
             )
         (temporary / "README.md").write_text(card)
         names = sorted(path.name for path in temporary.iterdir())
-        files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in names}
+        files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
         written = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
         (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
         for path in [*temporary.iterdir(), temporary]:
-            _fsync(path)
+            fsync(path)
         old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
         if folder.exists():
             os.rename(folder, old)

@@ -12,7 +12,6 @@ This file knows files, bytes and settings; `world.py` knows what a world does.
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 from torch import nn
 
+from wfm_ar.data.files import fsync, sha256_of
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.schema import ActionSchema
@@ -125,13 +125,13 @@ def save_world(
             shutil.copytree(samples, temporary / "samples")
         (temporary / SETTINGS).write_text(json.dumps(_settings(parts, temporary), indent=1))
         for path in [*temporary.rglob("*"), temporary]:
-            _fsync(path)
+            fsync(path)
         old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
         if folder.exists():
             os.rename(folder, old)
         os.rename(temporary, folder)
         shutil.rmtree(old, ignore_errors=True)
-        _fsync(folder.parent)
+        fsync(folder.parent)
     except (OSError, SafetensorError) as error:
         kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
@@ -204,7 +204,7 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "text": {"max_tokens": parts.text_tokenizer.max_tokens} if parts.text_tokenizer else None,
         "sequence": dataclasses.asdict(parts.sequence),
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
-        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names},
+        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
 
 
@@ -234,7 +234,7 @@ def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
             raise BadCheckpoint(f"{folder}: {name} is missing, expected {expected['bytes']} bytes; fix: copy the world again")
         if path.stat().st_size != expected["bytes"]:
             raise BadCheckpoint(f"{path}: got {path.stat().st_size} bytes, expected {expected['bytes']}; fix: copy the world again")
-        if (found := _sha256(path)) != expected["sha256"]:
+        if (found := sha256_of(path)) != expected["sha256"]:
             raise BadCheckpoint(f"{path}: got sha256 {found}, expected {expected['sha256']}; fix: copy the world again, it was changed")
 
 
@@ -311,16 +311,3 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         elif isinstance(option, type) and type(value) is option:
             return value
     raise BadCheckpoint(f"{where}: got {value!r}, expected {hint}; fix: copy the world again")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,7 +6,6 @@ not a checkpoint. Retention counts verified folders only and never removes the n
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,23 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from wfm_ar.data.files import fsync, sha256_of
 from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
 
 MANIFEST = "MANIFEST.json"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, keep: int) -> Path:
@@ -50,12 +36,12 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, torch.Ten
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
         for path in temporary.iterdir():
-            _fsync(path)
-        _fsync(temporary)
+            fsync(path)
+        fsync(temporary)
         if final.exists():  # the same step again, after a resume
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _fsync(run)
+        fsync(run)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise NoSpace(f"checkpoint {final}: cannot be written ({error}); fix: free some space; older checkpoints are untouched") from error

@@ -53,6 +53,13 @@ class WorldModel(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.reset_parameters()
 
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.frequencies.dtype != torch.float32:  # in half precision angles would be off by whole turns
+            frequencies = rotary_frequencies(self.config.head_dim, self.config.theta, self.config.yarn_shape)
+            self.frequencies = frequencies.to(self.head.weight.device)
+        return self
+
     def reset_parameters(self) -> None:
         """Small normal weights; what writes into the residual stream is scaled down by depth; the head starts at zero."""
         for name, p in self.named_parameters():
