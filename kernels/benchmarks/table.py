@@ -7,8 +7,9 @@ from pathlib import Path
 def table(record: dict) -> str:
     """Markdown for one machine."""
     load = ", ".join(f"{x:.1f}" for x in record["load_average"] or [])
+    machine = f"{record['machine']} ({record['device']}, {record['threads']} thread, torch {record['torch']}"
     lines = [
-        f"{record['machine']} ({record['device']}, {record['threads']} thread, torch {record['torch']}; {record['timing']}; load average {load}):",
+        f"{machine}; {record['timing']}; load average {load}):",
         "",
         "| case | us (low .. high) | share of a copy's speed | against |",
         "|---|---|---|---|",

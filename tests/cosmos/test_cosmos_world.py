@@ -180,7 +180,7 @@ def test_prompts_that_cannot_be(world):
 def test_conversions_that_cannot_be_write_nothing(place, tmp_path):
     release = place / "release-4b"
     for error, words, settings in (
-        (BadCheckpoint, r"expected \[64000, 4096\]", {"name": "4b"}),
+        (BadCheckpoint, r"wq.weight is \[48, 48\], expected \[4096, 4096\]", {"name": "4b"}),
         (BadConfig, "4bb", {"name": "4bb"}),
         (BadConfig, "multiples of 16", {"height": 50}),
         (BadConfig, "float16", {"dtype": "float8"}),

@@ -112,7 +112,7 @@ def sample_variants(sm):
     types = {n: "*fp32" for n in ("logits_ptr", "unguided_ptr", "logprob_ptr")}
     types |= {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")}
     types |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
-    constexprs = dict(GUIDED=True, GREEDY=False, TOP_K=True, TOP_P=True, BLOCK_V=4096)
+    constexprs = dict(GUIDED=True, GREEDY=False, TOP_K=True, TOP_P=True, BLOCK_V=2048)
     yield "guided, top-k, top-p", op.sample_kernel, types, constexprs, dict(num_warps=8)
     yield "greedy", op.sample_kernel, types, constexprs | dict(GUIDED=False, GREEDY=True, TOP_K=False, TOP_P=False), dict(num_warps=8)
 

@@ -11,13 +11,13 @@ from wfm_kernels.attention.triton import attention as triton_attention
 
 @st.composite
 def shapes(draw):
-    capacity = draw(st.integers(1, 100))
+    capacity = draw(st.integers(1, 70))
     lengths = draw(st.lists(st.integers(0, capacity), min_size=1, max_size=2))
     return dict(
         lengths=lengths,
         capacity=capacity,
         max_length=draw(st.integers(max(1, *lengths), capacity)),
-        tokens=draw(st.sampled_from([1, 3, 16, 64])),
+        tokens=draw(st.sampled_from([1, 3, 16, 20])),
         kv_heads=draw(st.sampled_from([1, 2])),
         group=draw(st.sampled_from([1, 4, 8])),
         head=draw(st.sampled_from([32, 40, 96])),
@@ -25,9 +25,9 @@ def shapes(draw):
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @given(shapes())
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
 def test_paths_equal_reference(device, assert_close, shape):
     torch.manual_seed(0)
     B, L, H = len(shape["lengths"]), shape["capacity"], shape["kv_heads"]
