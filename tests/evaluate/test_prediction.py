@@ -34,7 +34,7 @@ def test_the_loss_is_that_of_each_token_given_all_before_it(model, with_actions)
     with torch.inference_mode():
         for i in range(1, len(woven.ids)):
             if woven.ids[i] < 20:
-                logits = world_model(woven.ids[None, :i], woven.positions[None, :i], hints_BLE=woven.hints[None, :i])[0, -1]
+                logits = world_model(woven.ids[None, :i], woven.positions[None, :i], hints_BLF=woven.hints[None, :i])[0, -1]
                 expected.append(float(torch.nn.functional.cross_entropy(logits, woven.ids[i])))
                 hits.append(bool(logits.argmax() == woven.ids[i]))
     np.testing.assert_allclose(row.loss.ravel(), expected, atol=1e-5)

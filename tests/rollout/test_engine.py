@@ -9,7 +9,9 @@ from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
-CONFIG = SequenceConfig(video_vocab=40, grid_h=2, grid_w=3, rate=2, action_bins=(5, 7), text_vocab=20, max_text=6, max_latents=5)
+CONFIG = SequenceConfig(
+    video_vocab=40, levels=(5, 4, 2), grid_h=2, grid_w=3, rate=2, action_bins=(5, 7), text_vocab=20, max_text=6, max_latents=5
+)
 GREEDY, SAMPLED = SamplingConfig(temperature=0.0), SamplingConfig(temperature=1.3, top_p=0.95)
 
 
@@ -29,7 +31,7 @@ def make_model(sequence: Sequence) -> WorldModel:
     model = WorldModel(WorldModelConfig(**sequence.model_vocabularies(), **sizes)).eval()
     torch.nn.init.normal_(model.head.weight, std=0.3)  # it starts at zero, which would make every token as likely
     torch.nn.init.normal_(model.embedding.weight)
-    torch.nn.init.normal_(model.hints.weight, std=0.3)
+    torch.nn.init.normal_(model.hints.down.weight, std=0.3)
     return model
 
 
@@ -64,7 +66,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
     for i, tokens_hw in enumerate(row.tokens):
         if i and row.bins[i] is not None:
             pieces.append(sequence.action_piece(i, row.bins[i]))
-        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None))
+        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, row.bins[i] if i else None))
 
     def next_logits(known: list[int], places: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
         ids, positions, seen_hints = sequence.join(pieces)
@@ -72,7 +74,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
         positions = torch.cat((positions, places[: len(known)]))
         hints = torch.cat((seen_hints[:-1], hints[: len(known) + 1]))
         with torch.inference_mode():
-            return model(ids[None], positions[None], hints_BLE=hints[None])[:, -1]
+            return model(ids[None], positions[None], hints_BLF=hints[None])[:, -1]
 
     if kind is not Actions.ABSENT:
         bins = _bins(2, seed=97 * row.seed + latent)
@@ -84,7 +86,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
             bins = torch.tensor(ids).view(2, 2) - torch.tensor([sequence.action_range(0)[0], sequence.action_range(1)[0]])
         pieces.append(sequence.action_piece(latent, bins))
     previous = row.tokens[-1] if row.tokens else None
-    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous), []
+    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, bins), []
     for i in range(6):
         logits = next_logits(ids, empty.positions, empty.hints)
         ids.append(int(sample(logits, torch.tensor([video[i]]), sampling, (0, 40))))
@@ -133,9 +135,7 @@ def test_logits_are_bitwise_the_same_in_any_batch(model, sequence) -> None:
 
     def logits(members: list[int]) -> torch.Tensor:
         rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
-        coming = [rows._coming(row, 0) for row in rows.rows]
-        rows._step.plan(torch.stack([p for _, p, _ in coming]), torch.stack([h for _, _, h in coming]))
-        return rows._step.step(torch.stack([ids for ids, _, _ in coming]), 0)
+        return rows._step.step(rows._plan([None] * len(members)), 0)
 
     with torch.inference_mode():
         whole = logits(list(range(8)))

@@ -51,7 +51,9 @@ def test_every_kind_of_prompt_gives_a_whole_clip(world: World) -> None:
         assert rollout.given_frames == given
         if given:
             assert np.array_equal(rollout.tokens[: 1 + (given - 1) // 2], world.encode(prompt.video))
-        assert np.array_equal(rollout.frames, world.decode(rollout.tokens))
+            assert np.array_equal(rollout.frames[:given], prompt.video)
+        plain = world.generate_batch([prompt], refine=False, keep_detail=False)[0]
+        assert np.array_equal(plain.tokens, rollout.tokens) and np.array_equal(plain.frames, world.decode(rollout.tokens))
 
 
 def test_actions_are_given_back_or_imagined(world: World) -> None:

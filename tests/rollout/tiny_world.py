@@ -39,6 +39,7 @@ def make_parts(*, text: bool = True, actions: bool = True, refine: bool = True, 
     texts = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=12) if text else None
     config = SequenceConfig(
         video_vocab=tokenizer.codebook_size,
+        levels=tokenizer.config.levels,
         grid_h=2,
         grid_w=3,
         rate=2,
@@ -49,7 +50,7 @@ def make_parts(*, text: bool = True, actions: bool = True, refine: bool = True, 
     )
     sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48)
     model = WorldModel(WorldModelConfig(**Sequence(config).model_vocabularies(), **sizes)).eval()
-    for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.weight, 0.3)):
+    for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.down.weight, 0.3)):
         torch.nn.init.normal_(weight, std=std)  # the head starts at zero, which would make every token as likely
     denoiser = None
     if refine:

@@ -14,7 +14,7 @@ LENGTH, CAPACITY = 50, 48
 
 def _model(**changes: object) -> WorldModel:
     torch.manual_seed(0)
-    model = WorldModel(WorldModelConfig(**(SIZES | dict(hint_vocab=60) | changes))).eval()
+    model = WorldModel(WorldModelConfig(**(SIZES | dict(hint_width=60) | changes))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # norms away from one, the head away from zero
             parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3 if parameter.ndim == 1 or "head" in name else 0.15)
@@ -25,7 +25,7 @@ def _rows(rows: int, hints: bool = True) -> tuple[torch.Tensor, torch.Tensor, to
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 50, (rows, LENGTH), generator=draw)
     positions = torch.randint(0, 9, (rows, LENGTH, 3), generator=draw)
-    return ids, positions, torch.randint(0, 60, (rows, LENGTH, 10), generator=draw) if hints else None
+    return ids, positions, torch.randn(rows, LENGTH, 60, generator=draw) if hints else None
 
 
 def _decode(model: WorldModel, members: list[int], starts: list[int], passes: list[int]) -> torch.Tensor:
@@ -50,13 +50,13 @@ def _decode(model: WorldModel, members: list[int], starts: list[int], passes: li
     return torch.stack(out, 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"hint_vocab": 0}, {"kv_heads": 6}, {"yarn_shape": (3, 40)}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"hint_width": 0}, {"kv_heads": 6}, {"yarn_shape": (3, 40)}], ids=str)
 @pytest.mark.parametrize("passes", [[1] * 6, [5, 1, 1, 8]], ids=str)
 def test_equals_the_uncached_forward(changes: dict, passes: list[int]) -> None:
     model, starts = _model(**changes), [3, 17, 20, 25]
     ids, positions, hints = _rows(8, model.hints is not None)
     with torch.inference_mode():
-        whole = model(ids, positions, hints_BLE=hints)
+        whole = model(ids, positions, hints_BLF=hints)
         found = _decode(model, [0, 1, 2, 3], starts, passes)
     for row, start in enumerate(starts):
         ends = start + torch.tensor(passes).cumsum(0) - 1

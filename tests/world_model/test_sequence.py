@@ -4,7 +4,17 @@ import torch
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model import Sequence, SequenceConfig
 
-CONFIG = {"video_vocab": 50, "grid_h": 2, "grid_w": 3, "rate": 4, "action_bins": (7, 5), "text_vocab": 11, "max_text": 4, "max_latents": 3}
+CONFIG = {
+    "video_vocab": 50,
+    "levels": (5, 5, 2),
+    "grid_h": 2,
+    "grid_w": 3,
+    "rate": 4,
+    "action_bins": (7, 5),
+    "text_vocab": 11,
+    "max_text": 4,
+    "max_latents": 3,
+}
 
 
 def make(**settings) -> Sequence:
@@ -48,16 +58,34 @@ def test_hints_describe_the_next_token_and_never_more():
     sequence, (tokens, bins) = make(), clip()
     row = sequence.weave(tokens, None, bins)
     last_action = 1 + 6 + 8 - 1  # its next token is place (0, 0) of latent 1
-    slot, *around = (row.hints[last_action] - sequence._columns).tolist()
-    assert slot == 1
-    a, none = tokens[0], 50
-    assert around == [none, none, none, none, int(a[0, 0]), int(a[0, 1]), none, int(a[1, 0]), int(a[1, 1])]
+    slots, around, acts = row.hints[last_action].split((sequence.slots, sequence._around, 1 + 2 * sequence.action_size))
+    assert slots.nonzero().tolist() == [[1]]
+    around = around.view(5, 5, -1)  # known, three codes, their squares
+    known = torch.zeros(5, 5)
+    known[2:4, 2:5] = 1  # place (0, 0) of a 2 x 3 latent stands in the middle
+    assert torch.equal(around[..., 0], known)
+    digits = lambda i: torch.tensor([(i % 5) / 4, i // 5 % 5 / 4, i // 25 / 1]) * 2 - 1  # noqa: E731
+    for y in range(2):
+        for x in range(3):
+            codes = digits(int(tokens[0, y, x]))
+            torch.testing.assert_close(around[2 + y, 2 + x, 1:], torch.cat((codes, codes**2)))
+    values = torch.stack((bins[0, :, 0] / 6, bins[0, :, 1] / 4), 1).flatten() * 2 - 1
+    torch.testing.assert_close(acts, torch.cat((torch.ones(1), values, values**2)))
     changed = tokens.clone()
     changed[1] = (changed[1] + 1) % 50
     other = sequence.weave(changed, None, bins)
     until_latent_2 = 1 + 6 + 8 + 6 + 8 - 1
     assert torch.equal(other.hints[:until_latent_2], row.hints[:until_latent_2])  # latent 1's hints come from latent 0 alone
-    assert row.hints.max() < sequence.model_vocabularies()["hint_vocab"]
+    assert row.hints.shape[1] == sequence.model_vocabularies()["hint_width"]
+
+
+def test_hints_know_the_actions_once_they_are_all_there():
+    sequence, (tokens, bins) = make(), clip()
+    other = bins.clone()
+    other[1] = (other[1] + 1) % 5
+    one, two = (sequence.weave(tokens, None, b).hints for b in (bins, other))
+    last_action = 1 + 6 + 8 + 6 + 8 - 1  # of latent 2
+    assert torch.equal(one[:last_action], two[:last_action]) and not torch.equal(one[last_action], two[last_action])
 
 
 def test_wrong_input_is_refused():

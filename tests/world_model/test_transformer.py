@@ -22,14 +22,14 @@ def inputs(length=13, rows=2):
 
 @pytest.mark.parametrize("split", range(1, 13))
 def test_cached_logits_equal_uncached_ones_at_every_split(split):
-    model = make(hint_vocab=20)
+    model = make(hint_width=20)
     ids, positions = inputs()
-    hints = torch.randint(20, (2, 13, 4))
+    hints = torch.randn(2, 13, 20)
     with torch.no_grad():
-        whole = model(ids, positions, hints_BLE=hints)
+        whole = model(ids, positions, hints_BLF=hints)
         cache = model.new_cache(2, 16)
         parts = [
-            model(ids[:, a:b], positions[:, a:b], hints_BLE=hints[:, a:b], cache=cache)
+            model(ids[:, a:b], positions[:, a:b], hints_BLF=hints[:, a:b], cache=cache)
             for a, b in [(0, split)] + [(i, i + 1) for i in range(split, 13)]
         ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
@@ -63,9 +63,9 @@ def test_cross_attention_keeps_its_keys_and_masks():
 def test_hints_are_required_exactly_when_the_model_has_them():
     ids, positions = inputs()
     with pytest.raises(BadPrompt, match="hints"):
-        make(hint_vocab=20)(ids, positions)
+        make(hint_width=20)(ids, positions)
     with pytest.raises(BadPrompt, match="hints"):
-        make()(ids, positions, hints_BLE=torch.zeros(2, 13, 4, dtype=torch.int64))
+        make()(ids, positions, hints_BLF=torch.zeros(2, 13, 20))
     with pytest.raises(BadConfig, match="multiple"):
         WorldModelConfig(**(TINY | {"kv_heads": 3}))
 

@@ -162,7 +162,7 @@ def _reconstruct(bench: Bench, clip: Clip, seed: int, refine: bool) -> tuple[np.
         decoded = painter.decode(tokens_hw)
         raw.append(to_uint8(decoded))
         if refine:
-            refined.append(to_uint8(painter.refine(tokens_hw, decoded)))
+            refined.append(painter.refine(tokens_hw, decoded))
     return np.concatenate(raw), np.concatenate(refined) if refine else None
 
 

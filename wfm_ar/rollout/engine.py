@@ -75,34 +75,21 @@ class Rows:
         assert (bins_BrA is not None) == (actions is Actions.GIVEN)
         assert actions is Actions.ABSENT or all(row.tokens for row in self.rows), "no action leads to a first latent"
         self._roll_on()
-        sequence, device = self.sequence, self.model.head.weight.device
-        num_actions = 0 if actions is Actions.ABSENT else sequence.action_size
-        num_tokens = sequence.latent_size
-        coming = [self._coming(row, num_actions) for row in self.rows]
-        pending_B1 = torch.stack([ids for ids, _, _ in coming]).to(device)
-        self._step.plan(torch.stack([p for _, p, _ in coming]).to(device), torch.stack([h for _, _, h in coming]).to(device))
+        num_tokens = self.sequence.latent_size
+        if actions is Actions.IMAGINED:
+            bins_BrA, logits, fed = self._imagine()
+        else:
+            ids_BL = self._plan([None] * len(self.rows) if bins_BrA is None else bins_BrA)
+            logits, fed = self._step.step(ids_BL, 0), ids_BL.shape[1]
 
         video_Bn = self._uniforms(Stream.VIDEO, num_tokens)
-        if actions is Actions.GIVEN:
-            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(bins_BrA.shape[-1])])
-            logits = self._step.step(torch.cat((pending_B1, (bins_BrA + starts_A).flatten(1).to(device)), 1), 0)
-        else:
-            logits = self._step.step(pending_B1, 0)
-        if actions is Actions.IMAGINED:
-            channels = len(sequence.config.action_bins)
-            action_Bn, ids = self._uniforms(Stream.ACTION, num_actions), []
-            for i in range(num_actions):
-                ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
-                logits = self._step.step(ids[-1].unsqueeze(1), i + 1)
-            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
-            bins_BrA = torch.stack(ids, 1).cpu().unflatten(1, (-1, channels)) - starts_A
-
         tokens = []
         for i in range(num_tokens):
-            tokens.append(sample(logits, video_Bn[:, i], self.sampling, (0, sequence.config.video_vocab)))
+            tokens.append(sample(logits, video_Bn[:, i], self.sampling, (0, self.sequence.config.video_vocab)))
             if i + 1 < num_tokens:  # the last one is fed with the next latent: only then is it known what follows it
-                logits = self._step.step(tokens[-1].unsqueeze(1), num_actions + i + 1)
-        tokens_Bhw = torch.stack(tokens, 1).cpu().unflatten(1, (sequence.config.grid_h, sequence.config.grid_w))
+                logits = self._step.step(tokens[-1].unsqueeze(1), fed + i)
+        grid = (self.sequence.config.grid_h, self.sequence.config.grid_w)
+        tokens_Bhw = torch.stack(tokens, 1).cpu().unflatten(1, grid)
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
             self.rows[i] = replace(row, tokens=(*row.tokens, tokens_Bhw[i]), bins=(*row.bins, bins))
@@ -153,7 +140,8 @@ class Rows:
         for latent, i in enumerate(range(row.base, len(row.tokens))):
             if latent and row.bins[i] is not None:
                 pieces.append(self.sequence.action_piece(latent, row.bins[i]))
-            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None))
+            bins_rA = row.bins[i] if latent else None
+            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None, bins_rA))
         return pieces
 
     def _prefill(self, row: Row) -> KVCache:
@@ -166,16 +154,41 @@ class Rows:
             step.step(ids[None, :-1].to(device), 0)
         return cache
 
-    def _coming(self, row: Row, num_actions: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What is fed for the next latent: (id of the pending token [1], positions [L, 3] of it, the actions and all video
-        tokens but the last, hints [L, HINTS] of what follows each)."""
+    def _imagine(self) -> tuple[Tensor, Tensor, int]:
+        """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
+        sequence, channels = self.sequence, len(self.sequence.config.action_bins)
+        unknown_BrA = torch.zeros(len(self.rows), sequence.config.rate, channels, dtype=torch.int64)
+        fed_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
+        action_Bn, ids = self._uniforms(Stream.ACTION, sequence.action_size), []
+        for i in range(sequence.action_size):
+            logits = self._step.step(fed_B1, i)
+            ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
+            fed_B1 = ids[-1].unsqueeze(1)
+        starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
+        bins_BrA = torch.stack(ids, 1).cpu().unflatten(1, (-1, channels)) - starts_A
+        self._plan(bins_BrA, slice(sequence.action_size, None))  # only now is it known what leads to the video tokens
+        return bins_BrA, self._step.step(fed_B1, 0), 1
+
+    def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
+        """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
+        actions `bins`, one [r, A] or None a row."""
+        device = self.model.head.weight.device
+        coming = [self._coming(row, bins_rA) for row, bins_rA in zip(self.rows, bins, strict=True)]
+        ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
+        self._step.plan(positions_BL3[:, part].to(device), hints_BLF[:, part].to(device))
+        return ids_BL.to(device)
+
+    def _coming(self, row: Row, bins_rA: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What is fed for the next latent: (ids of the pending token and the actions, positions [L, 3] of these and of all video
+        tokens but the last, hints [L, F] of what follows each)."""
         sequence, config, latent = self.sequence, self.sequence.config, len(row.tokens) - row.base
         previous = row.tokens[-1] if row.tokens else None
         before = sequence.text_piece(row.text_ids) if previous is None else sequence.latent_piece(latent - 1, previous, None)
-        action = sequence.action_piece(latent, torch.zeros(config.rate, len(config.action_bins), dtype=torch.int64))
-        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous)
-        positions = torch.cat((before.positions[-1:], action.positions[:num_actions], video.positions[:-1]))
-        return before.ids[-1:], positions, torch.cat((action.hints[:num_actions], video.hints))
+        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous, bins_rA)
+        pieces = [video] if bins_rA is None else [sequence.action_piece(latent, bins_rA), video]
+        ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
+        positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
+        return ids, positions, torch.cat([piece.hints for piece in pieces])
 
     def _uniforms(self, stream: Stream, count: int) -> Tensor:
         """float64 [B, count] for the next latent of each row."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from wfm_ar.diffusion_decoder.denoiser import Denoiser
 from wfm_ar.diffusion_decoder.sampler import RefineStream
+from wfm_ar.rollout.detail import Detail
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
 
@@ -17,20 +18,35 @@ class Painter:
         self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
         self.device = next(tokenizer.parameters()).device
         self.refining = RefineStream(denoiser, steps=refine_steps, seeds=[seed]) if refine_steps is not None else None
+        self.raw_detail = self.refined_detail = None
+
+    def keep_detail(self, given_THWC: np.ndarray) -> None:
+        """Before the first latent: keep the detail of the frames that the first latents were encoded from (detail.py).
+
+        given_THWC: uint8 [1 + r*n, H, W, 3].
+        """
+        given_CTHW = torch.from_numpy(np.array(given_THWC)).to(self.device).permute(3, 0, 1, 2).float() / 127.5 - 1
+        self.raw_detail, self.refined_detail = Detail(given_CTHW), Detail(given_CTHW)
 
     def decode(self, tokens_hw: Tensor) -> Tensor:
-        """int64 [h, w] -> float32 [1, 3, r or 1, H, W], about [-1, 1]."""
+        """int64 [h, w] -> float32 [1, 3, r or 1, H, W], about [-1, 1], as the tokenizer has it."""
         return self.decoding.push(tokens_hw[None, None].to(self.device)).float()
 
+    def raw(self, decoded_BCTHW: Tensor) -> np.ndarray:
+        """What `decode` gave -> uint8 frames [r or 1, H, W, 3], not refined."""
+        return to_uint8(decoded_BCTHW if self.raw_detail is None else self.raw_detail.restore(decoded_BCTHW))
+
     @torch.inference_mode()
-    def refine(self, tokens_hw: Tensor, decoded_BCTHW: Tensor) -> Tensor:
-        """What `decode` gave for these tokens -> the same frames refined."""
-        return self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
+    def refine(self, tokens_hw: Tensor, decoded_BCTHW: Tensor) -> np.ndarray:
+        """What `decode` gave for these tokens -> uint8 frames [r or 1, H, W, 3], refined."""
+        refined_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
+        detail = self.refined_detail
+        return to_uint8(refined_BCTHW if detail is None else detail.restore(decoded_BCTHW, refined_BCTHW))
 
     def paint(self, tokens_hw: Tensor) -> np.ndarray:
         """int64 [h, w] -> uint8 frames [r or 1, H, W, 3], refined if so started."""
         decoded = self.decode(tokens_hw)
-        return to_uint8(decoded if self.refining is None else self.refine(tokens_hw, decoded))
+        return self.raw(decoded) if self.refining is None else self.refine(tokens_hw, decoded)
 
     def fork(self) -> "Painter":
         other = Painter.__new__(Painter)
@@ -38,6 +54,7 @@ class Painter:
         other.decoding = DecodeStream(self.tokenizer)
         other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
         other.refining = None if self.refining is None else self.refining.fork()
+        other.raw_detail, other.refined_detail = (None if d is None else d.fork() for d in (self.raw_detail, self.refined_detail))
         return other
 
 

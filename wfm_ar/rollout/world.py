@@ -84,15 +84,20 @@ class World:
         top_k: int | None = None,
         refine: bool = True,
         refine_steps: int = 2,
+        keep_detail: bool = True,
         imagine: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rollout:
         """One clip; see Prompt for the inputs, SamplingConfig for the settings. `progress` is told (latents made, of how many).
 
+        keep_detail: given frames come out as they were, and what stands still keeps their detail (detail.py); False: all is decoded.
+
         Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
         """
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
-        settings = dict(temperature=temperature, top_p=top_p, top_k=top_k, refine=refine, refine_steps=refine_steps)
+        settings = dict(
+            temperature=temperature, top_p=top_p, top_k=top_k, refine=refine, refine_steps=refine_steps, keep_detail=keep_detail
+        )
         return self.generate_batch([prompt], progress=progress, **settings)[0]
 
     @torch.inference_mode()
@@ -105,6 +110,7 @@ class World:
         top_k: int | None = None,
         refine: bool = True,
         refine_steps: int = 2,
+        keep_detail: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Rollout]:
         """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
@@ -112,6 +118,9 @@ class World:
         clock = _Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
         jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        for prompt, painter in zip(prompts, painters, strict=True):
+            if keep_detail and prompt.video is not None:
+                painter.keep_detail(prompt.video)
         clock.lap("encode")
         latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
         rows = roll(self.parts.world_model, self.sequence, jobs, sampling, _counter(progress, latents))
@@ -145,6 +154,7 @@ class World:
         top_k: int | None = None,
         refine: bool = False,
         refine_steps: int = 2,
+        keep_detail: bool = True,
         imagine: bool = True,
     ) -> WorldStream:
         """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
@@ -155,7 +165,10 @@ class World:
         painter = self._painter(seed, refine, refine_steps)
         num_frames = 1 if video is None else len(video)
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
-        return WorldStream(self, self._job(prompt).row, sampling, painter, imagine)
+        row = self._job(prompt).row
+        if keep_detail and video is not None:
+            painter.keep_detail(video)
+        return WorldStream(self, row, sampling, painter, imagine)
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets."""
@@ -285,10 +298,10 @@ def _paint(row: Row, painter: Painter, clock: "_Clock") -> tuple[np.ndarray, np.
     refined, raw = [], []
     for tokens_hw in row.tokens:
         decoded = painter.decode(tokens_hw)
-        raw.append(to_uint8(decoded))
+        raw.append(painter.raw(decoded))
         clock.lap("decode")
         if painter.refining is not None:
-            refined.append(to_uint8(painter.refine(tokens_hw, decoded)))
+            refined.append(painter.refine(tokens_hw, decoded))
             clock.lap("refine")
     raw_frames = np.concatenate(raw)
     return np.concatenate(refined) if refined else raw_frames, raw_frames

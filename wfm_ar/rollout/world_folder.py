@@ -61,6 +61,8 @@ class WorldParts:
     def __post_init__(self) -> None:
         tokenizer, sequence, model = self.video_tokenizer.config, self.sequence, self.world_model.config
         self._fits("codebook", self.video_tokenizer.codebook_size, "sequence video_vocab", sequence.video_vocab)
+        if sequence.levels:
+            self._fits("tokenizer levels", tuple(tokenizer.levels), "sequence levels", tuple(sequence.levels))
         self._fits("tokenizer grid", tokenizer.grid, "sequence grid", (sequence.grid_h, sequence.grid_w))
         self._fits("tokenizer temporal_compression", tokenizer.temporal_compression, "sequence rate", sequence.rate)
         text_vocab = self.text_tokenizer.vocab_size if self.text_tokenizer else 0
@@ -70,7 +72,7 @@ class WorldParts:
         bins = ActionTokenizer(self.action_schema).bins if self.action_schema else ()
         self._fits("action schema's bins", bins, "sequence action_bins", tuple(sequence.action_bins))
         for name, size in Sequence(sequence).model_vocabularies().items():
-            if name != "hint_vocab" or model.hint_vocab:
+            if name != "hint_width" or model.hint_width:
                 self._fits(f"model {name}", getattr(model, name), f"the sequence's {name}", size)
         if self.diffusion_decoder is not None:
             denoiser = self.diffusion_decoder.config

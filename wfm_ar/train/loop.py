@@ -64,6 +64,8 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str) -> Path:
     optimizer = build_optimizer(model, config.optimizer)
     average = WeightAverage(model, config.optimizer.ema)
     start, history = _resume(run, resume, stage, model, average, optimizer)
+    if config.compile:
+        model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
     if start >= config.steps:
         print(f"{stage.name}: {run} has its {config.steps} steps already", flush=True)
         return verified_checkpoints(run)[-1]

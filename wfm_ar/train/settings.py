@@ -40,6 +40,7 @@ class LoopConfig:
     threads: int = 0  # torch threads; 0 = leave as is
     precision: str = "auto"  # auto = bf16 on CUDA, fp32 elsewhere
     device: str = "auto"  # auto = cuda when there is one
+    compile: bool = False  # torch.compile the network: a minute or two at the start, then faster steps
     max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 

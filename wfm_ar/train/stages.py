@@ -65,6 +65,7 @@ def world_model_stage(
     settings = tokenizer.config
     sequence = SequenceConfig(
         video_vocab=tokenizer.codebook_size,
+        levels=settings.levels,
         grid_h=settings.grid[0],
         grid_w=settings.grid[1],
         rate=settings.temporal_compression,

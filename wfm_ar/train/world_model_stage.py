@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from wfm_kernels import linear_cross_entropy
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
-from wfm_ar.world_model.transformer import next_token_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class WorldModelStage:
         return about | {"clips": len(self.stores["train"]), "tokens": self.stores["train"].num_tokens}
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """ids [B, L], positions [B, L, 3], hints [B, L, E], targets [B, L], weights [B, L]; B and L depend on the window."""
+        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L]; B and L depend on the window alone."""
         rng = np.random.default_rng((seed, step))
         latents, store = self.sequence.config.max_latents, self.stores["train"]
         if self.training.short < latents and rng.random() < self.training.short_share:
@@ -68,7 +68,7 @@ class WorldModelStage:
             acting = clip.bins is not None and rng.random() >= self.training.action_dropout
             bins = clip.bins[start : start + latents - 1] if acting else None
             rows.append(self._row(clip.video[start : start + latents], text, bins, rng))
-        return _pad(rows)
+        return _pad(rows, self.sequence.length(latents) - 1)
 
     def _row(self, video: np.ndarray, text: str | None, bins: np.ndarray | None, rng: np.random.Generator | None) -> Batch:
         tokens = torch.from_numpy(video.astype(np.int64))
@@ -102,13 +102,19 @@ class WorldModelStage:
         return self._text_ids[text]
 
     def loss(self, model, batch, generator):
-        logits = model(batch["ids"], batch["positions"], hints_BLE=batch["hints"])
-        loss = next_token_loss(logits, batch["targets"], batch["weights"], self.training.z_loss)
-        with torch.no_grad():
-            hit = logits.argmax(-1) == batch["targets"]
-            video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
-            actions = (batch["weights"] > 0) & ~video
-        return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
+        features_BLD = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"], head=False)
+        targets_BL, weights_BL = batch["targets"], batch["weights"]
+        with torch.autocast(features_BLD.device.type, enabled=False):
+            head = model.head.weight.to(features_BLD.dtype)
+            loss = linear_cross_entropy(
+                features_BLD.flatten(0, 1), head, targets_BL.flatten(), weights_R=weights_BL.flatten(), z_loss=self.training.z_loss
+            )
+            with torch.no_grad():  # the accuracy of a few rows says enough and costs little
+                few = slice(max(1, len(targets_BL) // 4))
+                hit = (features_BLD[few] @ head.T).argmax(-1) == targets_BL[few]
+                video = (weights_BL[few] > 0) & (targets_BL[few] < self.sequence.action_start)
+                actions = (weights_BL[few] > 0) & ~video
+        return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": (weights_BL > 0).sum()}
 
     @torch.no_grad()
     def validate(self, model, device):
@@ -118,9 +124,10 @@ class WorldModelStage:
         for first in range(0, clips, 8):
             rows = [store[i] for i in range(first, min(first + 8, clips))]
             limit = self.sequence.config.max_latents
-            batch = _pad([self._row(c.video[:limit], c.text, None if c.bins is None else c.bins[: limit - 1], None) for c in rows])
+            rows = [self._row(c.video[:limit], c.text, None if c.bins is None else c.bins[: limit - 1], None) for c in rows]
+            batch = _pad(rows, self.sequence.length(limit) - 1)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits = model(batch["ids"], batch["positions"], hints_BLE=batch["hints"])
+            logits = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"])
             each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
             hit = (logits.argmax(-1) == batch["targets"]).float()
             later = (batch["weights"] > 0) & (batch["weights"] != self.training.first_weight)
@@ -137,6 +144,13 @@ def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
     return hit[kind].float().mean() if kind.any() else torch.zeros(())
 
 
-def _pad(rows: list[Batch]) -> Batch:
-    """Rows of different lengths -> one batch, padded at the end with weight 0 (causal attention never looks there)."""
-    return {name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]}
+def _pad(rows: list[Batch], length: int) -> Batch:
+    """Rows of different lengths -> one batch, padded at the end with weight 0 (causal attention never looks there).
+
+    Always to the same length, so that a compiled network is compiled once.
+    """
+    return {name: torch.stack([_padded(row[name], length) for row in rows]) for name in rows[0]}
+
+
+def _padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat((tensor, tensor.new_zeros(length - len(tensor), *tensor.shape[1:])))

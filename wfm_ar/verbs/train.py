@@ -24,7 +24,7 @@ from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
 
-COMMON = ("seed", "device", "precision", "threads", "num_workers", "keep")  # keys of the loop that belong to the run
+COMMON = ("seed", "device", "precision", "compile", "threads", "num_workers", "keep")  # keys of the loop that belong to the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,7 @@ class Settings:
     seed: int
     device: str
     precision: str
+    compile: bool
     threads: int
     num_workers: int
     keep: int

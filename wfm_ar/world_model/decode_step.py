@@ -31,6 +31,7 @@ class DecodeStep:
         self._kv_heads, self._heads, self._head_dim = config.kv_heads, config.heads, config.head_dim
         self._head_t = _expanded(model.head, rows)
         self._norm = _Norm(model.norm.weight, config.eps)
+        self._hint_layers = None if model.hints is None else (_expanded(model.hints.up, rows), _expanded(model.hints.down, rows))
         self._layers = [
             (
                 _Norm(block.attention_norm.weight, config.eps),
@@ -44,13 +45,15 @@ class DecodeStep:
             for block in model.blocks
         ]
 
-    def plan(self, positions_BL3: Tensor, hints_BLE: Tensor | None) -> None:
+    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
         model = self.model
         self._cos, self._sin = rotary_tables(positions_BL3, model.frequencies, model.head.weight.dtype)
         self._hints = None
-        if hints_BLE is not None:
-            self._hints = model.hints(hints_BLE.flatten(0, 1)).unflatten(0, hints_BLE.shape[:2])
+        if hints_BLF is not None:
+            up_t, down_t = self._hint_layers
+            hidden = torch.bmm(hints_BLF.to(up_t.dtype).contiguous(), up_t) + model.hints.up.bias
+            self._hints = torch.bmm(F.silu(hidden), down_t)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.

@@ -5,10 +5,12 @@ raster order; actions_k are the r * A tokens (step by step, channel by channel) 
 Text and actions may be left out, so one model serves text, image, clip and action prompts.
 
 Ids: video [0, Vv) | actions [Vv, Vv + sum(bins)) | text | BOV. The head covers video and actions only.
-Hints tell the model what is known of each *next* token before it is predicted: its place in the latent (or the action slot)
-and the nine tokens around that place one latent earlier. Copying what stands still then needs no attention at all.
+Hints tell the model what is known of each *next* token before it is predicted, as numbers: its place in the latent (or the
+action slot), the codes around that place one latent earlier, and the actions that lead to it. Copying what stands still, and
+moving what an action moves, then needs no attention; and codes that are alike have hints that are alike, however rare they are.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 
 from wfm_ar.errors import BadConfig, BadPrompt
 
-HINTS = 10  # the place, and 3 x 3 tokens of the previous latent
+REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the previous latent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class SequenceConfig:
     """The vocabularies and the grid; all of it follows from the tokenizers, the action schema and the clip length."""
 
     video_vocab: int  # codebook size
+    levels: tuple[int, ...] = ()  # FSQ levels behind the ids, least significant first; empty = hints without codes
     grid_h: int
     grid_w: int
     rate: int  # frames a latent
@@ -37,10 +40,12 @@ class SequenceConfig:
         for name in ("video_vocab", "grid_h", "grid_w", "rate", "max_latents"):
             if getattr(self, name) < 1:
                 raise BadConfig(f"sequence {name}: got {getattr(self, name)}, expected at least 1")
+        if self.levels and math.prod(self.levels) != self.video_vocab:
+            raise BadConfig(f"sequence levels: got {self.levels}, expected a product of video_vocab={self.video_vocab}")
 
 
 class Piece(NamedTuple):
-    """Some tokens in a row: int64 ids [n], positions [n, 3], and hints [n, HINTS] that describe these very tokens."""
+    """Some tokens in a row: int64 ids [n], positions [n, 3], and float32 hints [n, F] that describe these very tokens."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -68,11 +73,13 @@ class Sequence:
         self.bov = self.text_start + c.text_vocab
         starts = [c.video_vocab + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
         self._action_starts = torch.tensor(starts, dtype=torch.int64)
-        # Hint ids: column 0 is the slot (0 = nothing known, then latent places, then action slots); column 1 + j the
-        # neighbour j, whose id Vv means "none". Each column has its own range in the one table.
+        # Columns of a hint: the slot, one-hot (0 = nothing known, then latent places, then action slots); a neighbourhood of
+        # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known` and then value and square of each.
         self.slots = 1 + self.latent_size + self.action_size
-        self._columns = torch.tensor([0] + [self.slots + j * (c.video_vocab + 1) for j in range(9)])
-        self._none = torch.tensor([0] + [c.video_vocab] * 9) + self._columns
+        self._codes = _code_table(c.video_vocab, c.levels)
+        self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
+        self.hint_width = self.slots + self._around + (1 + 2 * self.action_size if self.action_size else 0)
+        self._none = F.one_hot(torch.tensor(0), self.hint_width).float()
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
         step = torch.arange(c.rate).repeat_interleave(max(1, len(c.action_bins)))
@@ -80,15 +87,17 @@ class Sequence:
         self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)[: self.action_size]
 
     def model_vocabularies(self) -> dict[str, int]:
-        """vocab, out_vocab and hint_vocab for the WorldModelConfig that fits this sequence."""
-        hint_vocab = self.slots + 9 * (self.config.video_vocab + 1)
-        return {"vocab": self.bov + 1, "out_vocab": self.text_start, "hint_vocab": hint_vocab}
+        """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
+        return {"vocab": self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
 
     @property
     def max_length(self) -> int:
         """Tokens of the longest row of the trained length."""
-        c = self.config
-        return c.max_text + 1 + c.max_latents * self.latent_size + (c.max_latents - 1) * self.action_size
+        return self.length(self.config.max_latents)
+
+    def length(self, latents: int) -> int:
+        """Tokens of the longest row of `latents` latents."""
+        return self.config.max_text + 1 + latents * self.latent_size + (latents - 1) * self.action_size
 
     def action_range(self, channel: int) -> tuple[int, int]:
         """[start, stop) of the ids of one action channel."""
@@ -111,25 +120,28 @@ class Sequence:
         ids = (bins + self._action_starts).flatten()
         return Piece(ids, self._at(self._action_places, latent), self.action_hints())
 
-    def latent_piece(self, latent: int, tokens_hw: torch.Tensor, previous_hw: torch.Tensor | None) -> Piece:
-        """int64 tokens [h, w] of `latent`, and those of the latent before it (None at the first)."""
-        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(previous_hw))
+    def latent_piece(
+        self, latent: int, tokens_hw: torch.Tensor, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None
+    ) -> Piece:
+        """int64 tokens [h, w] of `latent`, those of the latent before it (None at the first), and the actions in between."""
+        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(previous_hw, bins_rA))
 
     def action_hints(self) -> torch.Tensor:
-        """int64 [r * A, HINTS] of the action tokens of any latent."""
-        hints = self._none.repeat(self.action_size, 1)
-        hints[:, 0] = torch.arange(1 + self.latent_size, 1 + self.latent_size + self.action_size)
-        return hints
+        """float32 [r * A, F] of the action tokens of any latent."""
+        return F.one_hot(torch.arange(1 + self.latent_size, self.slots), self.hint_width).float()
 
-    def video_hints(self, previous_hw: torch.Tensor | None) -> torch.Tensor:
-        """int64 [h * w, HINTS] of the tokens that follow the latent `previous_hw` (None = there is none)."""
+    def video_hints(self, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none) and its actions."""
         c = self.config
-        hints = self._none.repeat(self.latent_size, 1)
-        hints[:, 0] = torch.arange(1, 1 + self.latent_size)
+        hints = F.one_hot(torch.arange(1, 1 + self.latent_size), self.hint_width).float()
         if previous_hw is not None:
-            padded = F.pad(previous_hw.cpu(), (1, 1, 1, 1), value=c.video_vocab)
-            around = padded.unfold(0, 3, 1).unfold(1, 3, 1).reshape(self.latent_size, 9)
-            hints[:, 1:] = around + self._columns[1:]
+            padded = F.pad(previous_hw.cpu(), (REACH,) * 4, value=c.video_vocab)
+            around = padded.unfold(0, 2 * REACH + 1, 1).unfold(1, 2 * REACH + 1, 1).reshape(self.latent_size, -1)
+            hints[:, self.slots : self.slots + self._around] = self._codes[around].flatten(1)
+        if bins_rA is not None and self.action_size:
+            top = torch.tensor(c.action_bins).sub(1).clamp_min(1)
+            values = (2 * bins_rA.cpu() / top - 1).flatten()
+            hints[:, self.slots + self._around :] = torch.cat((torch.ones(1), values, values.square()))
         return hints
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
@@ -137,15 +149,16 @@ class Sequence:
 
         The last hint is "nothing known"; a caller who goes on predicting puts the next token's hint there.
         """
-        pieces = [self.text_piece(text_ids)]
+        pieces, bins_rA = [self.text_piece(text_ids)], None
         for latent, tokens_hw in enumerate(tokens_thw):
             if latent and bins_tra is not None:
-                pieces.append(self.action_piece(latent, bins_tra[latent - 1]))
-            pieces.append(self.latent_piece(latent, tokens_hw, tokens_thw[latent - 1] if latent else None))
+                bins_rA = bins_tra[latent - 1]
+                pieces.append(self.action_piece(latent, bins_rA))
+            pieces.append(self.latent_piece(latent, tokens_hw, tokens_thw[latent - 1] if latent else None, bins_rA))
         return self.join(pieces, self._none)
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
-        """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [HINTS]."""
+        """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
         ids, positions, hints = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         last = self._none if next_hint is None else next_hint
         return Woven(ids, positions, torch.cat((hints[1:], last[None])))
@@ -160,3 +173,13 @@ class Sequence:
     @staticmethod
     def _at(places: torch.Tensor, latent: int) -> torch.Tensor:
         return places + torch.tensor([latent, 0, 0])
+
+
+def _code_table(vocab: int, levels: tuple[int, ...]) -> torch.Tensor:
+    """float32 [vocab + 1, 1 + 2 * len(levels)]: `1, codes in [-1, 1], their squares` of each id; the last row, "no token", is 0."""
+    ids = torch.arange(vocab)[:, None]
+    basis = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))], dtype=torch.int64)
+    sizes = torch.tensor(levels, dtype=torch.int64)
+    codes = (ids // basis % sizes).float() * 2 / (sizes - 1) - 1 if levels else torch.zeros(vocab, 0)
+    table = torch.cat((torch.ones(vocab, 1), codes, codes.square()), 1)
+    return F.pad(table, (0, 0, 0, 1))

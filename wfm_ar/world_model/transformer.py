@@ -18,7 +18,8 @@ class WorldModelConfig:
 
     vocab: int = 0  # rows of the input embedding
     out_vocab: int = 0  # width of the logits: ids that can be predicted
-    hint_vocab: int = 0  # rows of the hint table; 0 = no hints (Cosmos)
+    hint_width: int = 0  # numbers in a hint; 0 = no hints (Cosmos)
+    hint_hidden: int = 512  # width of the two-layer network that reads hints
     layers: int = 5
     dim: int = 192
     heads: int = 6
@@ -38,6 +39,18 @@ class WorldModelConfig:
             raise BadConfig(f"model head_dim: got {self.head_dim}, expected an even number")
 
 
+class Hints(nn.Module):
+    """down(silu(up hint)): what is known of the next token, [B, L, F] -> [B, L, D]."""
+
+    def __init__(self, width: int, hidden: int, dim: int):
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, hints_BLF: torch.Tensor) -> torch.Tensor:
+        return self.down(F.silu(self.up(hints_BLF)))
+
+
 class WorldModel(nn.Module):
     """Decoder-only transformer over token ids with explicit (t, h, w) positions."""
 
@@ -45,7 +58,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.dim)
-        self.hints = nn.EmbeddingBag(config.hint_vocab, config.dim, mode="sum") if config.hint_vocab else None
+        self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.eps)
         self.head = nn.Linear(config.dim, config.out_vocab, bias=False)
@@ -65,32 +78,34 @@ class WorldModel(nn.Module):
         for name, p in self.named_parameters():
             if p.ndim < 2:
                 continue
-            std = 0.02 if "embedding" in name or "hints" in name else p.shape[1] ** -0.5
+            std = 0.02 if "embedding" in name else p.shape[1] ** -0.5
             if name.endswith(("out.weight", "down.weight")):
                 std /= (2 * self.config.layers) ** 0.5
             nn.init.normal_(p, std=std)
         nn.init.zeros_(self.head.weight)
 
     def forward(
-        self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | None = None, context=None, context_mask=None
+        self, ids_BL, positions_BL3, *, hints_BLF=None, cache: KVCache | None = None, context=None, context_mask=None, head: bool = True
     ) -> torch.Tensor:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
 
-        hints_BLE: int64 [B, L, E] ids of the hint table, what is known of each *next* token; required iff the model has hints.
+        hints_BLF: float [B, L, F], what is known of each *next* token; required iff the model has hints.
         cache: earlier tokens; ids follow them, and the cache advances by L. context [B, S, C] with mask bool [B, S]: see
-        CrossAttention; needed at the first call with a cache only.
+        CrossAttention; needed at the first call with a cache only. head=False: what the head would read, [B, L, D], for a loss
+        that never makes all logits.
         """
-        return self.head(self.features(ids_BL, positions_BL3, hints_BLE, cache, context, context_mask)).float()
+        features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask)
+        return self.head(features_BLD).float() if head else features_BLD
 
-    def features(self, ids_BL, positions_BL3, hints_BLE=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
+    def features(self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
         """Like `forward` up to the last norm: [B, L, D]."""
-        if (self.hints is None) != (hints_BLE is None):
+        if (self.hints is None) != (hints_BLF is None):
             raise BadPrompt(
-                f"hints: got {'none' if hints_BLE is None else 'some'}, expected the opposite for this model; fix: use its Sequence"
+                f"hints: got {'none' if hints_BLF is None else 'some'}, expected the opposite for this model; fix: use its Sequence"
             )
         x = self.embedding(ids_BL)
-        if hints_BLE is not None:
-            x = x + self.hints(hints_BLE.flatten(0, 1)).view_as(x)
+        if hints_BLF is not None:
+            x = x + self.hints(hints_BLF.to(self.head.weight.dtype))
         cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
         # The published table is bf16 even in an fp32 model.
         added = sincos_positions(positions_BL3, self.config.dim).bfloat16().to(x.dtype) if self.config.additive_positions else None

@@ -70,7 +70,8 @@ class PlaceNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.movedim(1, -1), self.weight.shape, self.weight, 1e-6).movedim(-1, 1)
+        # the weight in x's dtype: with autocast a mixed pair would leave the fused kernel
+        return F.rms_norm(x.movedim(1, -1), self.weight.shape, self.weight.to(x.dtype), 1e-6).movedim(-1, 1)
 
 
 NORMS = {"frame": FrameNorm, "place": PlaceNorm}

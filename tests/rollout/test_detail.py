@@ -1,0 +1,57 @@
+"""Detail of given frames: exact while nothing moves, gone where something did, and the same in a stream as in a whole clip."""
+
+import torch
+
+from wfm_ar.rollout.detail import MOVED, REACH, STILL, Detail, stillness
+
+
+def clips() -> tuple[torch.Tensor, torch.Tensor]:
+    """Given frames [3, 3, 16, 16], and what they and four later frames decode to, [1, 3, 7, 16, 16]; nothing moves."""
+    draw = torch.Generator().manual_seed(0)
+    given = torch.rand(3, 1, 16, 16, generator=draw).expand(-1, 3, -1, -1) * 2 - 1
+    decoded = given[None, :, :1] + 0.2 * torch.randn(1, 3, 1, 16, 16, generator=draw)
+    return given, decoded.expand(-1, -1, 7, -1, -1).clone()
+
+
+def restored(given: torch.Tensor, decoded: torch.Tensor, made: torch.Tensor | None = None, sizes=(1, 2, 2, 2)) -> torch.Tensor:
+    detail, out = Detail(given), []
+    made = [None] * len(sizes) if made is None else made.split(sizes, 2)
+    for piece, shown in zip(decoded.split(sizes, 2), made, strict=True):
+        out.append(detail.restore(piece, shown))
+    return torch.cat(out, 2)
+
+
+def test_what_stands_still_is_exact():
+    given, decoded = clips()
+    out = restored(given, decoded)
+    torch.testing.assert_close(out, given[None, :, :1].expand(-1, -1, 7, -1, -1))
+    refined = decoded + 0.05  # whatever stands in for the decoded frames, the same detail comes out of it
+    torch.testing.assert_close(restored(given, decoded, refined), out)
+
+
+def test_what_moves_is_left_as_it_was_decoded():
+    given, decoded = clips()
+    decoded[:, :, 5:, 4:8, 4:8] += 2 * MOVED
+    out = restored(given, decoded)
+    reach = slice(4 - REACH, 8 + REACH)
+    assert torch.equal(out[:, :, 5:, reach, reach], decoded[:, :, 5:, reach, reach])
+    torch.testing.assert_close(out[:, :, 5:, :, 10:], given[None, :, :1, :, 10:].expand(-1, -1, 2, -1, -1))
+    torch.testing.assert_close(out[:, :, 3:5], given[None, :, :1].expand(-1, -1, 2, -1, -1))  # only later frames are touched
+
+
+def test_it_fades_between_the_two_bounds():
+    frame = torch.zeros(1, 3, 1, 9, 9)
+    for change, weight in ((STILL, 1.0), ((STILL + MOVED) / 2, 0.5), (MOVED, 0.0)):
+        moved = frame.clone()
+        moved[:, 1, :, 4, 4] = change
+        torch.testing.assert_close(stillness(moved, frame)[0, 0, 0, 4, 4], torch.tensor(weight))
+        assert stillness(moved, frame)[0, 0, 0, 0, 0] == 1
+
+
+def test_a_fork_goes_on_alone():
+    given, decoded = clips()
+    detail = Detail(given)
+    detail.restore(decoded[:, :, :1])
+    fork = detail.fork()
+    one, other = detail.restore(decoded[:, :, 1:3]), fork.restore(decoded[:, :, 1:3])
+    assert torch.equal(one, other) and torch.equal(one, given[None, :, 1:3])
