@@ -129,3 +129,13 @@ def test_a_signal_saves_and_exits(tmp_path, number, code):
             signal.signal(each, handler)
     assert stopped.value.code == code
     assert (tmp_path / "step-000013" / "MANIFEST.json").exists()
+
+
+def test_frozen_weights_keep_their_averaged_values(tmp_path):
+    before = load_checkpoint(train(LineStage(), config(20), tmp_path))[0]
+    assert not torch.equal(before["model"]["bias"], before["ema"]["bias"])
+    stage = LineStage()
+    stage.model.bias.requires_grad_(False)
+    after = load_checkpoint(train(stage, config(30), tmp_path))[0]
+    assert torch.equal(after["ema"]["bias"], before["ema"]["bias"]) and torch.equal(after["model"]["bias"], before["ema"]["bias"])
+    assert not torch.equal(after["ema"]["weight"], before["ema"]["weight"])

@@ -182,6 +182,7 @@ def _resume(run: Path, resume: str, stage: Stage, model, average: WeightAverage,
         )
     load_weights(model, tensors["model"], str(found[-1]))
     load_weights(average.model, tensors["ema"], str(found[-1]))
+    _settle_frozen(model, average.model)
     by_name = dict(model.named_parameters())
     for key, value in tensors["optimizer"].items():
         name, _, field = key.rpartition("/")
@@ -189,6 +190,17 @@ def _resume(run: Path, resume: str, stage: Stage, model, average: WeightAverage,
         optimizer.state[by_name[name]][field] = value
     print(f"{stage.name}: going on from {found[-1]}", flush=True)
     return state["step"], state
+
+
+@torch.no_grad()
+def _settle_frozen(model: nn.Module, averaged: nn.Module) -> None:
+    """Frozen weights, and then the running statistics, take their averaged values: what is released must not drift any more."""
+    if all(p.requires_grad for p in model.parameters()):
+        return
+    mine, theirs = ([*m.parameters(), *m.buffers()] for m in (model, averaged))
+    for own, other in zip(mine, theirs, strict=True):
+        if not own.requires_grad:
+            own.copy_(other)
 
 
 class _StopSignal:
