@@ -227,7 +227,7 @@ def test_copied_episodes_are_a_data_set_of_their_own(tmp_path):
     ]
     write_episodes(tmp_path / "all", records, schema)
     whole = open_episodes(tmp_path / "all")
-    copy_episodes([whole[2], whole[0]], whole.schema, tmp_path / "some")
+    copy_episodes(whole, [2, 0], tmp_path / "some")
     some = open_episodes(tmp_path / "some", "val")
     assert [e.id for e in some] == ["e2", "e0"] and some.schema == schema and some[0].text == "t2"
     assert some[0].video.read_bytes() == whole[2].video.read_bytes()
