@@ -130,7 +130,7 @@ class EpisodeSet(Sequence):
         return replace(self, episodes=kept)
 
     def about(self) -> str:
-        """One line: what was found, and what was chosen or assumed."""
+        """One line (for several sets, one more for each): what was found, and what was chosen or assumed."""
         splits = {split: sum(episode.split == split for episode in self.episodes) for split in SPLITS}
         counted = ", ".join(f"{count} {split}" for split, count in splits.items() if count)
         texts = sum(episode.text is not None for episode in self.episodes)
@@ -139,7 +139,7 @@ class EpisodeSet(Sequence):
         acting = f"actions of {', '.join(acting)} channels" if acting else "no actions"
         plural = "1 episode" if len(self) == 1 else f"{len(self)} episodes"
         told = f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}"
-        return "; ".join([told, *self.notes])
+        return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes])
 
 
 def open_episodes(path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None) -> EpisodeSet:

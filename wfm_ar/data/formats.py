@@ -1,10 +1,10 @@
 """Which format a path holds, found by looking; and several data sets as one.
 
-    episodes.jsonl          our own format                       episodes.py
-    meta/info.json          LeRobot v2.0, v2.1, v3.0             lerobot.py     extra [lerobot]
-    *.tfrecord*             RLDS episodes                        rlds.py
-    *.hdf5, *.h5            robomimic's layout                   hdf5.py        extra [hdf5]
-    *.mp4 ...               a folder of videos, actions beside   folder.py
+episodes.jsonl          our own format                       episodes.py
+meta/info.json          LeRobot v2.0, v2.1, v3.0             lerobot.py     extra [lerobot]
+*.tfrecord*             RLDS episodes                        rlds.py
+*.hdf5, *.h5            robomimic's layout                   hdf5.py        extra [hdf5]
+*.mp4 ...               a folder of videos, actions beside   folder.py
 """
 
 import os
