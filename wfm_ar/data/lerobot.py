@@ -27,6 +27,7 @@ from wfm_ar.schema import ActionSchema
 INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks", "meta/episodes"
 INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 ID, SPLIT = "wfm_id", "wfm_split"  # columns of meta/episodes that our own writer adds
+STATE_NAME, STATE_SHAPE = "wfm_name", "wfm_shape"  # and keys of a feature: the state array it was
 MOST_INFO = 16 << 20  # bytes of a JSON file of the meta folder
 _DATA_V3, _VIDEO_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"  # fmt: skip  # noqa: E501
 _DATA_V2, _VIDEO_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # fmt: skip  # noqa: E501
@@ -137,7 +138,14 @@ class LeRobotReader:
         return np.ascontiguousarray(values[:-1])
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
-        return self.columns(episode, self.info.states)
+        out = {}
+        for name, values in self.columns(episode, self.info.states).items():
+            feature = self.info.features[name]
+            shape = feature.get(STATE_SHAPE, list(values.shape[1:]))
+            if not isinstance(shape, list) or math.prod(shape) != math.prod(values.shape[1:]):
+                raise BadData(f"{_where(episode)}: {name} is said to be {shape}, expected {list(values.shape[1:])}; fix: write it again")
+            out[str(feature.get(STATE_NAME, name))] = values.reshape(len(values), *shape)
+        return out
 
 
 def open_lerobot(root: Path, camera: str | None) -> EpisodeSet:
@@ -350,7 +358,7 @@ def _task_of_data(path: Path, index: int, tasks: dict[int, str]) -> str | None:
         return None
     columns = read_arrays(path, ["episode_index", "task_index"])
     own = columns["task_index"].reshape(-1)[columns["episode_index"].reshape(-1) == index]
-    return tasks.get(int(own[0])) if len(own) else None
+    return _first_text(tasks.get(int(own[0]))) if len(own) else None
 
 
 def _holders(root: Path) -> dict[int, Path]:

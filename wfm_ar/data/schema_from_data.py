@@ -57,10 +57,14 @@ def schema_from_data(
     if states is not None and "" in motions:
         measured = _measured_motions(arrays, [np.asarray(one, np.float64) for one in states])
         motions = [motion or seen for motion, seen in zip(motions, measured, strict=True)]
+    rotations = [_named_rotation(name) for name in names]
+    for kind in set(rotations) - {""}:  # the joints of an arm are commanded in one way, though one of them may hardly have moved
+        words = {motions[i] for i in range(width) if rotations[i] == kind} - {""}
+        if len(words) == 1:
+            motions = [next(iter(words)) if rotations[i] == kind else motions[i] for i in range(width)]
     channels = []
     for i in range(width):
-        rotation = _named_rotation(names[i])
-        channel = dict(name=names[i], unit=units[i], motion=motions[i], rotation=rotation)
+        channel = dict(name=names[i], unit=units[i], motion=motions[i], rotation=rotations[i])
         channels.append(ActionChannel(**channel, **_range(values[:, i], bins)))
     return ActionSchema(channels=tuple(channels), rate_hz=rate_hz)
 

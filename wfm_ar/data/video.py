@@ -264,7 +264,7 @@ def _encode(clips: Iterator[np.ndarray], container_format: str, rate: Fraction, 
                 # converted here: left to the encoder, the first clip of a process came out with other pixels than the same clip later
                 frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24").reformat(format=stream.pix_fmt)
                 if t == 0 and frames_THWC is not first:
-                    frame.pict_type = "I"  # so that reading a later clip begins here and not in the one before
+                    frame.pict_type = av.video.frame.PictureType.I  # so that reading a later clip begins here and not in the one before
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()

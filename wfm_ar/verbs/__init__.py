@@ -82,6 +82,16 @@ VERBS: tuple[Verb, ...] = (
         positional="path",
     ),
     Verb(
+        words="data convert",
+        line="turn a data set (LeRobot, RLDS, HDF5, videos ...) into our format, or into LeRobot v3.0",
+        module="data_convert",
+        examples=(
+            "wfm data convert src=robot/lerobot_set out=data/mine",
+            "wfm data convert src=data/mine out=data/mine_lerobot format=lerobot lossless=true",
+        ),
+        literal=("src", "out", "camera"),
+    ),
+    Verb(
         words="tokenize",
         line="turn a clip into tokens, and back into the clip the tokens hold",
         module="tokenize",
