@@ -89,7 +89,7 @@ class Rows:
         else:
             logits = self._step.step(pending_B1, 0)
         if actions is Actions.IMAGINED:
-            channels = len(sequence.config.action_bins)
+            channels = len(sequence.channels)
             action_Bn, ids = self._uniforms(Stream.ACTION, num_actions), []
             for i in range(num_actions):
                 ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
@@ -172,7 +172,7 @@ class Rows:
         sequence, config, latent = self.sequence, self.sequence.config, len(row.tokens) - row.base
         previous = row.tokens[-1] if row.tokens else None
         before = sequence.text_piece(row.text_ids) if previous is None else sequence.latent_piece(latent - 1, previous, None)
-        action = sequence.action_piece(latent, torch.zeros(config.rate, len(config.action_bins), dtype=torch.int64))
+        action = sequence.action_piece(latent, torch.zeros(config.rate, len(sequence.channels), dtype=torch.int64))
         video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous)
         positions = torch.cat((before.positions[-1:], action.positions[:num_actions], video.positions[:-1]))
         return before.ids[-1:], positions, torch.cat((action.hints[:num_actions], video.hints))

@@ -48,11 +48,12 @@ VERBS: tuple[Verb, ...] = (
         examples=(
             "wfm data make episodes=40 frames=17 out=data/smoke && wfm train stage=all experiment=smoke",
             "wfm train stage=all experiment=clips name=mine data=path/to/a/folder/of/mp4s",
+            "wfm train stage=all experiment=clips name=mine data=path/to/a/lerobot/set camera=tile",
             "wfm train stage=video_tokenizer experiment=tabletop data=data/tabletop",
             "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
             "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
         ),
-        literal=("data", "run", "resume", "init"),
+        literal=("data", "camera", "run", "resume", "init"),
         keeps_folder=True,
         groups=("experiment", "model", "tokenizer", "decoder"),
     ),

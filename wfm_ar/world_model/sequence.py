@@ -9,6 +9,7 @@ Hints tell the model what is known of each *next* token before it is predicted: 
 and the nine tokens around that place one latent earlier. Copying what stands still then needs no attention at all.
 """
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,28 +57,33 @@ class Woven(NamedTuple):
 
 
 class Sequence:
-    """Builds rows of tokens and takes them apart again, for one SequenceConfig."""
+    """Builds rows of tokens and takes them apart again, for one SequenceConfig.
 
-    def __init__(self, config: SequenceConfig):
+    channels: the columns of the action vocabulary that rows have; None = all. In a world of several robots each has its own.
+    """
+
+    def __init__(self, config: SequenceConfig, channels: Items[int] | None = None):
         self.config = config
         c = config
+        self.channels = tuple(range(len(c.action_bins)) if channels is None else channels)
         self.latent_size = c.grid_h * c.grid_w
-        self.action_size = c.rate * len(c.action_bins)
+        self.action_size = c.rate * len(self.channels)
         self.action_start = c.video_vocab
         self.text_start = c.video_vocab + sum(c.action_bins)
         self.bov = self.text_start + c.text_vocab
-        starts = [c.video_vocab + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
+        starts = [c.video_vocab + sum(c.action_bins[:i]) for i in self.channels]
         self._action_starts = torch.tensor(starts, dtype=torch.int64)
         # Hint ids: column 0 is the slot (0 = nothing known, then latent places, then action slots); column 1 + j the
         # neighbour j, whose id Vv means "none". Each column has its own range in the one table.
-        self.slots = 1 + self.latent_size + self.action_size
+        self.slots = 1 + self.latent_size + c.rate * len(c.action_bins)
         self._columns = torch.tensor([0] + [self.slots + j * (c.video_vocab + 1) for j in range(9)])
         self._none = torch.tensor([0] + [c.video_vocab] * 9) + self._columns
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
-        step = torch.arange(c.rate).repeat_interleave(max(1, len(c.action_bins)))
-        channel = torch.arange(max(1, len(c.action_bins))).repeat(c.rate)
-        self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)[: self.action_size]
+        step = torch.arange(c.rate).repeat_interleave(len(self.channels))
+        channel = torch.tensor(self.channels, dtype=torch.int64).repeat(c.rate)
+        self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)
+        self._action_slots = 1 + self.latent_size + step * len(c.action_bins) + channel
 
     def model_vocabularies(self) -> dict[str, int]:
         """vocab, out_vocab and hint_vocab for the WorldModelConfig that fits this sequence."""
@@ -91,9 +97,9 @@ class Sequence:
         return c.max_text + 1 + c.max_latents * self.latent_size + (c.max_latents - 1) * self.action_size
 
     def action_range(self, channel: int) -> tuple[int, int]:
-        """[start, stop) of the ids of one action channel."""
+        """[start, stop) of the ids of one of the action channels, counted among `channels`."""
         start = int(self._action_starts[channel])
-        return start, start + self.config.action_bins[channel]
+        return start, start + self.config.action_bins[self.channels[channel]]
 
     def text_piece(self, text_ids: list[int] | None) -> Piece:
         """The text (None or [] = no text) and BOV. Raises BadPrompt when it is longer than max_text."""
@@ -118,7 +124,7 @@ class Sequence:
     def action_hints(self) -> torch.Tensor:
         """int64 [r * A, HINTS] of the action tokens of any latent."""
         hints = self._none.repeat(self.action_size, 1)
-        hints[:, 0] = torch.arange(1 + self.latent_size, 1 + self.latent_size + self.action_size)
+        hints[:, 0] = self._action_slots
         return hints
 
     def video_hints(self, previous_hw: torch.Tensor | None) -> torch.Tensor:
