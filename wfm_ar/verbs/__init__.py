@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
             'wfm generate world=tabletop video=in.mp4 text="push the red cube left" frames=49 seed=0 out=out.mp4',
             "wfm generate world=tabletop video=in.mp4 actions=a.npy out=driven.mp4",
             "wfm generate world=tabletop batch=prompts.jsonl out=clips",
+            "wfm generate world=tabletop batch=prompts.jsonl save=lerobot out=data/imagined",
         ),
         literal=("world", "video", "image", "text", "actions", "batch", "out"),
     ),
