@@ -1,4 +1,4 @@
-"""Columns of Parquet files as numpy arrays; the only file besides lerobot_write.py that imports pyarrow (the extra [lerobot])."""
+"""Columns of Parquet files as numpy arrays; the only file that imports pyarrow (the extra [lerobot])."""
 
 from collections.abc import Iterable
 from pathlib import Path
