@@ -38,6 +38,8 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "omegaconf": {"wfm_ar/cli.py", "wfm_ar/config.py"},
     "av": {"wfm_ar/data/video.py"},
     "sentencepiece": {"wfm_ar/tokenizers/text.py"},
+    "pyarrow": {"wfm_ar/data/parquet.py"},
+    "h5py": {"wfm_ar/data/hdf5.py"},
     "triton": {"kernels/wfm_kernels/"},
     "mujoco": {"wfm_ar/worlds/"},
 }

@@ -1,7 +1,8 @@
 """The action schema: what each number of an action means.
 
 It travels with a data set (`actions.json`) and with every checkpoint trained on it, and a mismatch between the two is
-refused with a readable difference. This file knows nothing of tokens; `tokenizers/action.py` turns values into ids.
+refused with a readable difference. Data of several robots has a schema for each, a MixedSchema. This file knows nothing of
+tokens (`tokenizers/action.py` turns values into ids) nor of how a schema is found in data (`data/schema_from_data.py`).
 """
 
 import math
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadData, nearest
+
+MOTIONS = ("", "delta", "absolute", "velocity")  # what a value says: a step from here, a place to be at, a speed; "" = not declared
+ROTATIONS = ("", "euler", "axis_angle", "quaternion", "6d", "joint")  # of a channel that is part of one; "" = none, or not declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,9 @@ class ActionChannel:
     high: float  # in `unit`
     bins: int = 64  # token values the range is cut into
     discrete: bool = False  # True: the values are the whole numbers low..high (keys, gears)
+    constant: bool = False  # True: always `low`; it takes no tokens
+    motion: str = ""  # one of MOTIONS
+    rotation: str = ""  # one of ROTATIONS
 
     def __post_init__(self) -> None:
         where = f"action channel {self.name!r}"
@@ -36,12 +43,19 @@ class ActionChannel:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise BadData(f"{where}: {key} is {value!r}, expected a finite number; fix: give the limit in {self.unit!r}")
             object.__setattr__(self, key, float(value))  # 1 and 1.0 must write the same JSON
-        if self.low >= self.high:
+        for key, choices in (("motion", MOTIONS), ("rotation", ROTATIONS)):
+            if getattr(self, key) not in choices:
+                near = nearest(getattr(self, key), choices)
+                raise BadData(f"{where}: {key} is {getattr(self, key)!r}{near}, expected one of {list(choices)}; fix: name one")
+        for key in ("discrete", "constant"):
+            if not isinstance(getattr(self, key), bool):
+                raise BadData(f"{where}: {key} is {getattr(self, key)!r}, expected true or false; fix: use a JSON boolean")
+        if self.constant and self.low != self.high:
+            raise BadData(f"{where}: low {self.low} and high {self.high} of a constant channel, expected one value; fix: make them equal")
+        if self.low >= self.high and not self.constant:
             raise BadData(f"{where}: low {self.low} is not below high {self.high}; fix: swap or widen the limits")
         if isinstance(self.bins, bool) or not isinstance(self.bins, int) or self.bins < 2:
             raise BadData(f"{where}: bins is {self.bins!r}, expected a whole number >= 2; fix: 64 is a good value")
-        if not isinstance(self.discrete, bool):
-            raise BadData(f"{where}: discrete is {self.discrete!r}, expected true or false; fix: use a JSON boolean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +89,25 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ActionSchema":
-        """Strict: unknown or missing keys raise BadData. `bins` and `discrete` may be left out."""
+        """Strict: unknown or missing keys raise BadData. What a channel has a default for may be left out."""
         _check_keys(data, "action schema", required={"rate_hz", "channels"}, optional=set())
         if not isinstance(data["channels"], (list, tuple)):
             kind = type(data["channels"]).__name__
             raise BadData(f"action schema: channels is a {kind}, expected a list; fix: one object a channel")
         names = [field.name for field in fields(ActionChannel)]
-        optional = {"bins", "discrete"}
+        optional = {"bins", "discrete", "constant", "motion", "rotation"}
         for i, channel in enumerate(data["channels"]):
             _check_keys(channel, f"action schema channel {i}", required=set(names) - optional, optional=optional)
         return cls(channels=tuple(ActionChannel(**channel) for channel in data["channels"]), rate_hz=data["rate_hz"])
 
-    def diff(self, other: "ActionSchema") -> str:
+    def of(self, embodiment: str | None) -> "ActionSchema":
+        """This schema, whatever the name: there is only one robot."""
+        return self
+
+    def diff(self, other: "ActionSchema | MixedSchema") -> str:
         """How `other` differs from this schema, readable, '' when they are equal."""
+        if isinstance(other, MixedSchema):
+            return f"one robot != {len(other.embodiments)}: {', '.join(other.names)}"
         parts = []
         if self.rate_hz != other.rate_hz:
             parts.append(f"rate_hz {self.rate_hz:g} != {other.rate_hz:g}")
@@ -115,6 +135,61 @@ class ActionSchema:
                 f"{where}: got {int(bad.sum())} NaN or infinite values, the first in row {row} ({self.channels[column].name}), "
                 "expected finite numbers; fix: drop or repair those steps"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedSchema:
+    """The schemas of several robots by name, in the order in which their channels stand in one vocabulary."""
+
+    embodiments: tuple[tuple[str, ActionSchema], ...]
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+            raise BadData(f"embodiments: got {list(names)}, expected two or more distinct names; fix: name each robot once")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.embodiments)
+
+    def of(self, embodiment: str | None) -> ActionSchema:
+        """The schema of one robot. Raises BadData for a name that is none of them."""
+        for name, schema in self.embodiments:
+            if name == embodiment:
+                return schema
+        near = nearest(embodiment or "", self.names)
+        raise BadData(f"embodiment: got {embodiment!r}{near}, expected one of {list(self.names)}; fix: name one")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"embodiments": {name: schema.to_json() for name, schema in self.embodiments}}
+
+    def diff(self, other: "ActionSchema | MixedSchema") -> str:
+        """How `other` differs, readable, '' when they are equal."""
+        if isinstance(other, ActionSchema):
+            return f"{len(self.embodiments)} robots ({', '.join(self.names)}) != one"
+        if self.names != other.names:
+            return f"embodiments {list(self.names)} != {list(other.names)}"
+        parts = [(name, schema.diff(other.of(name))) for name, schema in self.embodiments]
+        return "; ".join(f"{name}: {part}" for name, part in parts if part)
+
+
+Schema = ActionSchema | MixedSchema
+
+
+def schema_from_json(data: Any) -> Schema:
+    """What `to_json` of either kind wrote. Strict; raises BadData."""
+    if not isinstance(data, dict) or "embodiments" not in data:
+        return ActionSchema.from_json(data)
+    _check_keys(data, "action schema", required={"embodiments"}, optional=set())
+    if not isinstance(data["embodiments"], dict):
+        raise BadData("action schema: embodiments is no object, expected a schema a name; fix: see the README")
+    parts = []
+    for name, one in data["embodiments"].items():
+        try:
+            parts.append((name, ActionSchema.from_json(one)))
+        except BadData as error:
+            raise BadData(f"embodiment {name!r}: {error}") from None
+    return MixedSchema(embodiments=tuple(parts))
 
 
 def _check_keys(data: Any, where: str, *, required: set[str], optional: set[str]) -> None:

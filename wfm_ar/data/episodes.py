@@ -1,7 +1,8 @@
-"""Data sets on disk: a folder with `episodes.jsonl` (video + text + actions + rate), or a bare folder of videos.
+"""Data sets: episodes with random access, whatever the files look like; and our own format, a folder with `episodes.jsonl`.
 
 Promises: what is opened was parsed strictly, every error names file and line, and no path leaves the folder, symbolic links
-included. Files behind the paths are read when asked for; `check.py` looks at all of them beforehand.
+included. Files behind the paths are read when asked for, window by window; `check.py` looks at all of them beforehand.
+`open_episodes` is the way in for every format: formats.py finds out which one a path is, and each has a reader of its own.
 """
 
 import hashlib
@@ -10,22 +11,22 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from wfm_ar.data.files import write_atomic
-from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info, write_video
+from wfm_ar.data.video import read_video, video_info, write_video
 from wfm_ar.errors import BadActions, BadData, nearest
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
 
 INDEX, SCHEMA = "episodes.jsonl", "actions.json"
-KEYS = ("id", "video", "text", "actions", "state", "fps", "split")
+KEYS = ("id", "video", "text", "actions", "state", "embodiment", "fps", "split")
 REQUIRED = ("id", "video", "fps", "split")
 SPLITS = ("train", "val", "test")
-VAL_FRACTION = 0.05  # of a bare folder of videos
+VAL_FRACTION = 0.05  # of data that does not say itself what to hold out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,50 @@ class Episode:
     """One episode. Paths are absolute; what a data set does not have is None."""
 
     id: str
-    video: Path
+    video: Path  # the file its frames lie in, alone or with others'
     text: str | None
-    actions: Path | None  # .npy, float32 [T-1, A]; row t leads from frame t to t+1
-    state: Path | None  # .npz, true state by frame, for evaluation only
+    actions: Path | None  # the file its actions lie in; in our own format .npy, float32 [T-1, A], row t leads from frame t to t+1
+    state: Path | None  # the file of its state by frame; in our own format .npz, for evaluation only
     fps: float
     split: str  # "train", "val" or "test"
+    embodiment: str | None = None  # which robot, where a set has several
+    source: Any = None  # where in the files, in the reader's own words
+
+
+class Reader(Protocol):
+    """How the files of one format are read. Stateless but for caches: threads share it."""
+
+    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
+        """uint8 [T, H, W, 3], `count` frames from `start` (to the end for None). Raises BadClip, BadData."""
+        ...
+
+    def num_frames(self, episode: Episode) -> int:
+        """Frames as the files declare them. Raises BadClip, BadData."""
+        ...
+
+    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
+        """float32 [T-1, A], row t leads from frame t to t+1. Raises BadActions, BadData."""
+        ...
+
+    def state(self, episode: Episode) -> dict[str, np.ndarray]:
+        """Arrays by name, [T, ...] each where they go by frame. Raises BadData."""
+        ...
+
+
+class FileReader:
+    """Our own format and bare videos: a file an episode for each kind of data."""
+
+    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
+        return read_video(episode.video, start, count)
+
+    def num_frames(self, episode: Episode) -> int:
+        return video_info(episode.video).frames
+
+    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
+        return load_actions(episode.actions, schema)
+
+    def state(self, episode: Episode) -> dict[str, np.ndarray]:
+        return load_state(episode.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +85,13 @@ class EpisodeSet(Sequence):
     """Episodes with random access; `set[i]` is an Episode, `load_*` reads its files."""
 
     path: Path
-    format: str  # "episodes" or "videos"
-    schema: ActionSchema | None  # of the actions, where there are any
+    format: str  # "episodes", "videos", "lerobot", "bridge", "rlds", "hdf5" or "mix"
+    schema: Schema | None  # of the actions, where there are any
     episodes: tuple[Episode, ...]
+    reader: Reader = field(default_factory=FileReader)
+    schema_made: bool = False  # the schema was found in the data, not read from a file: another look may find other ranges
+    title: str = ""  # the format as a user calls it
+    notes: tuple[str, ...] = ()  # what was chosen or assumed while opening, for the user to read
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -58,39 +101,82 @@ class EpisodeSet(Sequence):
 
     def load_frames(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """uint8 [T, H, W, 3] of episode i, or `count` frames of it from `start`. Raises BadClip."""
-        return read_video(self.episodes[i].video, start, count)
+        return self.reader.frames(self.episodes[i], start, count)
+
+    def num_frames(self, i: int) -> int:
+        """Frames of episode i as its files declare them. Raises BadClip, BadData."""
+        return self.reader.num_frames(self.episodes[i])
 
     def load_actions(self, i: int) -> np.ndarray | None:
         """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions."""
-        path = self.episodes[i].actions
-        return None if path is None else load_actions(path, self.schema)
+        return None if self.episodes[i].actions is None else self.reader.actions(self.episodes[i], self.schema_of(i))
 
     def load_state(self, i: int) -> dict[str, np.ndarray] | None:
-        """The true state arrays of episode i, or None. Raises BadData."""
-        path = self.episodes[i].state
-        return None if path is None else load_state(path)
+        """The state arrays of episode i by name, or None. Raises BadData."""
+        return None if self.episodes[i].state is None else self.reader.state(self.episodes[i])
+
+    def schema_of(self, i: int) -> ActionSchema | None:
+        """The schema of episode i's own robot; None where it has no actions."""
+        episode = self.episodes[i]
+        return None if self.schema is None or episode.actions is None else self.schema.of(episode.embodiment)
+
+    def of_split(self, split: str) -> "EpisodeSet":
+        """The episodes of one split. Raises BadData where there are none."""
+        if split not in SPLITS:
+            raise BadData(f"{self.path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
+        kept = tuple(episode for episode in self.episodes if episode.split == split)
+        if not kept:
+            raise BadData(f"{self.path}: got no episode of split {split!r}, expected at least one; fix: add one or choose another split")
+        return replace(self, episodes=kept)
+
+    def about(self) -> str:
+        """One line (for several sets, one more for each): what was found, and what was chosen or assumed."""
+        splits = {split: sum(episode.split == split for episode in self.episodes) for split in SPLITS}
+        counted = ", ".join(f"{count} {split}" for split, count in splits.items() if count)
+        texts = sum(episode.text is not None for episode in self.episodes)
+        parts = [] if self.schema is None else [("", self.schema)] if isinstance(self.schema, ActionSchema) else self.schema.embodiments
+        acting = [f"{name + ' ' if name else ''}{schema.width}" for name, schema in parts]
+        acting = f"actions of {', '.join(acting)} channels" if acting else "no actions"
+        plural = "1 episode" if len(self) == 1 else f"{len(self)} episodes"
+        told = f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}"
+        return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes])
 
 
-def open_episodes(path: str | Path, split: str | None = None) -> EpisodeSet:
-    """Opens a data-set folder (or its episodes.jsonl); `split` keeps only "train", "val" or "test". Raises BadData, BadClip."""
-    path = Path(path)
+def open_episodes(path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None) -> EpisodeSet:
+    """Opens data of any known format; `split` keeps only "train", "val" or "test".
+
+    camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second for
+    formats that do not say. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, MissingDependency.
+    """
+    from wfm_ar.data.formats import open_any  # it imports this file; its readers import their libraries when they are needed
+
     if split is not None and split not in SPLITS:
         raise BadData(f"{path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
-    root = path.parent if path.name == INDEX else path
-    if not root.is_dir():
-        raise BadData(f"{root}: is not a folder, expected a data set; fix: check the path, or make one with `wfm data make`")
-    if (root / INDEX).exists():
-        episodes = tuple(_parse_index(root))
-        needs_schema = any(episode.actions for episode in episodes)
-        found = EpisodeSet(path=root, format="episodes", schema=read_schema(root, needed=needs_schema), episodes=episodes)
-    else:
-        found = EpisodeSet(path=root, format="videos", schema=None, episodes=tuple(_list_videos(root)))
-    if split is None:
-        return found
-    kept = tuple(episode for episode in found.episodes if episode.split == split)
-    if not kept:
-        raise BadData(f"{root}: got no episode of split {split!r}, expected at least one; fix: add one or choose another split")
-    return EpisodeSet(path=root, format=found.format, schema=found.schema, episodes=kept)
+    found = open_any(path, camera=camera, fps=fps)
+    return found if split is None else found.of_split(split)
+
+
+def open_own(root: Path) -> EpisodeSet:
+    """A folder with episodes.jsonl. Raises BadData."""
+    episodes = tuple(_parse_index(root))
+    schema = read_schema(root, needed=any(episode.actions for episode in episodes))
+    for number, episode in enumerate(episodes, 1):
+        if episode.actions and isinstance(schema, MixedSchema):
+            try:
+                schema.of(episode.embodiment)
+            except BadData as error:
+                raise BadData(f"{root / INDEX} line {number}: {error}") from None
+    return EpisodeSet(path=root, format="episodes", title="episodes.jsonl", schema=schema, episodes=episodes)
+
+
+def hashed_splits(ids: Sequence[str]) -> dict[str, str]:
+    """A split for each id by its hash, so that an episode never changes sides when a set grows; with two ids or more there is
+    always one to validate with, and one to train on."""
+    splits = {one: split_of(one, VAL_FRACTION) for one in ids}
+    if len(splits) > 1:
+        splits[min(splits, key=_draw)] = "val"
+        splits[max(splits, key=_draw)] = "train"
+    return splits
 
 
 def split_of(episode_id: str, val_fraction: float) -> str:
@@ -108,7 +194,9 @@ def write_episode(
     text: str | None = None,
     actions: np.ndarray | None = None,
     state: dict[str, np.ndarray] | None = None,
+    embodiment: str | None = None,
     crf: int = 16,
+    lossless: bool = False,
     overwrite: bool = False,
     sync: bool = True,
 ) -> dict[str, Any]:
@@ -125,13 +213,15 @@ def write_episode(
         contents[record["state"]] = _bytes_of(np.savez, **state)
     for name in (record["video"], *contents):
         Path(root, name).parent.mkdir(parents=True, exist_ok=True)
-    write_video(Path(root, record["video"]), frames_THWC, fps, crf=crf, overwrite=overwrite, sync=sync)
+    write_video(Path(root, record["video"]), frames_THWC, fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)
     for name, content in contents.items():
         write_atomic(Path(root, name), content, overwrite=overwrite, sync=sync)
+    if embodiment is not None:
+        record["embodiment"] = embodiment
     return {**record, "fps": float(fps), "split": split}
 
 
-def write_episodes(root: Path, records: Iterable[dict[str, Any]], schema: ActionSchema | None = None, *, overwrite: bool = False) -> None:
+def write_episodes(root: Path, records: Iterable[dict[str, Any]], schema: Schema | None = None, *, overwrite: bool = False) -> None:
     """Writes the index of a data set, last of all its files: `actions.json`, then `episodes.jsonl`."""
     lines = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
     if schema is not None:
@@ -140,19 +230,52 @@ def write_episodes(root: Path, records: Iterable[dict[str, Any]], schema: Action
     write_atomic(Path(root, INDEX), lines, overwrite=overwrite)
 
 
-def copy_episodes(episodes: Iterable[Episode], schema: ActionSchema | None, root: Path) -> None:
-    """A data set of its own at `root` with these episodes, their files copied byte for byte."""
+def copy_episodes(episodes: EpisodeSet, indices: Iterable[int], root: Path, most_frames: int = 129) -> None:
+    """A data set of our own at `root` with these episodes: files copied byte for byte where they are of our own format, else
+    the first `most_frames` frames encoded anew (one pixel cut off odd sides)."""
     records = []
-    for episode in episodes:
+    for i in indices:
+        episode = episodes[i]
+        if not isinstance(episodes.reader, FileReader):
+            records.append(_encode_episode(episodes, i, root, most_frames))
+            continue
         record: dict[str, Any] = {"id": episode.id, "fps": episode.fps, "split": episode.split, "text": episode.text}
+        record["embodiment"] = episode.embodiment
         for key, folder in (("video", "videos"), ("actions", "actions"), ("state", "states")):
             if (source := getattr(episode, key)) is not None:
-                record[key] = f"{folder}/{episode.id}{source.suffix}"
+                name = episode.id.removesuffix(source.suffix)  # of a bare folder the id is the file's name
+                record[key] = f"{folder}/{name}{source.suffix}"
                 target = Path(root, record[key])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(target, source.read_bytes())
         records.append({key: value for key, value in record.items() if value is not None})
-    write_episodes(root, records, schema)
+    write_episodes(root, records, episodes.schema)
+
+
+def _encode_episode(episodes: EpisodeSet, i: int, root: Path, most_frames: int) -> dict[str, Any]:
+    episode, count = episodes[i], min(most_frames, episodes.num_frames(i))
+    frames_THWC, actions = even_sides(episodes.load_frames(i, 0, count)), episodes.load_actions(i)
+    return write_episode(
+        root,
+        id=file_id(episode.id),
+        frames_THWC=frames_THWC,
+        fps=episode.fps,
+        split=episode.split,
+        text=episode.text,
+        actions=None if actions is None else actions[: count - 1],
+        embodiment=episode.embodiment,
+    )
+
+
+def file_id(name: str) -> str:
+    """An id that can be a file name: what cannot stand in one becomes "_"; distinct names may meet."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".")[:100] or "_"
+
+
+def even_sides(frames_THWC: np.ndarray) -> np.ndarray:
+    """The frames without the last row or column where their number is odd: lossy H.264 halves the colour planes."""
+    height, width = (side - side % 2 for side in frames_THWC.shape[1:3])
+    return frames_THWC[:, :height, :width]
 
 
 def parse_line(line: bytes, where: str, root: Path) -> Episode:
@@ -179,11 +302,12 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
     if data["split"] not in SPLITS:
         near = nearest(data["split"], SPLITS)
         raise BadData(f"{where}: split is {data['split']!r}{near}, expected one of {list(SPLITS)}; fix: name one")
-    paths = {key: _inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
-    return Episode(id=data["id"], text=data.get("text"), fps=float(fps), split=data["split"], **paths)
+    paths = {key: inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
+    rest = {key: data.get(key) for key in ("text", "embodiment")}
+    return Episode(id=data["id"], fps=float(fps), split=data["split"], **rest, **paths)
 
 
-def read_schema(root: Path, *, needed: bool) -> ActionSchema | None:
+def read_schema(root: Path, *, needed: bool) -> Schema | None:
     """The action schema of a data set; None where there is none and none is needed. Raises BadData."""
     path = Path(root, SCHEMA)
     if not path.exists():
@@ -195,7 +319,7 @@ def read_schema(root: Path, *, needed: bool) -> ActionSchema | None:
     except (OSError, ValueError, RecursionError) as error:
         raise BadData(f"{path}: is not JSON ({error}), expected an action schema; fix: repair or remake it") from None
     try:
-        return ActionSchema.from_json(data)
+        return schema_from_json(data)
     except BadData as error:
         raise BadData(f"{path}: {error}") from None
 
@@ -236,26 +360,7 @@ def _parse_index(root: Path) -> Iterator[Episode]:
         yield episode
 
 
-def _list_videos(root: Path) -> Iterator[Episode]:
-    """A bare folder, searched to the bottom; hidden files are left alone."""
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    names = {path.relative_to(root).as_posix(): path for path in found}
-    names = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
-    if not names:
-        raise BadData(
-            f"{root}: got neither {INDEX} nor any {'/'.join(s[1:] for s in VIDEO_SUFFIXES)} file, expected a data set; fix: check the path"
-        )
-    first = min(names, key=_draw)  # with two files or more there is always one to validate with, and one to train on
-    last = max(names, key=_draw)
-    for name in names:
-        video = _inside(root, name, str(root / name))
-        split = split_of(name, VAL_FRACTION)
-        if len(names) > 1:
-            split = "val" if name == first else "train" if name == last else split
-        yield Episode(id=name, video=video, text=None, actions=None, state=None, fps=video_info(video).fps, split=split)
-
-
-def _inside(root: Path, name: str | None, where: str) -> Path | None:
+def inside(root: Path, name: str | None, where: str) -> Path | None:
     """The absolute path of `name`, which must stay inside `root` whatever links lie on the way."""
     if name is None:
         return None

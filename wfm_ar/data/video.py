@@ -8,10 +8,11 @@ a playlist that names other files or addresses is not a video here.
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -201,35 +202,70 @@ def write_video(
     `lossless=True` keeps every bit (libx264rgb, qp 0). Otherwise H and W must be even (4:2:0 chroma). The encoded clip is
     held in memory and reaches the disk whole or not at all. Raises BadClip, OutputExists, NoSpace.
     """
+    write_clips(path, [frames_THWC], fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)
+
+
+def write_clips(
+    path: str | Path,
+    clips: Iterable[np.ndarray],
+    fps: float,
+    *,
+    crf: int = 16,
+    lossless: bool = False,
+    overwrite: bool = False,
+    sync: bool = True,
+) -> list[int]:
+    """`write_video` of clips of one size one after the other, each beginning with a key frame -> their numbers of frames.
+
+    Only one clip's frames are held at a time. Raises BadClip, OutputExists, NoSpace.
+    """
     path = Path(path)
-    frames_THWC = _check_frames(frames_THWC, str(path))
     if path.suffix.lower() not in CONTAINERS:
         raise BadClip(f"{path}: got suffix {path.suffix!r}, expected one of {sorted(CONTAINERS)}; fix: rename the output")
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
         raise BadClip(f"{path}: got fps {fps!r}, expected a number above 0; fix: give the frames per second")
-    height, width = frames_THWC.shape[1:3]
-    if not lossless and (height % 2 or width % 2):
-        raise BadClip(f"{path}: got {width}x{height} pixels, expected even sides; fix: crop one pixel or write lossless")
     refuse_existing(path, overwrite)
+    size, counts = (), []
+
+    def checked() -> Iterator[np.ndarray]:
+        nonlocal size
+        for clip in clips:
+            clip = _check_frames(clip, str(path))
+            height, width = clip.shape[1:3]
+            if not lossless and (height % 2 or width % 2):
+                raise BadClip(f"{path}: got {width}x{height} pixels, expected even sides; fix: crop one pixel or write lossless")
+            if size and (height, width) != size:
+                raise BadClip(f"{path}: got clips of {size} and {(height, width)} pixels, expected one size; fix: resize them first")
+            size = (height, width)
+            counts.append(len(clip))
+            yield clip
+
     try:
-        content = _encode(frames_THWC, CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
+        content = _encode(checked(), CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
     except av.FFmpegError as error:
+        height, width = size
         raise BadClip(f"{path}: cannot be encoded ({error.strerror}), got {width}x{height} pixels; fix: try a smaller size") from error
     write_atomic(path, content, overwrite=overwrite, sync=sync)
+    return counts
 
 
-def _encode(frames_THWC: np.ndarray, container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
-    buffer = io.BytesIO()
+def _encode(clips: Iterator[np.ndarray], container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
+    buffer, first = io.BytesIO(), next(clips)
     # bitexact: no encoder versions, dates or random ids in the file
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
-        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.height, stream.width = first.shape[1:3]
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.thread_count = 1
         quality = {"qp": "0"} if lossless else {"crf": str(crf)}
         stream.options = {"preset": "veryfast", "threads": "1", **quality}
-        for image_HWC in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
+        for frames_THWC in chain([first], clips):
+            for t, image_HWC in enumerate(frames_THWC):
+                # converted here: left to the encoder, the first clip of a process came out with other pixels than the same clip later
+                frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24").reformat(format=stream.pix_fmt)
+                if t == 0 and frames_THWC is not first:
+                    frame.pict_type = av.video.frame.PictureType.I  # so that reading a later clip begins here and not in the one before
+                container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
 
@@ -249,18 +285,22 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise BadClip(f"{path}: does not exist or is not a regular file, expected an image; fix: check the path")
-    content = path.read_bytes()
+    return decode_image(path.read_bytes(), str(path))[None]
+
+
+def decode_image(content: bytes, where: str) -> np.ndarray:
+    """The bytes of a PNG or JPEG -> uint8 [H, W, 3]. Raises BadClip, beginning with `where`."""
     codec = next((name for magic, name in _IMAGE_CODECS.items() if content.startswith(magic)), None)
     if codec is None:
-        raise BadClip(f"{path}: got neither a PNG nor a JPEG, expected one; fix: convert the image to PNG")
+        raise BadClip(f"{where}: got neither a PNG nor a JPEG, expected one; fix: convert the image to PNG")
     try:
         decoder = av.CodecContext.create(codec, "r")
         frames = decoder.decode(av.Packet(content)) + decoder.decode(None)
     except av.FFmpegError as error:
-        raise BadClip(f"{path}: cannot be read as {codec} ({error.strerror}): damaged; fix: copy the image again") from error
+        raise BadClip(f"{where}: cannot be read as {codec} ({error.strerror}): damaged; fix: copy the image again") from error
     if len(frames) != 1 or frames[0].is_corrupt:
-        raise BadClip(f"{path}: got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
-    return frames[0].to_ndarray(format="rgb24")[None]
+        raise BadClip(f"{where}: got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
+    return frames[0].to_ndarray(format="rgb24")
 
 
 def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = False) -> None:

@@ -128,7 +128,7 @@ def _no_actions(world: World, clips: HeldOut) -> str | None:
 
 def _pushes(world: World, episodes: EpisodeSet) -> EpisodeSet | None:
     """The episodes that text following can be measured on; None if there are none."""
-    chosen = tuple(episode for episode in episodes.episodes if parse_push(episode.text) and episode.state)
+    chosen = tuple(episode for episode in episodes.episodes if parse_push(episode.text) and episode.state and episodes.format == "episodes")
     return replace(episodes, episodes=chosen) if chosen and world.parts.text_tokenizer is not None else None
 
 

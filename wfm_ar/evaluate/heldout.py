@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wfm_ar.data.episodes import EpisodeSet
-from wfm_ar.data.video import resize_crop, video_info
+from wfm_ar.data.video import resize_crop
 from wfm_ar.errors import BadData
 
 
@@ -29,10 +29,10 @@ class HeldOut:
         self.episodes, self.num_frames, self.height, self.width = episodes, num_frames, height, width
         self.indices: list[int] = []
         self.too_short = 0
-        for i, episode in enumerate(episodes):
+        for i in range(len(episodes)):
             if count is not None and len(self.indices) == count:
                 break
-            if video_info(episode.video).frames >= num_frames:
+            if episodes.num_frames(i) >= num_frames:
                 self.indices.append(i)
             else:
                 self.too_short += 1

@@ -156,7 +156,7 @@ class Rows:
 
     def _imagine(self) -> tuple[Tensor, Tensor, int]:
         """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
-        sequence, channels = self.sequence, len(self.sequence.config.action_bins)
+        sequence, channels = self.sequence, len(self.sequence.channels)
         unknown_BrA = torch.zeros(len(self.rows), sequence.config.rate, channels, dtype=torch.int64)
         fed_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
         action_Bn, ids = self._uniforms(Stream.ACTION, sequence.action_size), []

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError
 from wfm_ar.rollout.cosmos_folder import is_cosmos
 from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, roll
@@ -24,9 +24,9 @@ from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
 from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, MixedSchema, Schema
 from wfm_ar.shapes import latent_frames
-from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.tokenizers.action import ActionTokenizer, ActionVocabulary
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 
 __all__ = ["Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
@@ -65,11 +65,15 @@ class Rollout:
 class World:
     """A loaded world. `parts` holds the networks and tokenizers; all methods leave it unchanged."""
 
-    def __init__(self, parts: WorldParts, name: str = "") -> None:
-        self.parts, self.name = parts, name
-        self.sequence = TokenSequence(parts.sequence)
-        self.action_tokenizer = ActionTokenizer(parts.action_schema) if parts.action_schema else None
-        self.rate, self.fps, self.action_schema = parts.sequence.rate, parts.fps, parts.action_schema
+    def __init__(self, parts: WorldParts, name: str = "", embodiment: str | None = None) -> None:
+        """`embodiment` names the robot that acts in a world of several; without it such a world takes and imagines no actions.
+
+        Raises BadConfig for a name that is none of them.
+        """
+        self.parts, self.name, self.embodiment = parts, name, embodiment
+        self.action_schema, self.action_tokenizer, columns = _acting(parts.action_schema, embodiment)
+        self.sequence = TokenSequence(parts.sequence, columns)
+        self.rate, self.fps = parts.sequence.rate, parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
 
     def generate(
@@ -199,8 +203,12 @@ class World:
         painter = self._painter(seed=0)
         return np.concatenate([to_uint8(painter.decode(torch.from_numpy(one.astype(np.int64)))) for one in tokens_thw])
 
-    def check_schema(self, schema: ActionSchema, where: str = "actions") -> None:
+    def check_schema(self, schema: Schema, where: str = "actions") -> None:
         """Raises BadActions, with the difference, unless `schema` (of a data set, say) is the world's own."""
+        if isinstance(schema, MixedSchema) and self.embodiment in schema.names:
+            schema = schema.of(self.embodiment)
+        if isinstance(schema, MixedSchema) and self.parts.action_schema == schema:
+            return
         if self.action_schema is None:
             raise BadActions(f"{where}: got an action schema, expected none: this world takes no actions; fix: leave the actions out")
         if difference := self.action_schema.diff(schema):
@@ -250,6 +258,9 @@ class World:
     def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
         """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
         if self.action_tokenizer is None:
+            if isinstance(self.parts.action_schema, MixedSchema):
+                robots = ", ".join(self.parts.action_schema.names)
+                raise BadActions(f"{where}: got some, expected embodiment= too, one of {robots}; fix: name the robot that acts")
             raise BadActions(f"{where}: got some, expected none: this world takes no actions; fix: leave them out")
         return self.action_tokenizer.encode(actions, where)
 
@@ -278,19 +289,41 @@ class World:
 
 
 def load_world(
-    name: str | Path = "tabletop", device: torch.device | str = "cpu", *, offload: Sequence[str] = (), int8: Sequence[str] = ()
+    name: str | Path = "tabletop",
+    device: torch.device | str = "cpu",
+    *,
+    embodiment: str | None = None,
+    offload: Sequence[str] = (),
+    int8: Sequence[str] = (),
 ) -> "World | CosmosWorld":
     """A shipped world by its name, or a world folder, a converted Cosmos world among them; `offload` and `int8`: see load_cosmos.
 
-    Raises BadCheckpoint, before any weights are parsed, if a file was changed.
+    `embodiment`: see World. Raises BadCheckpoint, before any weights are parsed, if a file was changed.
     """
     folder = find_world(name)
     if is_cosmos(folder):
+        if embodiment is not None:
+            raise BadConfig(f"embodiment: got {embodiment!r}, expected none: a Cosmos world has at most one robot; fix: leave it out")
         return load_cosmos(folder, device, offload=offload, int8=int8)
     if offload or int8:
         key = "offload" if offload else "int8"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
-    return World(read_world(folder, device), name=folder.name)
+    return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
+
+
+def _acting(schema: Schema | None, embodiment: str | None) -> tuple[ActionSchema | None, ActionTokenizer | None, range | None]:
+    """(schema, tokenizer, columns of the action vocabulary) of the robot that acts; (None, None, no columns) where none does."""
+    if isinstance(schema, MixedSchema):
+        if embodiment is None:
+            return None, None, range(0)
+        try:
+            vocabulary = ActionVocabulary(schema)
+            return schema.of(embodiment), vocabulary.tokenizer(embodiment), vocabulary.columns(embodiment)
+        except BadData as error:
+            raise BadConfig(str(error)) from None
+    if embodiment is not None:
+        raise BadConfig(f"embodiment: got {embodiment!r}, expected none: this world has at most one robot; fix: leave it out")
+    return schema, ActionTokenizer(schema) if schema else None, None
 
 
 def _paint(row: Row, painter: Painter, clock: "_Clock") -> tuple[np.ndarray, np.ndarray]:

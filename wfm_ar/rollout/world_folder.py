@@ -29,8 +29,8 @@ from torch import nn
 from wfm_ar.data.files import fsync, sha256_of
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
-from wfm_ar.schema import ActionSchema
-from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.schema import Schema, schema_from_json
+from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model.sequence import Sequence, SequenceConfig
@@ -55,7 +55,7 @@ class WorldParts:
     world_model: WorldModel
     fps: float  # frames a second of the clips it was trained on
     text_tokenizer: TextTokenizer | None = None
-    action_schema: ActionSchema | None = None
+    action_schema: Schema | None = None  # of several robots: a MixedSchema
     diffusion_decoder: Denoiser | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class WorldParts:
         self._fits("text tokenizer's vocabulary", text_vocab, "sequence text_vocab", sequence.text_vocab)
         if self.text_tokenizer:
             self._fits("text tokenizer's max_tokens", self.text_tokenizer.max_tokens, "sequence max_text", sequence.max_text)
-        bins = ActionTokenizer(self.action_schema).bins if self.action_schema else ()
+        bins = ActionVocabulary(self.action_schema).bins if self.action_schema else ()
         self._fits("action schema's bins", bins, "sequence action_bins", tuple(sequence.action_bins))
         for name, size in Sequence(sequence).model_vocabularies().items():
             if name != "hint_width" or model.hint_width:
@@ -176,7 +176,7 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         model_bytes = _need(folder, TEXT_MODEL, settings["files"]).read_bytes()
         built["text_tokenizer"] = TextTokenizer.from_bytes(model_bytes, settings["files"][TEXT_MODEL]["sha256"], max_tokens=text.max_tokens)
     try:
-        schema = None if settings["action_schema"] is None else ActionSchema.from_json(settings["action_schema"])
+        schema = None if settings["action_schema"] is None else schema_from_json(settings["action_schema"])
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")

@@ -1,14 +1,23 @@
 """Clips as training sees them: loaded at the tokenizer's size, between pixels and floats, and as strips to look at."""
 
+import numpy as np
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.video import resize_crop
 
+AT_ONCE = 64  # frames that are decoded before they are made small: a long clip of large frames would not fit
 
-def load_clip(episodes: EpisodeSet, index: int, height: int, width: int) -> torch.Tensor:
-    """All frames of episode `index`, resized and centre-cropped -> uint8 [T, height, width, 3]."""
-    return torch.from_numpy(resize_crop(episodes.load_frames(index), height, width))
+
+def load_clip(episodes: EpisodeSet, index: int, height: int, width: int, start: int = 0, count: int | None = None) -> torch.Tensor:
+    """The frames of episode `index`, or `count` of them from `start`, resized and centre-cropped -> uint8 [T, height, width, 3]."""
+    if count is None:
+        declared = episodes.num_frames(index)
+        count = declared - start if declared else None
+    if count is None or count <= AT_ONCE:
+        return torch.from_numpy(resize_crop(episodes.load_frames(index, start, count), height, width))
+    pieces = [(at, min(AT_ONCE, start + count - at)) for at in range(start, start + count, AT_ONCE)]
+    return torch.from_numpy(np.concatenate([resize_crop(episodes.load_frames(index, at, n), height, width) for at, n in pieces]))
 
 
 def to_float(frames: torch.Tensor) -> torch.Tensor:

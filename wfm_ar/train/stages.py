@@ -18,12 +18,11 @@ from wfm_ar.data.episodes import EpisodeSet, copy_episodes
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.rollout.world_folder import WorldParts, save_world
-from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, verified_checkpoints
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
-from wfm_ar.train.tokens import tokenize
+from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
@@ -69,12 +68,12 @@ def world_model_stage(
         grid_h=settings.grid[0],
         grid_w=settings.grid[1],
         rate=settings.temporal_compression,
-        action_bins=ActionTokenizer(train_set.schema).bins if train_set.schema else (),
+        action_bins=actions.bins if (actions := action_vocabulary(train_set.schema)) else (),
         text_vocab=text.vocab_size if text else 0,
         max_text=max_text,
         max_latents=max_latents,
     )
-    return WorldModelStage(config, sequence, training, *stores, text)
+    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema)
 
 
 def diffusion_decoder_stage(
@@ -118,12 +117,12 @@ def pack_world(
         world_model=model.eval(),
         fps=train_set[0].fps,
         text_tokenizer=TextTokenizer(text_model.read_bytes(), max_tokens=sequence.max_text) if text_model.exists() else None,
-        action_schema=train_set.schema,
+        action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         diffusion_decoder=denoiser,
     )
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder) / "samples"
-        copy_episodes([val_set[i] for i in range(min(samples, len(val_set)))], val_set.schema, shown)
+        copy_episodes(val_set, range(min(samples, len(val_set))), shown)
         return save_world(out, parts, card=card, samples=shown, overwrite=overwrite)
 
 

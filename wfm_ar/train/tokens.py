@@ -10,7 +10,9 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
-from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.errors import BadActions
+from wfm_ar.schema import Schema
+from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import load_clip, to_float
 from wfm_ar.train.metrics import Progress
@@ -22,7 +24,7 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
     """
     tokenizer.eval()
-    config, actions = tokenizer.config, ActionTokenizer(episodes.schema) if episodes.schema else None
+    config, actions = tokenizer.config, action_vocabulary(episodes.schema)
     kind = np.uint16 if tokenizer.codebook_size <= 2**16 else np.int32
     about = {
         "actions": actions is not None,
@@ -43,8 +45,7 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         video = tokenizer.encode(to_float(frames).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
         bins = None
         if actions:
-            values = episodes.load_actions(i)[: len(frames) - 1]
-            bins = actions.encode(values)[0].numpy().astype(np.int16).reshape(latents - 1, config.temporal_compression, -1)
+            bins = _bins(episodes, i, len(frames) - 1, actions).reshape(latents - 1, config.temporal_compression, len(actions.bins))
         return TokenClip(episodes[i].id, video, bins, episodes[i].text)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
@@ -54,6 +55,22 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         )
     progress.close()
     return store
+
+
+def action_vocabulary(schema: Schema | None) -> ActionVocabulary | None:
+    """The vocabulary of a data set's actions; None without actions, or where every channel is constant."""
+    vocabulary = ActionVocabulary(schema) if schema else None
+    return vocabulary if vocabulary and vocabulary.bins else None
+
+
+def _bins(episodes: EpisodeSet, i: int, count: int, actions: ActionVocabulary) -> np.ndarray:
+    """int16 [count, all columns] of episode i: -1 in the columns of other robots, and everywhere if it has no actions."""
+    values, episode = episodes.load_actions(i), episodes[i]
+    if values is None:
+        return actions.absent(count).numpy().astype(np.int16)
+    if len(values) < count:
+        raise BadActions(f"{episode.actions}: got {len(values)} actions, expected {count} or more; fix: run `wfm data check`")
+    return actions.encode(values[:count], episode.embodiment, f"{episode.actions} ({episode.id})").numpy().astype(np.int16)
 
 
 def encoder_hash(tokenizer: VideoTokenizer) -> str:

@@ -10,6 +10,7 @@ from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import load_clip, to_float
 
+SPAN = 4  # windows' worth of frames that are decoded of one clip at most
 VISIBLE = 0.08  # on the [-1, 1] scale, ten grey levels: above what lossy video files add
 
 
@@ -45,13 +46,18 @@ class WindowSampler:
         rng = np.random.default_rng((seed, step))
         samples = []
         while len(samples) < size:
-            video_CTHW = self._clip(int(rng.integers(len(self.episodes))))
+            video_CTHW = self._clip(int(rng.integers(len(self.episodes))), rng)
             for _ in range(min(self.windows.windows_per_clip, size - len(samples))):
                 samples.append(self._cut(video_CTHW, rng))
         return {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
-    def _clip(self, index: int) -> torch.Tensor:
-        frames = load_clip(self.episodes, index, self.tokenizer.height, self.tokenizer.width)
+    def _clip(self, index: int, rng: np.random.Generator) -> torch.Tensor:
+        """An episode, or a stretch of SPAN windows of a longer one: nobody waits for an hour of video to cut four windows out."""
+        declared, most, start = self.episodes.num_frames(index), SPAN * self.windows.window, 0
+        if declared > most:
+            start = int(rng.integers(declared - most + 1))
+        count = most if declared > most else None
+        frames = load_clip(self.episodes, index, self.tokenizer.height, self.tokenizer.width, start, count)
         if len(frames) < self.windows.window:
             where, asked = self.episodes[index].video, self.windows.window
             raise BadData(f"{where}: got {len(frames)} frames, expected at least window={asked}; fix: a smaller window, or drop it")
@@ -85,5 +91,13 @@ def still_picture(episodes: EpisodeSet, height: int, width: int, clips: int = 96
     if len(episodes) == 0:
         raise BadData("training split: it is empty; fix: give more clips")
     indices = np.linspace(0, len(episodes) - 1, min(clips, len(episodes))).astype(int)
-    frames = [load_clip(episodes, int(i), height, width)[[0, -1]] for i in indices]
+    frames = [_ends(episodes, int(i), height, width) for i in indices]
     return torch.from_numpy(np.median(torch.cat(frames).numpy(), 0).astype(np.uint8))
+
+
+def _ends(episodes: EpisodeSet, index: int, height: int, width: int) -> torch.Tensor:
+    """The first and the last frame of an episode, uint8 [2, H, W, 3]."""
+    declared = episodes.num_frames(index)
+    if not declared:
+        return load_clip(episodes, index, height, width)[[0, -1]]
+    return torch.cat([load_clip(episodes, index, height, width, at, 1) for at in (0, declared - 1)])

@@ -8,6 +8,7 @@ from wfm_kernels import linear_cross_entropy
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
+from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -41,8 +42,11 @@ class WorldModelStage:
         train_store: TokenStore,
         val_store: TokenStore,
         text: TextTokenizer | None,
+        schema: Schema | None = None,
     ):
-        self.sequence, self.training, self.text = Sequence(sequence), training, text
+        """schema: what the action bins mean; kept in the checkpoint."""
+        self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
+        self._sequences: dict[tuple[int, ...], Sequence] = {self.sequence.channels: self.sequence}
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
         self.stores = {"train": train_store, "val": val_store}
         if len(train_store) == 0:
@@ -52,7 +56,8 @@ class WorldModelStage:
 
     def describe(self) -> dict:
         about = {"model": asdict(self.config), "sequence": asdict(self.sequence.config), "training": asdict(self.training)}
-        return about | {"clips": len(self.stores["train"]), "tokens": self.stores["train"].num_tokens}
+        about |= {"clips": len(self.stores["train"]), "tokens": self.stores["train"].num_tokens}
+        return about | {"schema": self.schema.to_json() if self.schema else None}
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L]; B and L depend on the window alone."""
@@ -72,13 +77,13 @@ class WorldModelStage:
 
     def _row(self, video: np.ndarray, text: str | None, bins: np.ndarray | None, rng: np.random.Generator | None) -> Batch:
         tokens = torch.from_numpy(video.astype(np.int64))
-        acts = None if bins is None else torch.from_numpy(bins.astype(np.int64))
-        truth = self.sequence.weave(tokens, self._encode(text), acts)
+        sequence, acts = self._acting(bins)
+        truth = sequence.weave(tokens, self._encode(text), acts)
         seen = truth
         if rng is not None and self.training.corrupt:
             wrong = torch.from_numpy(rng.random(video.shape) < self.training.corrupt)
             other = tokens.flatten()[torch.from_numpy(rng.integers(tokens.numel(), size=video.shape))]
-            seen = self.sequence.weave(torch.where(wrong, other, tokens), self._encode(text), acts)
+            seen = sequence.weave(torch.where(wrong, other, tokens), self._encode(text), acts)
         targets = truth.ids[1:]
         weights = torch.ones(len(targets))
         weights[targets >= self.sequence.action_start] = self.training.action_weight
@@ -93,6 +98,17 @@ class WorldModelStage:
             "targets": targets,
             "weights": weights,
         }
+
+    def _acting(self, bins: np.ndarray | None) -> tuple[Sequence, torch.Tensor | None]:
+        """The sequence of the robot whose columns of `bins` [n, r, columns] are filled (the others hold -1), and its bins."""
+        if bins is None or not len(bins):
+            return self.sequence, None
+        channels = tuple(np.flatnonzero(bins[0, 0] >= 0).tolist())
+        if not channels:
+            return self.sequence, None
+        if channels not in self._sequences:
+            self._sequences[channels] = Sequence(self.sequence.config, channels)
+        return self._sequences[channels], torch.from_numpy(bins[:, :, channels].astype(np.int64))
 
     def _encode(self, text: str | None) -> list[int] | None:
         if not text or self.text is None:

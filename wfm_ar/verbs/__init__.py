@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
             'wfm generate world=tabletop video=in.mp4 text="push the red cube left" frames=49 seed=0 out=out.mp4',
             "wfm generate world=tabletop video=in.mp4 actions=a.npy out=driven.mp4",
             "wfm generate world=tabletop batch=prompts.jsonl out=clips",
+            "wfm generate world=tabletop batch=prompts.jsonl save=lerobot out=data/imagined",
         ),
         literal=("world", "video", "image", "text", "actions", "batch", "out"),
     ),
@@ -48,11 +49,12 @@ VERBS: tuple[Verb, ...] = (
         examples=(
             "wfm data make episodes=40 frames=17 out=data/smoke && wfm train stage=all experiment=smoke",
             "wfm train stage=all experiment=clips name=mine data=path/to/a/folder/of/mp4s",
+            "wfm train stage=all experiment=clips name=mine data=path/to/a/lerobot/set camera=tile",
             "wfm train stage=video_tokenizer experiment=tabletop data=data/tabletop",
             "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
             "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
         ),
-        literal=("data", "run", "resume", "init"),
+        literal=("data", "camera", "run", "resume", "init"),
         keeps_folder=True,
         groups=("experiment", "model", "tokenizer", "decoder"),
     ),
@@ -80,6 +82,16 @@ VERBS: tuple[Verb, ...] = (
         examples=("wfm data check data/tabletop",),
         literal=("path",),
         positional="path",
+    ),
+    Verb(
+        words="data convert",
+        line="turn a data set (LeRobot, RLDS, HDF5, videos ...) into our format, or into LeRobot v3.0",
+        module="data_convert",
+        examples=(
+            "wfm data convert src=robot/lerobot_set out=data/mine",
+            "wfm data convert src=data/mine out=data/mine_lerobot format=lerobot lossless=true",
+        ),
+        literal=("src", "out", "camera"),
     ),
     Verb(
         words="tokenize",

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 
 from wfm_ar import __version__
+from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
+from wfm_ar.verbs.rollout_set import write_rollouts
 
 SAMPLING = ("temperature", "top_p", "top_k", "refine", "refine_steps")
 
@@ -31,10 +34,12 @@ class Settings:
     image: Path | None
     text: str | None
     actions: Path | None
+    embodiment: str | None
     frames: int
     prompt_frames: int | None
     seed: int
     out: Path
+    save: Literal["files", "lerobot"]
     batch: Path | None
     batch_size: int
     imagine: bool
@@ -58,9 +63,13 @@ class Settings:
 def run(settings: Settings) -> int:
     """Makes the clip, or one a line of the batch file, and says where the files are."""
     requests = _requests(settings)
-    for _, _, out in requests:
-        refuse_existing_outputs(out, settings.overwrite)
-    world = load_world(settings.world, device=device_named(settings.device), offload=settings.offload, int8=settings.int8)
+    if settings.save == "lerobot":
+        refuse_set(settings.out, settings.overwrite)
+    else:
+        for _, _, out in requests:
+            refuse_existing_outputs(out, settings.overwrite)
+    how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8")}
+    world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
         world = world.at_size(settings.height or world.height, settings.width or world.width)
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
@@ -74,14 +83,26 @@ def run(settings: Settings) -> int:
         if fitted:
             print(f"{request.video or request.image}: {fitted}")
         prompts.append(prompt)
+    made = _made(world, prompts, requests, settings)
+    if settings.save == "lerobot":
+        count = write_rollouts(settings.out, made, world, settings.embodiment, overwrite=settings.overwrite)
+        print(f"{settings.out}: LeRobot v3.0, {count} imagined episodes; `wfm train data={settings.out}` reads them")
+        return 0
+    for request, out, rollout, about in made:
+        files = write_rollout(out, rollout, about, title=_title(request, rollout), overwrite=settings.overwrite)
+        print(_told(rollout, files))
+    return 0
+
+
+def _made(
+    world: World, prompts: list[Prompt], requests: list[tuple[Request, str, Path]], settings: Settings
+) -> Iterator[tuple[Request, Path, Rollout, dict[str, Any]]]:
+    """Each request with its mp4, its rollout and how to make it again, as they are rolled out batch by batch."""
     for first in range(0, len(prompts), settings.batch_size):
         part = slice(first, first + settings.batch_size)
         rollouts = _roll(world, prompts[part], [where for _, where, _ in requests[part]], settings)
         for (request, _, out), rollout in zip(requests[part], rollouts, strict=True):
-            about = _about(settings, request, world)
-            files = write_rollout(out, rollout, about, title=_title(request, rollout), overwrite=settings.overwrite)
-            print(_told(rollout, files))
-    return 0
+            yield request, out, rollout, _about(settings, request, world)
 
 
 def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
@@ -90,7 +111,7 @@ def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
     values = {key: getattr(settings, key) for key in keys}
     if settings.batch is None:
         return [(Request(**values), "", settings.out)]
-    if settings.out.exists() and not settings.out.is_dir():
+    if settings.save == "files" and settings.out.exists() and not settings.out.is_dir():
         raise OutputExists(f"{settings.out}: is a file, expected a folder for the batch; fix: choose another out=")
     given = [key for key in ("text", "video", "image", "actions") if values[key] is not None]
     if given:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from wfm_ar.schema import ActionChannel, ActionSchema
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -33,13 +35,21 @@ def run(settings: Settings) -> int:
     print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
     for name, module in parts.modules().items():
         print(f"{'':<10} {name}: {sum(p.numel() for p in module.parameters()) / 1e6:.2f}M parameters")
-    if world.action_schema is None:
+    schema = world.parts.action_schema
+    if schema is None:
         print("actions    none")
-    else:
-        print(f"actions    {world.action_schema.rate_hz:g} a second")
-        for channel in world.action_schema.channels:
-            kind = "discrete" if channel.discrete else f"{channel.bins} bins"
-            print(f"{'':<10} {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}, {kind}")
+    for name, part in [] if schema is None else [("", schema)] if isinstance(schema, ActionSchema) else schema.embodiments:
+        print(f"actions    {f'embodiment {name}, ' if name else ''}{part.rate_hz:g} a second")
+        for channel in part.channels:
+            print(f"{'':<10} {channel.name}: {_range(channel)}")
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.parent == folder):
         print(f"{'file':<10} {file.name}, {file.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def _range(channel: ActionChannel) -> str:
+    about = [word for word in (channel.motion, channel.rotation) if word]
+    if channel.constant:
+        return ", ".join([f"always {channel.low:g} {channel.unit}".rstrip(), *about])
+    kind = "discrete" if channel.discrete else f"{channel.bins} bins"
+    return ", ".join([f"{channel.low:g} to {channel.high:g} {channel.unit}".rstrip(), kind, *about])

@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
-from wfm_ar.errors import BadConfig, OutputExists
+from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import load_world
+from wfm_ar.schema import MixedSchema
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
 from wfm_ar.train.checkpoint import load_checkpoint
@@ -22,6 +23,7 @@ from wfm_ar.train.settings import LoopConfig, OptimizerConfig
 from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.verbs.training_data import training_sets
 from wfm_ar.world_model import WorldModelConfig
 
 COMMON = ("seed", "device", "precision", "compile", "threads", "num_workers", "keep")  # keys of the loop that belong to the run
@@ -95,6 +97,8 @@ class Settings:
     finetune: CosmosTraining
     name: str
     data: Path
+    camera: str | None
+    fps: float | None
     run: Path
     overwrite: bool
     resume: str
@@ -142,7 +146,7 @@ def run(settings: Settings) -> int:
     packs = settings.stage in ("world", "all")
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
-    train_set, val_set = (open_episodes(settings.data, split) for split in ("train", "val"))
+    train_set, val_set = training_sets(settings.data, settings.run, camera=settings.camera, fps=settings.fps)
     if settings.init is not None:
         return _finetune(settings, settings.init, train_set, val_set)
     for name in stages.STAGES:
@@ -161,6 +165,9 @@ def _finetune(settings: Settings, init: Path, train_set: EpisodeSet, val_set: Ep
         raise BadConfig(f"stage: got {settings.stage} with init={init}, expected world_model; fix: stage=world_model")
     if out.exists() and not settings.overwrite:
         raise OutputExists(f"{out}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
+    if isinstance(train_set.schema, MixedSchema) or any(e.actions is None for e in (*train_set, *val_set)) != (train_set.schema is None):
+        raise BadData(f"{settings.data}: got several robots, or episodes without actions among others, expected one robot's with init=; "
+                      "fix: part the data by robot")  # fmt: skip
     world = load_world(init)
     if not isinstance(world, CosmosWorld):
         raise BadConfig(f"init: got {init}, a world of our own, expected a converted Cosmos world; fix: train on with resume=")

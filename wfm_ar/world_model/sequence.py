@@ -11,6 +11,7 @@ moving what an action moves, then needs no attention; and codes that are alike h
 """
 
 import math
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,30 +62,37 @@ class Woven(NamedTuple):
 
 
 class Sequence:
-    """Builds rows of tokens and takes them apart again, for one SequenceConfig."""
+    """Builds rows of tokens and takes them apart again, for one SequenceConfig.
 
-    def __init__(self, config: SequenceConfig):
+    channels: the columns of the action vocabulary that rows have; None = all. In a world of several robots each has its own.
+    """
+
+    def __init__(self, config: SequenceConfig, channels: Items[int] | None = None):
         self.config = config
         c = config
+        self.channels = tuple(range(len(c.action_bins)) if channels is None else channels)
         self.latent_size = c.grid_h * c.grid_w
-        self.action_size = c.rate * len(c.action_bins)
+        self.action_size = c.rate * len(self.channels)
         self.action_start = c.video_vocab
         self.text_start = c.video_vocab + sum(c.action_bins)
         self.bov = self.text_start + c.text_vocab
-        starts = [c.video_vocab + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
+        starts = [c.video_vocab + sum(c.action_bins[:i]) for i in self.channels]
         self._action_starts = torch.tensor(starts, dtype=torch.int64)
         # Columns of a hint: the slot, one-hot (0 = nothing known, then latent places, then action slots); a neighbourhood of
-        # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known` and then value and square of each.
-        self.slots = 1 + self.latent_size + self.action_size
+        # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known`, then the values, then their squares.
+        every_action = c.rate * len(c.action_bins)  # of all robots: each has columns of its own
+        self.slots = 1 + self.latent_size + every_action
         self._codes = _code_table(c.video_vocab, c.levels)
         self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
-        self.hint_width = self.slots + self._around + (1 + 2 * self.action_size if self.action_size else 0)
+        self._acts = self.slots + self._around
+        self.hint_width = self._acts + (1 + 2 * every_action if every_action else 0)
         self._none = F.one_hot(torch.tensor(0), self.hint_width).float()
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
-        step = torch.arange(c.rate).repeat_interleave(max(1, len(c.action_bins)))
-        channel = torch.arange(max(1, len(c.action_bins))).repeat(c.rate)
-        self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)[: self.action_size]
+        step = torch.arange(c.rate).repeat_interleave(len(self.channels))
+        channel = torch.tensor(self.channels, dtype=torch.int64).repeat(c.rate)
+        self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)
+        self._action_slots = 1 + self.latent_size + step * len(c.action_bins) + channel
 
     def model_vocabularies(self) -> dict[str, int]:
         """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
@@ -100,9 +108,9 @@ class Sequence:
         return self.config.max_text + 1 + latents * self.latent_size + (latents - 1) * self.action_size
 
     def action_range(self, channel: int) -> tuple[int, int]:
-        """[start, stop) of the ids of one action channel."""
+        """[start, stop) of the ids of one of the action channels, counted among `channels`."""
         start = int(self._action_starts[channel])
-        return start, start + self.config.action_bins[channel]
+        return start, start + self.config.action_bins[self.channels[channel]]
 
     def text_piece(self, text_ids: list[int] | None) -> Piece:
         """The text (None or [] = no text) and BOV. Raises BadPrompt when it is longer than max_text."""
@@ -128,7 +136,7 @@ class Sequence:
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
-        return F.one_hot(torch.arange(1 + self.latent_size, self.slots), self.hint_width).float()
+        return F.one_hot(self._action_slots, self.hint_width).float()
 
     def video_hints(self, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None) -> torch.Tensor:
         """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none) and its actions."""
@@ -137,11 +145,13 @@ class Sequence:
         if previous_hw is not None:
             padded = F.pad(previous_hw.cpu(), (REACH,) * 4, value=c.video_vocab)
             around = padded.unfold(0, 2 * REACH + 1, 1).unfold(1, 2 * REACH + 1, 1).reshape(self.latent_size, -1)
-            hints[:, self.slots : self.slots + self._around] = self._codes[around].flatten(1)
+            hints[:, self.slots : self._acts] = self._codes[around].flatten(1)
         if bins_rA is not None and self.action_size:
-            top = torch.tensor(c.action_bins).sub(1).clamp_min(1)
+            top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
             values = (2 * bins_rA.cpu() / top - 1).flatten()
-            hints[:, self.slots + self._around :] = torch.cat((torch.ones(1), values, values.square()))
+            columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
+            hints[:, self._acts] = 1
+            hints[:, columns], hints[:, columns + c.rate * len(c.action_bins)] = values, values.square()
         return hints
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:

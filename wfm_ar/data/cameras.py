@@ -1,0 +1,44 @@
+"""Which of several cameras an episode shows: one by name, or all of them tiled into one picture."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from wfm_ar.data.video import resize_crop
+from wfm_ar.errors import BadConfig, nearest
+
+TILE = "tile"
+
+
+def choose_cameras(cameras: Sequence[str], camera: str | None, where: str) -> tuple[tuple[str, ...], str]:
+    """The cameras to show, and what to tell the user of the choice. Raises BadConfig for a name that is none of them.
+
+    A name may be given by its last part: `image_0` for `observation.images.image_0`.
+    """
+    if camera is None:
+        note = "" if len(cameras) == 1 else f"camera {cameras[0]} of {len(cameras)} (camera= names another, camera=tile shows all)"
+        return (cameras[0],), note
+    if camera == TILE:
+        return tuple(cameras), f"{len(cameras)} cameras in one picture"
+    found = [name for name in cameras if camera in (name, name.rpartition(".")[2], name.rpartition("/")[2])]
+    if len(found) != 1:
+        raise BadConfig(f"camera: got {camera!r}{nearest(camera, cameras)}, expected one of {[*cameras, TILE]} of {where}; fix: name one")
+    return (found[0],), f"camera {found[0]}"
+
+
+def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray]) -> np.ndarray:
+    """The frames of one camera, or of all side by side in rows of ceil(sqrt(n)), each cut and resized to the smallest one's size.
+
+    uint8 [T, H, W, 3] each, the same T; a place that is left over is black. Sides of a cell are even.
+    """
+    if len(cameras) == 1:
+        return load(cameras[0])
+    views = [load(name) for name in cameras]
+    height, width = (max(2, min(view.shape[axis] for view in views) // 2 * 2) for axis in (1, 2))
+    columns = int(np.ceil(np.sqrt(len(views))))
+    rows = -(-len(views) // columns)
+    out = np.zeros((len(views[0]), rows * height, columns * width, 3), np.uint8)
+    for i, view in enumerate(views):
+        y, x = i // columns * height, i % columns * width
+        out[:, y : y + height, x : x + width] = resize_crop(view, height, width)
+    return out

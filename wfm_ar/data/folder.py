@@ -1,0 +1,136 @@
+"""A folder of videos; with actions (`a.mp4` + `a.npz`, as BridgeData clips come) and texts (`a.txt`) beside them where there are any.
+
+It is searched to the bottom, hidden files are left alone. Folders called train, val (or validation, valid) and test right below
+the top are splits when there is more than one of them; otherwise a hash of the name decides.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, FileReader, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info
+from wfm_ar.errors import BadActions, BadData
+from wfm_ar.schema import ActionSchema
+
+ARRAYS = ("arr_0", "actions", "action")  # the array of an .npz that holds the actions
+SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+LONGEST_TEXT = 4096  # bytes of a .txt
+
+
+class NpzReader:
+    """Videos with an .npz of actions beside each: a row a frame (the last one leads nowhere), or one less."""
+
+    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
+        return read_video(episode.video, start, count)
+
+    def num_frames(self, episode: Episode) -> int:
+        return video_info(episode.video).frames
+
+    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
+        values = actions_of_npz(episode.actions)
+        schema.validate(values, str(episode.actions))
+        frames = self.num_frames(episode)
+        if frames and len(values) not in (frames - 1, frames):
+            raise BadActions(
+                f"{episode.actions}: got {len(values)} actions for {frames} frames, expected {frames - 1} or {frames}; "
+                "fix: one action between every two frames"
+            )
+        return np.ascontiguousarray(values[: frames - 1 if frames else None], np.float32)
+
+    def state(self, episode: Episode) -> dict[str, np.ndarray]:
+        raise AssertionError("episodes of this format have no state")
+
+
+def open_folder(root: Path) -> EpisodeSet:
+    """A bare folder of videos, or one with .npz beside them. Raises BadData, BadClip, BadActions."""
+    names = videos_in(root)
+    if not names:
+        kinds = "/".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
+        raise BadData(f"{root}: got no episodes.jsonl, no meta/info.json, no .tfrecord, no .hdf5 and no {kinds} file, expected a data set; "
+                      "fix: check the path")  # fmt: skip
+    splits = splits_of(list(names))
+    episodes = []
+    for name, path in names.items():
+        video = inside(root, name, str(root / name))
+        beside = {suffix: Path(name).with_suffix(suffix).as_posix() for suffix in (".npz", ".txt")}
+        files = {s: inside(root, n, str(root / n)) if (root / n).is_file() else None for s, n in beside.items()}
+        text = _text(files[".txt"])
+        rate = video_info(path).fps
+        if not rate:
+            raise BadData(f"{path}: does not say how many frames a second it has, expected a rate; fix: encode it again")
+        episodes.append(Episode(id=name, video=video, text=text, actions=files[".npz"], state=None, fps=rate, split=splits[name]))
+    schema, made, notes = read_schema(root, needed=False), False, []
+    acting = [episode for episode in episodes if episode.actions]
+    if not acting:
+        return EpisodeSet(path=root, format="videos", title="folder of videos", schema=schema, episodes=tuple(episodes))
+    if schema is None:
+        rates = sorted({episode.fps for episode in acting})
+        if len(rates) > 1:
+            raise BadData(f"{root}: got videos of {rates} frames a second, expected one rate for the actions; fix: part them by rate")
+        made, arrays = True, [actions_of_npz(episode.actions) for episode in sample(acting)]
+        schema = schema_from_data(arrays, rates[0], where=f"{root}: .npz files")
+        notes = [schema_note(schema, root)]
+    return EpisodeSet(
+        path=root,
+        format="bridge",
+        title="videos with .npz actions",
+        schema=schema,
+        episodes=tuple(episodes),
+        reader=NpzReader() if acting else FileReader(),
+        schema_made=made,
+        notes=tuple(notes),
+    )
+
+
+def videos_in(root: Path) -> dict[str, Path]:
+    """The videos below `root` by their relative names, in order."""
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    names = {path.relative_to(root).as_posix(): path for path in found}
+    return {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
+
+
+def splits_of(names: list[str]) -> dict[str, str]:
+    """name -> split, from the folders right below the top where they say it, else from a hash."""
+    told = {name: SPLIT_FOLDERS.get(name.split("/")[0]) if "/" in name else None for name in names}
+    if None not in told.values() and {"train", "val"} <= set(told.values()):
+        return told
+    return hashed_splits(names)
+
+
+def sample(items: list, most: int = 2000) -> list:
+    """At most `most` of the items, evenly spaced: what a schema is made from."""
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(most, len(items)))] if items else []
+
+
+def schema_note(schema: ActionSchema, root: Path) -> str:
+    """What to tell of a schema that was made from data."""
+    constant = sum(channel.constant for channel in schema.channels)
+    told = f", {constant} of them constant and left out" if constant else ""
+    return f"action ranges taken from the data{told} ({root / SCHEMA} would set them)"
+
+
+def actions_of_npz(path: Path) -> np.ndarray:
+    """The actions of an .npz, [N, A] as stored. Raises BadData, BadActions."""
+    arrays = load_state(path)
+    name = next((name for name in ARRAYS if name in arrays), None)
+    if name is None:
+        raise BadData(f"{path}: got arrays {sorted(arrays)[:8]}, expected one of {list(ARRAYS)}; fix: name the actions so")
+    values = arrays[name]
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise BadActions(f"{path}: {name} is {values.dtype} {list(values.shape)}, expected numbers [N, A]; fix: one row a step")
+    return values
+
+
+def _text(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    content = path.read_bytes()[: LONGEST_TEXT + 1]
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        text = None
+    if text is None or len(content) > LONGEST_TEXT:
+        raise BadData(f"{path}: got no UTF-8 text of at most {LONGEST_TEXT} bytes, expected an instruction; fix: shorten or remove it")
+    return text or None

@@ -1,0 +1,135 @@
+"""Which format a path holds, found by looking; and several data sets as one.
+
+episodes.jsonl          our own format                       episodes.py
+meta/info.json          LeRobot v2.0, v2.1, v3.0             lerobot.py     extra [lerobot]
+*.tfrecord*             RLDS episodes                        rlds.py
+*.hdf5, *.h5            robomimic's layout                   hdf5.py        extra [hdf5]
+*.mp4 ...               a folder of videos, actions beside   folder.py
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet, Reader, open_own
+from wfm_ar.data.folder import open_folder
+from wfm_ar.errors import BadConfig, BadData
+from wfm_ar.schema import ActionSchema, MixedSchema
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+LEROBOT = "meta/info.json"
+
+
+def open_any(path: str | Path, *, camera: str | None, fps: float | None) -> EpisodeSet:
+    """See open_episodes."""
+    if not Path(path).exists() and len(parts := [part for part in str(path).split(os.pathsep) if part]) > 1:
+        return mix([_open_one(Path(part), camera, fps) for part in parts])
+    return _open_one(Path(path), camera, fps)
+
+
+def _open_one(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
+    kind, root = format_of(path)
+    if fps is not None and not (fps > 0 and np.isfinite(fps)):
+        raise BadConfig(f"fps: got {fps}, expected a number above 0; fix: give the frames a second")
+    if kind in ("episodes", "folder"):
+        if camera is not None:
+            raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
+        return open_own(root) if kind == "episodes" else open_folder(root)
+    if kind == "lerobot":
+        from wfm_ar.data.lerobot import open_lerobot
+
+        return open_lerobot(root, camera)
+    if kind == "rlds":
+        from wfm_ar.data.rlds import open_rlds
+
+        return open_rlds(root, camera, fps)
+    from wfm_ar.data.hdf5 import open_hdf5
+
+    return open_hdf5(root, camera, fps)
+
+
+def format_of(path: Path) -> tuple[str, Path]:
+    """("episodes", "lerobot", "rlds", "hdf5" or "folder", the folder or file to open). Raises BadData for no folder and no such file."""
+    if path.name == INDEX and path.is_file():
+        root = path.parent
+        return ("lerobot", root.parent) if root.name == "meta" and (root / "info.json").is_file() else ("episodes", root)
+    if path.is_file():
+        if ".tfrecord" in path.name:
+            return "rlds", path
+        if path.suffix.lower() in HDF5_SUFFIXES:
+            return "hdf5", path
+        raise BadData(f"{path}: is a file of no known kind, expected {INDEX}, .tfrecord or .hdf5; fix: name the folder of the data set")
+    if not path.is_dir():
+        raise BadData(f"{path}: is not a folder, expected a data set; fix: check the path, or make one with `wfm data make`")
+    if (path / INDEX).exists():
+        return "episodes", path
+    if (path / LEROBOT).exists():
+        return "lerobot", path
+    for kind, pattern in (("rlds", "*.tfrecord*"), ("hdf5", "*.hdf5"), ("hdf5", "*.h5")):
+        if next(path.rglob(pattern), None) is not None:
+            return kind, path
+    return "folder", path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    reader: Reader
+    episode: Episode  # as its own set has it
+
+
+class MixReader:
+    """Each episode is read by the reader of the set it came from."""
+
+    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
+        return episode.source.reader.frames(episode.source.episode, start, count)
+
+    def num_frames(self, episode: Episode) -> int:
+        return episode.source.reader.num_frames(episode.source.episode)
+
+    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
+        return episode.source.reader.actions(episode.source.episode, schema)
+
+    def state(self, episode: Episode) -> dict[str, np.ndarray]:
+        return episode.source.reader.state(episode.source.episode)
+
+
+def mix(sets: list[EpisodeSet]) -> EpisodeSet:
+    """Several sets as one. Sets with the same schema are one robot; the others are told apart by the names of their folders."""
+    robots: dict[str, ActionSchema] = {}
+    episodes: list[Episode] = []
+    taken: set[str] = set()
+    for one in sets:
+        name = _free(one.path.resolve().stem or "data", taken)
+        taken.add(name)
+        own = {} if one.schema is None else {None: one.schema} if isinstance(one.schema, ActionSchema) else dict(one.schema.embodiments)
+        renamed: dict[str | None, str] = {}
+        for embodiment, schema in own.items():
+            same = next((known for known, other in robots.items() if not other.diff(schema)), None)
+            renamed[embodiment] = same or _free(embodiment or name, set(robots))
+            robots[renamed[embodiment]] = schema
+        for episode in one.episodes:
+            key = None if isinstance(one.schema, ActionSchema) else episode.embodiment
+            robot = renamed[key] if episode.actions else None
+            source = _Part(reader=one.reader, episode=episode)
+            episodes.append(replace(episode, id=f"{name}/{episode.id}", embodiment=robot, source=source))
+    schema = None if not robots else MixedSchema(embodiments=tuple(robots.items())) if len(robots) > 1 else next(iter(robots.values()))
+    return EpisodeSet(
+        path=Path(os.pathsep.join(str(one.path) for one in sets)),
+        format="mix",
+        title=f"{len(sets)} data sets",
+        schema=schema,
+        episodes=tuple(episodes),
+        reader=MixReader(),
+        schema_made=any(one.schema_made for one in sets),
+        notes=tuple(one.about() for one in sets),
+    )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    n, candidate = 1, name
+    while candidate in taken:
+        n += 1
+        candidate = f"{name}_{n}"
+    return candidate

@@ -1,0 +1,446 @@
+"""LeRobot data sets, v3.0 and v2.0/v2.1, read with pyarrow and our own video reader.
+
+v3.0: many episodes a Parquet file and an mp4; meta/episodes says which rows and which seconds are whose. v2.x: files an episode.
+What info.json says is taken as a hint and checked against the files: real sets have templates with other names of the fields,
+split ranges beyond their episodes, codecs they do not use, no stats.json, no file indices, and task texts in a column or an index.
+"""
+
+import functools
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wfm_ar.data.cameras import choose_cameras, tiled
+from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
+from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
+from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.video import decode_image, read_video, video_info
+from wfm_ar.errors import BadClip, BadData
+from wfm_ar.schema import ActionSchema
+
+INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks", "meta/episodes"
+INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+ID, SPLIT = "wfm_id", "wfm_split"  # columns of meta/episodes that our own writer adds
+STATE_NAME, STATE_SHAPE = "wfm_name", "wfm_shape"  # and keys of a feature: the state array it was
+MOST_INFO = 16 << 20  # bytes of a JSON file of the meta folder
+_DATA_V3, _VIDEO_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"  # fmt: skip  # noqa: E501
+_DATA_V2, _VIDEO_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # fmt: skip  # noqa: E501
+_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What meta/info.json says."""
+
+    codebase: str  # such as v3.0
+    version: int  # 2 or 3
+    fps: float
+    features: dict[str, dict[str, Any]]
+    data_path: str
+    video_path: str
+    chunks_size: int
+    splits: dict[str, Any]
+
+    @property
+    def actions(self) -> list[str]:
+        """The columns that are actions: `action`, or all of `action.*` and `actions.*`, joined in this order."""
+        names = [name for name, one in self.features.items() if re.match(r"actions?(\.|$)", name) and _is_numbers(one)]
+        return ["action"] if "action" in names else names
+
+    @property
+    def cameras(self) -> list[str]:
+        out = [name for name, one in self.features.items() if one.get("dtype") in ("video", "image") and not _is_depth(one)]
+        return out
+
+    @property
+    def states(self) -> list[str]:
+        known = {*self.actions, *INDICES}
+        return [name for name, one in self.features.items() if _is_numbers(one) and name not in known and not name.startswith("action")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Where one episode lies in the files."""
+
+    index: int
+    length: int  # frames, and rows
+    data: Path
+    videos: dict[str, tuple[Path, float]]  # camera -> (file, seconds at which it begins there)
+
+
+class LeRobotReader:
+    """Reads episodes of one data set; the columns of the last few data files stay in memory."""
+
+    def __init__(self, info: Info, cameras: tuple[str, ...]) -> None:
+        self.info, self.cameras = info, cameras
+        self._columns = functools.lru_cache(maxsize=8)(self._read_columns)
+        self._rate = functools.lru_cache(maxsize=4096)(lambda path: video_info(path).fps)
+
+    @staticmethod
+    def _read_columns(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        return read_arrays(path, names)
+
+    def num_frames(self, episode: Episode) -> int:
+        return episode.source.length
+
+    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
+        span = episode.source
+        count = span.length - start if count is None else count
+        if start < 0 or count < 1 or start + count > span.length:
+            asked = f"frames {start} to {start + count - 1}"
+            raise BadClip(f"{_where(episode)}: got {span.length} frames, expected {asked} too; fix: ask for frames that exist")
+        return tiled(self.cameras, lambda camera: self._view(episode, camera, start, count))
+
+    def _view(self, episode: Episode, camera: str, start: int, count: int) -> np.ndarray:
+        span = episode.source
+        if self.info.features[camera].get("dtype") == "image":
+            first = int(self._rows(span)[start])
+            images = read_images(span.data, camera, first, count)
+            return np.stack([decode_image(image, f"{_where(episode)}, {camera} frame {start + t}") for t, image in enumerate(images)])
+        path, begin = span.videos[camera]
+        rate = self._rate(path)
+        if abs(rate - self.info.fps) > 0.01 * self.info.fps:
+            raise BadClip(f"{path}: plays at {rate:g} frames a second, expected {self.info.fps:g} as {INFO} says; fix: encode it again")
+        return read_video(path, round(begin * self.info.fps) + start, count)
+
+    def _rows(self, span: Span) -> np.ndarray:
+        """The rows of an episode in its data file, in the order of its frames. Raises BadData."""
+        columns = self._columns(span.data, ("episode_index", "frame_index"))
+        rows = np.flatnonzero(columns["episode_index"].reshape(-1) == span.index)
+        frames = columns["frame_index"].reshape(-1)[rows]
+        rows, frames = rows[np.argsort(frames, kind="stable")], np.sort(frames)
+        if len(rows) != span.length or (frames != np.arange(span.length)).any():
+            raise BadData(
+                f"{span.data}: got {len(rows)} rows of episode {span.index}, expected frames 0 to {span.length - 1} as meta/episodes "
+                "says; fix: write the data set again"
+            )
+        return rows
+
+    def columns(self, episode: Episode, names: list[str]) -> dict[str, np.ndarray]:
+        """Some columns of an episode, [T, ...] each. Raises BadData."""
+        rows, columns = self._rows(episode.source), self._columns(episode.source.data, tuple(names))
+        return {name: columns[name][rows] for name in names}
+
+    def values(self, episode: Episode, names: list[str]) -> np.ndarray:
+        """Columns joined, float32 [T, numbers in all of them]."""
+        columns = self.columns(episode, names)
+        return np.concatenate([columns[name].reshape(episode.source.length, -1).astype(np.float32) for name in names], axis=1)
+
+    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
+        values = self.values(episode, self.info.actions)
+        schema.validate(values, _where(episode))
+        return np.ascontiguousarray(values[:-1])
+
+    def state(self, episode: Episode) -> dict[str, np.ndarray]:
+        out = {}
+        for name, values in self.columns(episode, self.info.states).items():
+            feature = self.info.features[name]
+            shape = feature.get(STATE_SHAPE, list(values.shape[1:]))
+            if not isinstance(shape, list) or math.prod(shape) != math.prod(values.shape[1:]):
+                raise BadData(f"{_where(episode)}: {name} is said to be {shape}, expected {list(values.shape[1:])}; fix: write it again")
+            out[str(feature.get(STATE_NAME, name))] = values.reshape(len(values), *shape)
+        return out
+
+
+def open_lerobot(root: Path, camera: str | None) -> EpisodeSet:
+    """A folder with meta/info.json. Raises BadData, BadConfig, BadActions, MissingDependency."""
+    need_pyarrow(str(root))
+    info = read_info(root)
+    if not info.cameras:
+        raise BadData(f"{root / INFO}: got features {sorted(info.features)[:12]}, expected a video or image; fix: record with a camera")
+    shown, note = choose_cameras(info.cameras, camera, str(root))
+    rows = _episodes_v3(root, info, shown) if info.version == 3 else _episodes_v2(root, info, shown)
+    named = [name if isinstance(name := row.get(ID), str) and name else f"episode_{row['span'].index:06d}" for row in rows]
+    if len(set(named)) < len(named):
+        raise BadData(f"{root / EPISODES}: an episode occurs twice, expected distinct ones; fix: write the data set again")
+    splits = _splits(info, rows, named)
+    episodes = tuple(
+        Episode(
+            id=name,
+            video=row["span"].videos[shown[0]][0] if shown[0] in row["span"].videos else row["span"].data,
+            text=row["text"],
+            actions=row["span"].data if info.actions and row["span"].length > 1 else None,
+            state=row["span"].data if info.states else None,
+            fps=info.fps,
+            split=splits[name],
+            source=row["span"],
+        )
+        for name, row in zip(named, rows, strict=True)
+    )
+    reader, schema, made, notes = LeRobotReader(info, shown), read_schema(root, needed=False), False, [note] if note else []
+    actors = [episode for episode in episodes if episode.actions]
+    if actors and schema is None:
+        made, schema = True, _make_schema(root, info, reader, sample(actors))
+        notes.append(schema_note(schema, root))
+    return EpisodeSet(
+        path=root,
+        format="lerobot",
+        title=f"LeRobot {info.codebase}",
+        schema=schema,
+        episodes=episodes,
+        reader=reader,
+        schema_made=made,
+        notes=tuple(notes),
+    )
+
+
+def read_info(root: Path) -> Info:
+    """meta/info.json, checked. Raises BadData."""
+    where, data = root / INFO, _json(root / INFO)
+    version = str(data.get("codebase_version", ""))
+    found = re.match(r"v?([23])\.", version)
+    if not found:
+        raise BadData(f"{where}: codebase_version is {version!r}, expected v2.0, v2.1 or v3.0; fix: convert it with LeRobot's own scripts")
+    number, fps, features = int(found[1]), data.get("fps"), data.get("features")
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not math.isfinite(fps) or fps <= 0:
+        raise BadData(f"{where}: fps is {fps!r}, expected a number above 0; fix: give the frames a second")
+    if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
+        raise BadData(f"{where}: features is no object of objects, expected one a column; fix: write the data set again")
+    chunks, splits = data.get("chunks_size", 1000), data.get("splits")
+    paths = [data.get(key) or default for key, default in (("data_path", (_DATA_V2, _DATA_V3)[number - 2]),
+                                                            ("video_path", (_VIDEO_V2, _VIDEO_V3)[number - 2]))]  # fmt: skip
+    if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1 or not all(isinstance(path, str) for path in paths):
+        raise BadData(f"{where}: chunks_size, data_path or video_path is of the wrong kind, expected a number and two texts; fix: mend it")
+    return Info(
+        codebase=version,
+        version=number,
+        fps=float(fps),
+        features=features,
+        data_path=paths[0],
+        video_path=paths[1],
+        chunks_size=chunks,
+        splits=splits if isinstance(splits, dict) else {},
+    )
+
+
+def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[str, Any]]:
+    files = sorted((root / EPISODES).rglob("*.parquet"))
+    if not files:
+        raise BadData(f"{root / EPISODES}: holds no .parquet file, expected the list of episodes; fix: copy the data set again")
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        inside(root, file.relative_to(root).as_posix(), str(file))
+        columns = read_rows(file, [name for name in column_names(file) if not name.startswith("stats/")])
+        for needed in ("episode_index", "length"):
+            if needed not in columns:
+                raise BadData(f"{file}: column {needed!r} is missing, got {sorted(columns)[:12]}; fix: write the data set again")
+        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for row in rows:
+        if not all(isinstance(row[key], int) and row[key] >= least for key, least in (("episode_index", 0), ("length", 1))):
+            raise BadData(f"{root / EPISODES}: got episode {row['episode_index']} of length {row['length']}, expected at least a frame; "
+                          "fix: write the data set again")  # fmt: skip
+    rows.sort(key=lambda row: row["episode_index"])
+    tasks, holders = _tasks(root), None
+    for row in rows:
+        index = row["episode_index"]
+        if _indices(row, "data") is None:
+            holders = holders if holders is not None else _holders(root)
+            if index not in holders:
+                raise BadData(f"{root}/data: got no rows of episode {index}, expected some; fix: copy the data set again")
+            data = holders[index]
+        else:
+            data = _fill(root, info.data_path, _indices(row, "data"), "data_path")
+        videos = {key: _video_v3(root, info, row, rows, key) for key in cameras if info.features[key].get("dtype") == "video"}
+        row["span"] = Span(index=index, length=row["length"], data=data, videos=videos)
+        row["text"] = _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)
+    return rows
+
+
+def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> tuple[Path, float]:
+    """(file, second at which the episode begins). Without the columns that say it there must be one file only."""
+    numbers, begin = _indices(row, f"videos/{key}"), row.get(f"videos/{key}/from_timestamp")
+    if numbers is not None and isinstance(begin, (int, float)) and math.isfinite(begin) and begin >= 0:
+        return _fill(root, info.video_path, numbers | {"video_key": key}, "video_path"), float(begin)
+    files = sorted(path for path in (root / "videos").rglob("*.mp4") if key in path.parts and re.fullmatch(r"\D*\d+\.mp4", path.name))
+    if len(files) != 1:
+        raise BadData(f"{root / EPISODES}: does not say which of {len(files)} files episode {row['episode_index']} of {key} lies in, "
+                      f"expected columns videos/{key}/...; fix: write the data set again")  # fmt: skip
+    before = sum(other["length"] for other in rows if other["episode_index"] < row["episode_index"])
+    return inside(root, files[0].relative_to(root).as_posix(), str(files[0])), before / info.fps
+
+
+def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[str, Any]]:
+    where, rows = root / f"{EPISODES}.jsonl", []
+    tasks = _tasks(root)
+    for number, row in enumerate(_json_lines(where), 1):
+        index, length = row.get("episode_index"), row.get("length")
+        if not isinstance(index, int) or not isinstance(length, int) or index < 0 or length < 1:
+            raise BadData(f"{where} line {number}: episode_index is {index!r} and length {length!r}, expected whole numbers; fix: mend it")
+        values = {"episode_index": index, "episode_chunk": index // info.chunks_size}
+        values |= {"chunk_index": values["episode_chunk"], "file_index": index}
+        data = _fill(root, info.data_path, values, "data_path")
+        shown = [key for key in cameras if info.features[key].get("dtype") == "video"]
+        videos = {key: (_fill(root, info.video_path, values | {"video_key": key}, "video_path"), 0.0) for key in shown}
+        span = Span(index=index, length=length, data=data, videos=videos)
+        rows.append(row | {"span": span, "text": _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)})
+    return rows
+
+
+def _splits(info: Info, rows: list[dict[str, Any]], names: list[str]) -> dict[str, str]:
+    """name -> split: from our own column, from info.json's ranges if they fit the episodes and hold some out, else by hash."""
+    if all(row.get(SPLIT) in SPLITS for row in rows):
+        return {name: row[SPLIT] for name, row in zip(names, rows, strict=True)}
+    told: dict[str, str] = {}
+    for key, value in info.splits.items():
+        found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+        if key in _SPLIT_NAMES and found and int(found[2]) <= len(rows):
+            told |= dict.fromkeys(names[int(found[1]) : int(found[2])], _SPLIT_NAMES[key])
+    fits = set(told) == set(names) and {"train", "val"} <= set(told.values())
+    return told if fits else hashed_splits(names)
+
+
+def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[Episode]) -> ActionSchema:
+    names, units = [], []
+    for column in info.actions:
+        feature = info.features[column]
+        width = int(np.prod(feature["shape"])) if isinstance(feature.get("shape"), list) and feature["shape"] else 1
+        own = channel_names(feature, width)
+        prefix = "" if len(info.actions) == 1 else column.rpartition(".")[2] + "."
+        names += [f"{prefix}{name}" for name in own or [f"a{i}" for i in range(width)]]
+        given = feature.get("units") or feature.get("unit") or ""
+        units += [given] * width if isinstance(given, str) else [str(unit) for unit in given]
+    arrays = [reader.values(episode, info.actions) for episode in episodes]
+    states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
+    told = states if len(states) == len(arrays) and all(state is not None for state in states) else None
+    return schema_from_data(arrays, info.fps, names=names, units=units, states=told, where=str(root))
+
+
+def _commanded(info: Info, reader: LeRobotReader, episode: Episode, names: list[str]) -> np.ndarray | None:
+    """The state that each action channel may command, [T, A], NaN where none has its name."""
+    action = info.actions[0].rpartition(".")[2]
+    columns = [one for one in info.states if one.startswith("observation.") and one.rpartition(".")[2] in (action, "state")]
+    if len(info.actions) > 1 or not columns:
+        return None
+    values = reader.values(episode, columns[:1])
+    own = channel_names(info.features[columns[0]], values.shape[1])
+    if own is None or channel_names(info.features[info.actions[0]], len(names)) is None:
+        return values if values.shape[1] == len(names) else None
+    matched = np.full((len(values), len(names)), np.nan)
+    for i, name in enumerate(names):
+        if name in own:
+            matched[:, i] = values[:, own.index(name)]
+    return matched
+
+
+def channel_names(feature: dict[str, Any], width: int) -> list[str] | None:
+    """The names of a feature's numbers: a list, or an object with one list in it; None where they do not fit."""
+    names = feature.get("names")
+    if isinstance(names, dict):
+        lists = [value for value in names.values() if isinstance(value, list)]
+        names = [name for value in lists for name in value]
+    if isinstance(names, list) and len(names) == width and all(isinstance(name, (str, int)) for name in names):
+        return [str(name) for name in names]
+    return None
+
+
+def _tasks(root: Path) -> dict[int, str]:
+    """task_index -> text; {} where the set has no tasks. The text is a column, or the index of a pandas frame."""
+    table, lines = root / f"{TASKS}.parquet", root / f"{TASKS}.jsonl"
+    if table.exists():
+        columns = read_rows(inside(root, f"{TASKS}.parquet", str(table)))
+        texts = next((columns[name] for name in ("task", "__index_level_0__", *columns) if _texts(columns.get(name))), None)
+        if texts is None or "task_index" not in columns:
+            raise BadData(f"{table}: got columns {sorted(columns)}, expected task_index and a text; fix: write the data set again")
+        return dict(zip(columns["task_index"], texts, strict=True))
+    if lines.exists():
+        return {row["task_index"]: row["task"] for row in _json_lines(lines) if isinstance(row.get("task"), str) and "task_index" in row}
+    return {}
+
+
+def _task_of_data(path: Path, index: int, tasks: dict[int, str]) -> str | None:
+    if not tasks or not {"task_index", "episode_index"} <= set(column_names(path)):
+        return None
+    columns = read_arrays(path, ["episode_index", "task_index"])
+    own = columns["task_index"].reshape(-1)[columns["episode_index"].reshape(-1) == index]
+    return _first_text(tasks.get(int(own[0]))) if len(own) else None
+
+
+def _holders(root: Path) -> dict[int, Path]:
+    """episode -> the data file that holds it, found by looking into each."""
+    out: dict[int, Path] = {}
+    for file in sorted((root / "data").rglob("*.parquet")):
+        path = inside(root, file.relative_to(root).as_posix(), str(file))
+        out |= dict.fromkeys(np.unique(read_arrays(path, ["episode_index"])["episode_index"]).tolist(), path)
+    return out
+
+
+def _indices(row: dict[str, Any], prefix: str) -> dict[str, int] | None:
+    """chunk and file index under every name that templates give them; None where the row does not say."""
+    chunk, file = row.get(f"{prefix}/chunk_index"), row.get(f"{prefix}/file_index")
+    if not isinstance(chunk, int) or not isinstance(file, int) or min(chunk, file) < 0:
+        return None
+    return {"chunk_index": chunk, "episode_chunk": chunk, "file_index": file, "episode_file": file, "episode_index": row["episode_index"]}
+
+
+def _fill(root: Path, template: str, values: dict[str, Any], key: str) -> Path:
+    """A path template with its fields filled in by hand: str.format would let a file reach into our objects."""
+
+    def field(found: re.Match) -> str:
+        if found[1] not in values or not re.fullmatch(r"(0?\d+d)?", found[2] or ""):
+            raise BadData(f"{root / INFO}: {key} has the field {found[0]}, expected one of {sorted(values)}; fix: write the usual template")
+        return format(values[found[1]], found[2] or "")
+
+    name = re.sub(r"\{(\w+)(?::([^}]*))?\}", field, template)
+    path = inside(root, name, f"{root / INFO}: {key}")
+    if not path.is_file():
+        raise BadData(f"{path}: does not exist, expected the file that {INFO}'s {key} leads to; fix: copy the data set again")
+    return path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MOST_INFO:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {MOST_INFO}")
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read as JSON ({error}), expected an object; fix: copy the data set again") from None
+    if not isinstance(data, dict):
+        raise BadData(f"{path}: got a {type(data).__name__}, expected an object; fix: copy the data set again")
+    return data
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise BadData(f"{path}: cannot be read ({error.strerror}), expected a line an episode; fix: copy the data set again") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadData(f"{path} line {number}: is not JSON ({error}), expected an object; fix: copy the data set again") from None
+        if not isinstance(row, dict):
+            raise BadData(f"{path} line {number}: got a {type(row).__name__}, expected an object; fix: copy the data set again")
+        rows.append(row)
+    if not rows:
+        raise BadData(f"{path}: is empty, expected one object a line; fix: copy the data set again")
+    return rows
+
+
+def _first_text(value: Any) -> str | None:
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+
+
+def _is_numbers(feature: dict[str, Any]) -> bool:
+    return bool(re.fullmatch(r"(float|int|uint)\d+|bool", str(feature.get("dtype", ""))))
+
+
+def _is_depth(feature: dict[str, Any]) -> bool:
+    about = feature.get("info") or feature.get("video_info") or {}
+    return isinstance(about, dict) and bool(about.get("video.is_depth_map") or about.get("is_depth_map"))
+
+
+def _where(episode: Episode) -> str:
+    return f"{episode.source.data} episode {episode.source.index}"

@@ -1,0 +1,47 @@
+"""What a training run learns from: the data as it was found, its two splits, and the action schema the run keeps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from wfm_ar.data.episodes import SCHEMA, EpisodeSet, open_episodes
+from wfm_ar.data.files import write_atomic
+from wfm_ar.errors import BadData
+from wfm_ar.schema import ActionSchema, Schema, schema_from_json
+
+
+def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | None) -> tuple[EpisodeSet, EpisodeSet]:
+    """The training and the held-out episodes, and on the terminal what was found. One lone episode is both."""
+    found = open_episodes(data, camera=camera, fps=fps)
+    print(found.about(), flush=True)
+    if found.schema_made:
+        found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
+    if len(found) == 1:
+        print(f"{data}: its one episode is trained on and validated with: validation says nothing of clips not seen", flush=True)
+        return found, found
+    return found.of_split("train"), found.of_split("val")
+
+
+def kept_schema(path: Path, made: Schema) -> Schema:
+    """The action schema a run goes on with: ranges found in data are kept in the run, as more data may have others.
+
+    Raises BadData where the kept one is of other channels.
+    """
+    try:
+        kept = schema_from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(made.to_json(), indent=2).encode() + b"\n", overwrite=True)  # every rank writes the same
+        return made
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read ({error}), expected an action schema; fix: choose another run=") from None
+    if _names(kept) != _names(made):
+        raise BadData(f"{path}: this run has actions {_names(kept)}, expected those of the data, {_names(made)}; fix: choose another run=")
+    if difference := kept.diff(made):
+        print(f"{path}: the run's action ranges are kept; the data would now give others ({difference[:200]})", flush=True)
+    return kept
+
+
+def _names(schema: Schema) -> list:
+    parts = [("", schema)] if isinstance(schema, ActionSchema) else schema.embodiments
+    return [(name, [channel.name for channel in part.channels], part.rate_hz) for name, part in parts]
