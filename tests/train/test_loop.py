@@ -34,6 +34,9 @@ class LineStage:
         error = model(batch["x"]) - (3 * batch["x"] - 1 + noise)
         return error.square().mean(), {"bias": model.bias.mean()}
 
+    def clip_ids(self, batch):
+        return [f"clip {int(batch['step'])}"]
+
     def validate(self, model, device):
         return {"weight": float(model.weight.mean())}, {}
 
