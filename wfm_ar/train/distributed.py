@@ -24,6 +24,7 @@ from torch import nn
 
 from wfm_ar.errors import BadConfig, WfmError
 
+METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
 LIFE = ".rank-{}"  # file of a rank's sign of life, in the run folder
 
 
@@ -78,11 +79,14 @@ class Group(Ranks):
         self.began, self.doing = time.time(), ("setup", 0)
 
     def shard(self, model: nn.Module) -> None:
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         for block in getattr(model, "blocks", ()):
             fully_shard(block, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
+        for method in METHODS:
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.to(self.device)
