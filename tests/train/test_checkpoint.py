@@ -1,12 +1,15 @@
+import hashlib
 import json
 import os
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load as load_safetensors
 
-from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
-from wfm_ar.train import checkpoint
-from wfm_ar.train.checkpoint import RunLock, load_checkpoint, load_weights, save_checkpoint, verified_checkpoints
+from wfm_ar.errors import BadCheckpoint, WfmError
+from wfm_ar.train.checkpoint import RunLock, load_checkpoint, load_weights, newest_checkpoint, save_checkpoint, verified_checkpoints
+from wfm_ar.train.tensor_file import NAMES, first_not_finite, tensor_chunks
 
 
 def save(run, step, keep=2):
@@ -21,7 +24,7 @@ def test_round_trip_and_retention(tmp_path):
     assert state == {"step": 15} and torch.equal(tensors["model"]["w"], torch.full((2, 3), 15.0))
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "manifest", "alien"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "manifest", "alien", "link", "extra", "double"])
 def test_a_damaged_folder_is_not_a_checkpoint(tmp_path, harm):
     save(tmp_path, 5)
     folder = save(tmp_path, 10)
@@ -34,6 +37,14 @@ def test_a_damaged_folder_is_not_a_checkpoint(tmp_path, harm):
         weights.write_bytes(weights.read_bytes()[:-4])
     elif harm == "missing":
         weights.unlink()
+    elif harm == "link":  # the right bytes, but not in the folder
+        shutil.copy(weights, tmp_path / "elsewhere")
+        weights.unlink()
+        weights.symlink_to(tmp_path / "elsewhere")
+    elif harm == "extra":  # a file of tensors that nobody vouches for
+        shutil.copy(weights, folder / "more.safetensors")
+    elif harm == "double":
+        manifest.write_text(manifest.read_text().replace('"step": 10', '"step": 10, "step": 10'))
     elif harm == "manifest":
         manifest.write_text(manifest.read_text()[:-9])
     else:
@@ -53,27 +64,64 @@ def test_damaged_folders_do_not_use_up_retention(tmp_path):
     assert [f.name for f in verified_checkpoints(tmp_path)] == ["step-000005", "step-000010"]
 
 
-@pytest.mark.parametrize("point", ["save_file", "fsync", "sha256_of"])
-def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path, monkeypatch, point):
+def test_a_step_written_again_replaces_the_first(tmp_path):
     save(tmp_path, 5)
-    original, calls = getattr(checkpoint, point), []
+    save_checkpoint(tmp_path, 5, {"model": {"w": torch.ones(1)}}, {"step": 5}, 2)
+    assert [f.name for f in tmp_path.iterdir()] == ["step-000005"]
+    assert torch.equal(load_checkpoint(tmp_path / "step-000005")[0]["model"]["w"], torch.ones(1))
 
-    def full(*arguments, **keywords):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise OSError(28, "No space left on device")
-        return original(*arguments, **keywords)
 
-    monkeypatch.setattr(checkpoint, point, full)
-    with pytest.raises(NoSpace, match="No space left"):
-        save(tmp_path, 10)
-    monkeypatch.undo()
-    assert [f.name for f in verified_checkpoints(tmp_path)] == ["step-000005"]
-    assert not list(tmp_path.glob(".tmp-*"))
+def test_steps_are_ordered_as_numbers(tmp_path):
+    for step in (999_999, 1_000_000):
+        save(tmp_path, step)
+    assert newest_checkpoint(tmp_path).name == "step-1000000"
+    assert [f.name for f in verified_checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
+
+
+def test_retention_never_removes_the_one_just_written(tmp_path):
+    for step in (100, 200, 50):
+        save(tmp_path, step, keep=1)
+    assert {f.name for f in verified_checkpoints(tmp_path)} == {"step-000050", "step-000200"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_saved_nor_loaded(tmp_path, value):
+    save(tmp_path, 5)
+    poisoned = {"model": {"w": torch.ones(3)}, "ema": {"v": torch.tensor([1.0, value])}}
+    with pytest.raises(BadCheckpoint, match="ema v is not finite"):
+        save_checkpoint(tmp_path, 10, poisoned, {"step": 10}, 2)
+    assert [f.name for f in tmp_path.iterdir()] == ["step-000005"]
+
+
+def test_sizes_are_checked_before_they_are_believed(tmp_path):
+    """A file that claims a tensor of petabytes is refused by its header, with a manifest that vouches for it or not."""
+    folder = save(tmp_path, 5)
+    weights, manifest = folder / "model.safetensors", folder / "MANIFEST.json"
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]}}).encode()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    content = json.loads(manifest.read_text())
+    content["files"]["model.safetensors"] = {"bytes": weights.stat().st_size, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        load_checkpoint(folder)
+    manifest.write_text(" " * (2**22 + 1))
+    with pytest.raises(BadCheckpoint, match="at most"):
+        load_checkpoint(folder)
+
+
+def test_our_bytes_are_what_safetensors_reads():
+    tensors = {f"{name}": torch.arange(-3, 4).to(dtype) for dtype, name in NAMES.items()}
+    tensors |= {"empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5), "strided": torch.arange(6.0).view(2, 3).T}
+    read = load_safetensors(b"".join(bytes(chunk) for chunk in tensor_chunks(tensors)))
+    assert read.keys() == tensors.keys()
+    assert all(read[name].dtype == t.dtype and torch.equal(read[name], t) for name, t in tensors.items())
+    assert first_not_finite(tensors) is None and first_not_finite(tensors | {"x": torch.tensor([1e38, -torch.inf])}) == "x"
 
 
 def test_weights_that_do_not_fit_are_all_named():
     module = torch.nn.Linear(2, 3)
+    with pytest.raises(BadCheckpoint, match="float64"):
+        load_weights(module, {"bias": torch.zeros(3), "weight": torch.zeros(3, 2, dtype=torch.float64)}, "here")
     with pytest.raises(BadCheckpoint, match=r"bias is \(4,\), expected \(3,\).*extra other.*missing weight"):
         load_weights(module, {"bias": torch.zeros(4), "other": torch.zeros(1)}, "here")
 

@@ -1,15 +1,21 @@
+import errno
 import json
 import math
 import os
+import random
+import shutil
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from wfm_ar.errors import BadCheckpoint, WfmError
-from wfm_ar.train.checkpoint import load_checkpoint, sha256_of
+from wfm_ar.data.files import sha256_of
+from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
+from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, verified_checkpoints
+from wfm_ar.train.disk import Disk
 from wfm_ar.train.loop import train
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig
 
@@ -33,6 +39,9 @@ class LineStage:
         noise = 0.01 * torch.randn(batch["x"].shape, generator=generator)
         error = model(batch["x"]) - (3 * batch["x"] - 1 + noise)
         return error.square().mean(), {"bias": model.bias.mean()}
+
+    def clip_ids(self, batch):
+        return [f"clip {int(batch['step'])}"]
 
     def validate(self, model, device):
         return {"weight": float(model.weight.mean())}, {}
@@ -97,9 +106,163 @@ def test_bad_steps_are_skipped_counted_and_never_saved(tmp_path):
     assert all(torch.isfinite(t).all() for group in tensors.values() for t in group.values())
 
 
-def test_a_run_that_only_fails_stops_and_says_so(tmp_path):
-    with pytest.raises(WfmError, match="4 steps in a row"):
-        train(LineStage(poison=range(100)), config(50, max_bad_steps=4), tmp_path)
+def test_a_run_that_only_fails_stops_names_the_clips_and_keeps_its_last_checkpoint(tmp_path):
+    with pytest.raises(WfmError, match="4 steps in a row.*clip 36"):
+        train(LineStage(poison=range(33, 100)), config(50, max_bad_steps=4), tmp_path)
+    assert newest_checkpoint(tmp_path).name == "step-000030"
+    rows = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert rows == [{"step": step, "what": "loss", "clips": [f"clip {step}"]} for step in range(33, 37)]
+
+
+def test_a_run_resumed_among_bad_steps_stops_where_it_would_have(tmp_path):
+    """The count in a row is part of the state; lines of steps that are done again are not there twice."""
+    train(LineStage(poison=range(8, 30)), config(10, max_bad_steps=5), tmp_path)
+    (tmp_path / "bad_steps.jsonl").open("a").write('{"step": 10, "what": "loss", "clips": []}\n{"step": 1')
+    with pytest.raises(WfmError, match="5 steps in a row"):
+        train(LineStage(poison=range(8, 30)), config(40, max_bad_steps=5), tmp_path)
+    rows = [json.loads(line)["step"] for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert rows == [8, 9, 10, 11, 12]
+
+
+class NormStage(LineStage):
+    """With running statistics, which a forward pass changes before its loss is known, and with ambient randomness."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Dropout(0.2), self.model)
+
+    def loss(self, model, batch, generator):
+        self.steps_seen.append(int(batch["step"]))
+        return (model(batch["x"]) - batch["x"]).square().mean() + 0.01 * random.random() + 0.01 * np.random.rand(), {}
+
+    def validate(self, model, device):
+        torch.rand(3), random.random()
+        return {"weight": float(model[2].weight)}, {}
+
+
+def test_a_skipped_step_leaves_no_trace_in_running_statistics(tmp_path):
+    tensors, state = load_checkpoint(train(NormStage(poison=(3, 7)), config(10), tmp_path))
+    assert state["bad_steps"] == 2 and all(torch.isfinite(t).all() for t in tensors["model"].values() if t.is_floating_point())
+    assert float(tensors["model"]["0.running_mean"].abs()) > 0
+
+
+def test_ambient_generators_and_the_log_between_its_lines_are_resumed_too(tmp_path):
+    often = {"log_every": 7, "checkpoint_every": 5, "val_every": 4}
+    whole = train(NormStage(), config(30, **often), tmp_path / "whole")
+    for steps in (15, 20, 30):  # 15 and 20 lie between two lines of the log
+        stage = Stopping(15 if steps == 15 else 20 if steps == 20 else 99)
+        try:
+            parts = train(stage, config(30, **often), tmp_path / "parts")
+        except Cut:
+            continue
+    assert stage.steps_seen == list(range(20, 30))
+    for name in ("model", "ema", "optimizer"):
+        assert sha256_of(whole / f"{name}.safetensors") == sha256_of(parts / f"{name}.safetensors")
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+class Cut(BaseException):
+    """As abrupt as a test can be without a process of its own."""
+
+
+class Stopping(NormStage):
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def loss(self, model, batch, generator):
+        if int(batch["step"]) == self.last:
+            raise Cut
+        return super().loss(model, batch, generator)
+
+
+def test_weights_that_went_bad_stop_the_run_at_once(tmp_path):
+    class Flipped(LineStage):
+        def batch(self, step, size, seed):
+            if step == 14:
+                with torch.no_grad():
+                    self.model.weight.fill_(math.inf)  # a bit that flipped in memory
+            return super().batch(step, size, seed)
+
+    with pytest.raises(WfmError, match=r"step 14: weights \(weight\) are not finite.*resume=auto.*clip 14"):
+        train(Flipped(), config(20, num_workers=0), tmp_path)
+    assert newest_checkpoint(tmp_path).name == "step-000010"
+    train(LineStage(), config(20, num_workers=0), tmp_path / "other")
+    folder = train(LineStage(), config(20, num_workers=0), tmp_path)  # goes on as if nothing had been
+    assert sha256_of(folder / "model.safetensors") == sha256_of(tmp_path / "other" / folder.name / "model.safetensors")
+
+
+def test_weights_that_went_bad_just_before_a_save_are_not_saved(tmp_path):
+    class Flipped(LineStage):
+        def validate(self, model, device):
+            with torch.no_grad():
+                model.weight.fill_(math.nan)
+            return {}, {}
+
+    with pytest.raises(BadCheckpoint, match="ema weight is not finite"):
+        train(Flipped(), config(20, val_every=20), tmp_path)
+    assert newest_checkpoint(tmp_path).name == "step-000010"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_whatever_is_not_finite_never_reaches_a_checkpoint(tmp_path, value):
+    """NaN and infinities put into clip, activation, loss and gradient of random steps: skipped, counted, named; weights stay good."""
+    chosen = random.Random(str(value)).sample(range(40), 8)
+    places = dict(zip(chosen, ["clip", "activation", "loss", "gradient"] * 2, strict=True))
+
+    class Injected(LineStage):
+        def batch(self, step, size, seed):
+            batch = super().batch(step, size, seed)
+            if places.get(step) == "clip":
+                batch["x"][0] = value
+            return batch
+
+        def loss(self, model, batch, generator):
+            place = places.get(int(batch["step"]))
+            hooks = []
+            if place == "activation":
+                hooks.append(model.register_forward_hook(lambda module, given, out: out * value))
+            if place == "gradient":
+                hooks.append(model.weight.register_hook(lambda gradient: gradient + value))
+                self.hooks = hooks  # they fire in backward
+            loss, logs = super().loss(model, batch, generator)
+            if place != "gradient":
+                for hook in hooks:
+                    hook.remove()
+            return loss * (value if place == "loss" else 1), logs
+
+        def clip_ids(self, batch):
+            for hook in getattr(self, "hooks", []):
+                hook.remove()
+            return super().clip_ids(batch)
+
+    folder = train(Injected(), config(40), tmp_path)
+    for each in verified_checkpoints(tmp_path):
+        assert all(torch.isfinite(t).all() for group in load_checkpoint(each)[0].values() for t in group.values())
+    assert load_checkpoint(folder)[1]["bad_steps"] == 8
+    rows = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert {row["step"]: row["what"] for row in rows} == {s: "gradient" if p == "gradient" else "loss" for s, p in places.items()}
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_full_disk_ends_the_run_or_is_waited_out(tmp_path, monkeypatch, policy, capsys):
+    original = Disk.before
+
+    def full(self, operation, path):
+        if operation == "write" and "step-000020" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, operation, path)
+
+    monkeypatch.setattr(Disk, "before", full)
+    if policy == "stop":
+        with pytest.raises(NoSpace, match="step-000020.*No space left"):
+            train(LineStage(), config(40, disk_full=policy), tmp_path)
+        assert newest_checkpoint(tmp_path).name == "step-000010"
+    else:
+        train(LineStage(), config(40, disk_full=policy), tmp_path)
+        assert "going on" in capsys.readouterr().out
+        assert [f.name for f in verified_checkpoints(tmp_path)] == ["step-000030", "step-000040"]
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_resume_never_and_other_settings_are_refused(tmp_path):
@@ -109,6 +272,49 @@ def test_resume_never_and_other_settings_are_refused(tmp_path):
     with pytest.raises(BadCheckpoint, match="width"):
         train(LineStage(width=2), config(20), tmp_path)
     assert train(LineStage(), config(10), tmp_path).name == "step-000010"  # nothing left to do
+
+
+def test_a_checkpoint_from_before_later_ones_is_not_gone_on_from_in_the_same_folder(tmp_path):
+    train(LineStage(), config(30), tmp_path)
+    with pytest.raises(WfmError, match="step-000030, which is later than step-000020"):
+        train(LineStage(), config(40), tmp_path, resume=str(tmp_path / "step-000020"))
+    assert train(LineStage(), config(40), tmp_path / "b", resume=str(tmp_path / "step-000020")).name == "step-000040"
+
+
+def test_an_optimizer_that_does_not_fit_is_named(tmp_path):
+    folder = train(LineStage(), config(10), tmp_path)
+    tensors, state = load_checkpoint(folder)
+    del tensors["optimizer"]["weight/exp_avg"]
+    save_checkpoint(tmp_path, 10, tensors, state, 2)
+    with pytest.raises(BadCheckpoint, match="optimizer.*missing weight/exp_avg"):
+        train(LineStage(), config(20), tmp_path)
+
+
+def test_a_signal_breaks_validation_off_and_it_is_made_up_for(tmp_path):
+    class Long(LineStage):
+        def validate(self, model, device):
+            if self.stop and float(model.bias) != 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(1000):
+                    threading.Event().wait(0.01)
+                raise AssertionError("validation went on for ten seconds")
+            return super().validate(model, device)
+
+    stage = Long()
+    stage.stop = False
+    whole = train(stage, config(20, val_every=8), tmp_path / "whole")
+    stage = Long()
+    stage.stop = True
+    with pytest.raises(SystemExit) as stopped:
+        train(stage, config(20, val_every=8), tmp_path / "parts")
+    assert stopped.value.code == 143 and newest_checkpoint(tmp_path / "parts").name == "step-000008"
+    for _ in range(2):  # also when it is resumed twice from there
+        parts = train(LineStage(), config(20, val_every=8), tmp_path / "parts")
+        assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+        if parts.name == "step-000020" and _ == 0:
+            shutil.rmtree(parts)
+            shutil.rmtree(tmp_path / "parts" / "step-000010")
+    assert sha256_of(whole / "model.safetensors") == sha256_of(parts / "model.safetensors")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -121,12 +327,9 @@ def test_a_signal_saves_and_exits(tmp_path, number, code):
 
     assert threading.current_thread() is threading.main_thread()
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            train(Signalled(), config(1000), tmp_path)
-    finally:
-        for each, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-            signal.signal(each, handler)
+    with pytest.raises(SystemExit) as stopped:
+        train(Signalled(), config(1000), tmp_path)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     assert stopped.value.code == code
     assert (tmp_path / "step-000013" / "MANIFEST.json").exists()
 

@@ -78,11 +78,17 @@ class CosmosStage:
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """ids, positions [.., 3], targets, weights [B, L], and for a text model context [B, S, C]."""
         rng, store, rows = np.random.default_rng((seed, step)), self.stores["train"], []
+        clips = []
         for _ in range(size):
-            clip = store[int(rng.integers(len(store)))]
+            clips.append(int(rng.integers(len(store))))
+            clip = store[clips[-1]]
             start = int(rng.integers(max(1, len(clip.video) - self.settings.clip_latents + 1)))
             rows.append(self._row(clip, start))
-        return _padded(rows)
+        return _padded(rows) | {"clip": torch.tensor(clips)}
+
+    def clip_ids(self, batch: Batch) -> list[str]:
+        """The ids of the clips in a batch, each once."""
+        return [self.stores["train"][i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(batch["ids"], batch["positions"], context=batch.get("context"))

@@ -56,6 +56,10 @@ class DiffusionDecoderStage:
         """See WindowSampler.batch."""
         return self.windows.batch(step, size, seed)
 
+    def clip_ids(self, batch: dict[str, torch.Tensor]) -> list[str]:
+        """See WindowSampler.clip_ids."""
+        return self.windows.clip_ids(batch)
+
     def _clips(self, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> (true, decoded) float [B, 3, T, H, W] and codes [B, c, t, h, w] of a batch of windows."""
         foreground, still = batch["foreground"], batch["still"]

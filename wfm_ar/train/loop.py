@@ -4,9 +4,9 @@ Everything random is a function of (seed, step): the batch of step s does not de
 run repeats an uninterrupted one bit for bit.
 """
 
-import json
+import contextlib
+import copy
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +17,16 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from wfm_ar.errors import BadCheckpoint, WfmError
-from wfm_ar.train.checkpoint import RunLock, load_checkpoint, load_weights, save_checkpoint, verified_checkpoints
-from wfm_ar.train.metrics import Progress, RunLog
+from wfm_ar.errors import BadConfig, NoSpace
+from wfm_ar.train.checkpoint import RunLock, newest_checkpoint, save_checkpoint, save_sharded
+from wfm_ar.train.distributed import ALONE, Ranks, whole
+from wfm_ar.train.guards import Buffers, Guard
+from wfm_ar.train.metrics import NoLog, Progress, RunLog
 from wfm_ar.train.optimizer import WeightAverage, build_optimizer, learning_rate
+from wfm_ar.train.resume import pack, unpack
+from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.watchdog import Interrupted, StopSignal, Watchdog
 
 Batch = dict[str, torch.Tensor]
 
@@ -33,7 +38,10 @@ class Stage(Protocol):
     model: nn.Module
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """CPU tensors of step `step`; a pure function of its arguments, callable from a thread."""
+        """CPU tensors of micro-batch `step`; a pure function of its arguments, callable from a thread."""
+
+    def clip_ids(self, batch: Batch) -> list[str]:
+        """The names of the clips in a batch."""
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """-> (scalar loss, scalars to log). `generator` is the only randomness allowed."""
@@ -45,53 +53,79 @@ class Stage(Protocol):
         """JSON that a checkpoint carries: the network's configuration and what the data were."""
 
 
-def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto") -> Path:
+def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto", ranks: Ranks = ALONE) -> Path:
     """Train `stage` to `config.steps` and return the last checkpoint folder.
 
     resume: "auto" = go on from the newest checkpoint of `run` that verifies, "never" = refuse a folder that has one, or a
-    checkpoint folder. SIGTERM and SIGINT finish the step, save, and exit 143 / 130.
+    checkpoint folder. SIGTERM and SIGINT finish the step, save, and exit 143 / 130. With several `ranks` all of them call this.
     """
-    with RunLock(run):
-        return _train(stage, config, run, resume)
+    if config.accumulate % ranks.size:
+        raise BadConfig(
+            f"accumulate: got {config.accumulate} micro-batches a step for {ranks.size} ranks, expected a multiple; "
+            f"fix: accumulate={ranks.size}, and a smaller batch_size for as many samples a step"
+        )
+    watchdog = Watchdog(run, vars(config.watchdog), ranks)
+    lock = RunLock(run) if ranks.first else contextlib.nullcontext()
+    with lock, watchdog, StopSignal(watchdog) as stop, deterministic(config.deterministic):
+        ranks.wait()  # for the lock
+        return _train(stage, config, run, resume, ranks, watchdog, stop)
 
 
-def _train(stage: Stage, config: LoopConfig, run: Path, resume: str) -> Path:
+def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Ranks, watchdog: Watchdog, stop: StopSignal) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
     half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    seed_all(config.seed)
     model = stage.model.to(device).train()
-    optimizer = build_optimizer(model, config.optimizer)
     average = WeightAverage(model, config.optimizer.ema)
-    start, history = _resume(run, resume, stage, model, average, optimizer)
+    validation = _Validation(stage, average, device, ranks, watchdog, stop)
+    for each in (model, average.model):
+        ranks.shard(each)
+    optimizer = build_optimizer(model, config.optimizer)
+    start, history = unpack(run, resume, stage, model, average, optimizer, ranks)
+    due = history.get("validation_due", False)
     if config.compile:
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
-    if start >= config.steps:
-        print(f"{stage.name}: {run} has its {config.steps} steps already", flush=True)
-        return verified_checkpoints(run)[-1]
 
-    log = RunLog(run, start)
-    progress = Progress(stage.name, start, config.steps)
-    stop = _StopSignal()
-    bad, bad_in_a_row = history.get("bad_steps", 0), 0
-    folder, saved = None, -1
-    recent: list[dict[str, torch.Tensor]] = []  # what the steps since the last log line said
+    log = RunLog(run, start, again=due) if ranks.first else NoLog()
+    progress = Progress(stage.name, start, config.steps, shown=ranks.first)
+    guard = Guard(run, config.max_bad_steps, start, history, ranks)
+    recent: list[dict[str, float | torch.Tensor]] = history.get("recent", [])  # what the steps since the last log line said
+    if due:  # the signal that ended the last run came before it
+        due = not validation.run(start, log, progress)
+    if start >= config.steps:
+        log.close()
+        progress.close()
+        progress.say(f"{run} has its {config.steps} steps already")
+        return newest_checkpoint(run)
+    buffers = Buffers(model)
+    batches = _batches(stage, config, start, ranks)
+    folder = None
     seconds = time.monotonic()
-    for step, micro_batches in _batches(stage, config, start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.steps, config.optimizer)
-        generator = torch.Generator(device).manual_seed((config.seed << 32) + step)
-        logs = _gradients(stage, model, micro_batches, generator, device, half)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.grad_clip or math.inf)
-        logs["grad_norm"] = norm
-        if torch.isfinite(norm) and torch.isfinite(logs["loss"]):
-            optimizer.step()
-            average.update(model, step)
-            bad_in_a_row = 0
-        else:  # the update is skipped, so that the weights stay finite
-            bad, bad_in_a_row = bad + 1, bad_in_a_row + 1
-            progress.say(f"step {step}: loss or gradient is not finite; update skipped ({bad_in_a_row} in a row)")
-        optimizer.zero_grad(set_to_none=True)
+    for step in range(start, config.steps):
+        with watchdog.section("data", step):
+            micro_batches = next(batches)
+        with watchdog.section("step", step):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config.steps, config.optimizer)
+            buffers.begin()
+            logs = _gradients(stage, model, micro_batches, config.seed, device, half, buffers)
+            buffers.finish(ranks)
+            logs = _mean_over(logs, ranks)
+            norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.grad_clip or math.inf))
+            logs["grad_norm"] = norm
+            clips = [name for _, batch in micro_batches for name in stage.clip_ids(batch)]
+            wrong = guard.passes(step, logs["loss"], norm, clips)
+            if wrong is None:
+                optimizer.step()
+                average.update(model, step)
+            else:
+                buffers.undo()
+                progress.say(f"step {step}: {wrong} is not finite; update skipped ({guard.in_a_row} in a row)")
+                guard.check_weights(step, model, clips, ranks)
+                guard.stop_if_hopeless(clips)
+            optimizer.zero_grad(set_to_none=True)
         recent.append(logs)
         done = step + 1
 
@@ -101,52 +135,116 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str) -> Path:
             now = time.monotonic()
             numbers["samples_per_s"] = config.log_every * config.batch_size * config.accumulate / (now - seconds)
             seconds = now
-            log.write(done, {"lr": optimizer.param_groups[0]["lr"], "bad_steps": bad} | numbers)
+            log.write(done, {"lr": optimizer.param_groups[0]["lr"], "bad_steps": guard.total} | numbers)
             progress.update(done, numbers)
-        last = done == config.steps or stop.received or bad_in_a_row >= config.max_bad_steps
+        random = rng_state()
         if done % config.val_every == 0 or done == config.steps:
-            numbers, pictures = stage.validate(average.model, device)
-            log.write(done, {f"val_{name}": value for name, value in numbers.items()}, pictures)
-            progress.say(f"step {done} validation: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+            due = not validation.run(done, log, progress)
             seconds = time.monotonic()
-        if (done % config.checkpoint_every == 0 or last) and done != saved:
-            state = {"step": done, "stage": stage.name, "bad_steps": bad, "describe": stage.describe()}
-            folder, saved = save_checkpoint(run, done, _tensors(model, average, optimizer), state, config.keep), done
-        if last:
+            if due:
+                restore_rng(random)
+            else:
+                random = rng_state()
+        stopping = ranks.any(bool(stop.received))
+        if done % config.checkpoint_every == 0 or done == config.steps or stopping:
+            state = {
+                "step": done,
+                "stage": stage.name,
+                **guard.state(),
+                "validation_due": due,
+                "recent": [{name: float(value) for name, value in each.items()} for each in recent],
+                "describe": stage.describe(),
+                "rng": random,
+            }
+            with watchdog.section("checkpoint", step):
+                log.sync()
+                tensors = pack(model, average, optimizer)
+                try:
+                    if ranks.size > 1:
+                        folder = save_sharded(run, done, tensors, state, config.keep, ranks)
+                    else:
+                        folder = save_checkpoint(run, done, tensors, state, config.keep)
+                except NoSpace as full:
+                    if config.disk_full == "stop" or stopping or done == config.steps:
+                        raise
+                    progress.say(f"{full}; going on, as disk_full=continue says")
+        if stopping:
             break
+    batches.close()
     log.close()
     progress.close()
-    if bad_in_a_row >= config.max_bad_steps:
-        raise WfmError(f"{run}: {bad_in_a_row} steps in a row were not finite; fix: lower optimizer.lr or look at the data")
-    if stop.received:
-        print(f"{stage.name}: stopped by signal after step {saved}; go on with resume=auto", flush=True)
-        sys.exit(128 + stop.received)
+    if stopping:
+        progress.say(f"stopped by signal after step {done}; go on with resume=auto")
+        sys.exit(128 + (stop.received or 15))
     return folder
 
 
-def _gradients(stage, model, micro_batches, generator, device, half) -> dict[str, torch.Tensor]:
+class _Validation:
+    """Looks at the averaged weights on the held-out split. A stop signal breaks it off; then it is due again."""
+
+    def __init__(self, stage: Stage, average: WeightAverage, device: torch.device, ranks: Ranks, watchdog: Watchdog, stop: StopSignal):
+        self.stage, self.average, self.device, self.ranks, self.watchdog, self.stop = stage, average, device, ranks, watchdog, stop
+        self.copy = copy.deepcopy(average.model) if ranks.size > 1 else None  # made before the weights are sharded
+
+    def run(self, step: int, log: RunLog | NoLog, progress: Progress) -> bool:
+        """Whether it came to its end."""
+        found = None
+        with self.watchdog.section("validation", step):
+            model = self._whole_model()
+            with contextlib.suppress(Interrupted), self.stop.interrupting():
+                found = self.stage.validate(model, self.device)
+        if self.ranks.any(found is None):
+            return False
+        numbers, pictures = found
+        log.write(step, {f"val_{name}": value for name, value in numbers.items()}, pictures)
+        progress.say(f"step {step} validation: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+        return True
+
+    def _whole_model(self) -> nn.Module:
+        """With several ranks every one looks at a whole copy: stages call more than `forward`, which alone gathers shards."""
+        if self.copy is None:
+            return self.average.model
+        with torch.no_grad():
+            sharded = self.average.model.state_dict()
+            for name, tensor in self.copy.state_dict().items():
+                tensor.copy_(whole(sharded[name]))
+        return self.copy
+
+
+def _gradients(stage, model, micro_batches, seed, device, half, buffers: Buffers) -> dict[str, torch.Tensor]:
     """Accumulate gradients over the micro-batches; -> mean of what they log, with the loss."""
     total: dict[str, torch.Tensor] = {}
-    for batch in micro_batches:
+    count = len(micro_batches)
+    for index, batch in micro_batches:
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        generator = torch.Generator(device).manual_seed((seed << 32) + index)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, logs = stage.loss(model, batch, generator)
-        (loss / len(micro_batches)).backward()
+        (loss / count).backward()
+        buffers.after_micro_batch(count)
         for name, value in ({"loss": loss} | logs).items():
-            total[name] = total.get(name, 0) + torch.as_tensor(value).detach() / len(micro_batches)
+            total[name] = total.get(name, 0) + torch.as_tensor(value).detach() / count
     return total
 
 
-def _batches(stage: Stage, config: LoopConfig, start: int) -> Iterator[tuple[int, list[Batch]]]:
-    """(step, its micro-batches) from `start` on, prepared ahead by `num_workers` threads."""
+def _mean_over(logs: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The means of all ranks' numbers: every rank then decides alike whether the step is good."""
+    if ranks.size == 1:
+        return logs
+    means = ranks.sum(torch.stack([value.float() for value in logs.values()])) / ranks.size
+    return dict(zip(logs, means.unbind(), strict=True))
 
-    def prepare(step: int) -> list[Batch]:
-        first = step * config.accumulate
-        return [stage.batch(first + i, config.batch_size, config.seed) for i in range(config.accumulate)]
+
+def _batches(stage: Stage, config: LoopConfig, start: int, ranks: Ranks) -> Iterator[list[tuple[int, Batch]]]:
+    """This rank's micro-batches (number, batch) of step `start` and all after it, prepared ahead by `num_workers` threads."""
+
+    def prepare(step: int) -> list[tuple[int, Batch]]:
+        numbers = range(step * config.accumulate + ranks.rank, (step + 1) * config.accumulate, ranks.size)
+        return [(number, stage.batch(number, config.batch_size, config.seed)) for number in numbers]
 
     if not config.num_workers:
         for step in range(start, config.steps):
-            yield step, prepare(step)
+            yield prepare(step)
         return
     with ThreadPoolExecutor(config.num_workers) as pool:
         ahead = {s: pool.submit(prepare, s) for s in range(start, min(start + config.num_workers + 1, config.steps))}
@@ -155,66 +253,6 @@ def _batches(stage: Stage, config: LoopConfig, start: int) -> Iterator[tuple[int
                 batch = ahead.pop(step).result()
                 if (later := step + config.num_workers + 1) < config.steps:
                     ahead[later] = pool.submit(prepare, later)
-                yield step, batch
+                yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _tensors(model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
-    names = {p: name for name, p in model.named_parameters()}
-    moments = {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
-    return {"model": model.state_dict(), "ema": average.model.state_dict(), "optimizer": moments}
-
-
-def _resume(run: Path, resume: str, stage: Stage, model, average: WeightAverage, optimizer) -> tuple[int, dict]:
-    """Load the checkpoint that `resume` names into model, average and optimiser; -> (step to go on at, its state)."""
-    found = verified_checkpoints(run) if resume in ("auto", "never") else [Path(resume)]
-    if not found:
-        return 0, {}
-    if resume == "never":
-        raise WfmError(f"{run}: holds checkpoint {found[-1].name} already; fix: resume=auto goes on, or choose run=<another folder>")
-    tensors, state = load_checkpoint(found[-1])
-    described = json.loads(json.dumps(stage.describe()))  # as JSON gives it back: tuples are lists
-    if state["stage"] != stage.name or state["describe"]["model"] != described["model"]:
-        differing = [k for k, v in described["model"].items() if state["describe"].get("model", {}).get(k) != v]
-        raise BadCheckpoint(
-            f"{found[-1]}: was trained with other settings ({', '.join(differing) or 'stage'}); fix: choose run=<another folder>"
-        )
-    load_weights(model, tensors["model"], str(found[-1]))
-    load_weights(average.model, tensors["ema"], str(found[-1]))
-    _settle_frozen(model, average.model)
-    by_name = dict(model.named_parameters())
-    for key, value in tensors["optimizer"].items():
-        name, _, field = key.rpartition("/")
-        value = value if field == "step" else value.to(by_name[name].device)
-        optimizer.state[by_name[name]][field] = value
-    print(f"{stage.name}: going on from {found[-1]}", flush=True)
-    return state["step"], state
-
-
-@torch.no_grad()
-def _settle_frozen(model: nn.Module, averaged: nn.Module) -> None:
-    """Frozen weights, and then the running statistics, take their averaged values: what is released must not drift any more."""
-    if all(p.requires_grad for p in model.parameters()):
-        return
-    mine, theirs = ([*m.parameters(), *m.buffers()] for m in (model, averaged))
-    for own, other in zip(mine, theirs, strict=True):
-        if not own.requires_grad:
-            own.copy_(other)
-
-
-class _StopSignal:
-    """Notes the first SIGTERM or SIGINT; a second one ends the process at once."""
-
-    def __init__(self):
-        self.received = 0
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._note)
-        except ValueError:  # not in the main thread (tests, notebooks): signals stay with their owner
-            pass
-
-    def _note(self, number, frame):
-        self.received = number
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)

@@ -1,33 +1,55 @@
 """What a run says while it goes: log.jsonl, TensorBoard, PNG pictures, and a progress bar or plain lines."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 
+from wfm_ar.data.files import as_wfm_error, write_atomic
+
+
+def keep_lines(path: Path, last: int, drop: tuple[int, str] | None = None) -> None:
+    """Drop the lines of a JSONL file whose `step` is past `last` (a resumed run writes them again), and one torn by a crash.
+
+    drop: (step, prefix): also the lines of that step with a key of that prefix.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            again = drop and row["step"] == drop[0] and any(key.startswith(drop[1]) for key in row)
+            if row["step"] <= last and not again:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomic(path, "".join(kept).encode(), overwrite=True)
+
 
 class RunLog:
     """Appends numbers to log.jsonl and TensorBoard, and pictures to TensorBoard and `pictures/<name>.png`."""
 
-    def __init__(self, run: Path, start: int):
+    def __init__(self, run: Path, start: int, again: bool = False):
+        """`start`: the step that a resumed run goes on at; again: its validation is due once more."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed by training only
 
-        self.run = run
-        path = run / "log.jsonl"
-        kept = []
-        if path.exists():  # lines past the checkpoint we go on from will be written again
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= start]
-        path.write_text("".join(line + "\n" for line in kept))
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - held for the life of the run
+        self.run, self.path = run, run / "log.jsonl"
+        keep_lines(self.path, start, drop=(start, "val_") if again else None)
+        self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 - held for the life of the run
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start or None)
 
     def write(self, step: int, numbers: dict[str, float], pictures: dict[str, torch.Tensor] | None = None) -> None:
         """numbers -> one line and one scalar each; pictures uint8 [H, W, 3] -> image panels and PNG files."""
         from wfm_ar.data.video import write_image
 
-        self.file.write(json.dumps({"step": step} | {k: float(v) for k, v in numbers.items()}) + "\n")
+        try:
+            self.file.write(json.dumps({"step": step} | {k: float(v) for k, v in numbers.items()}) + "\n")
+        except OSError as error:
+            raise as_wfm_error(error, self.path) from error
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
         for name, picture in (pictures or {}).items():
@@ -35,19 +57,36 @@ class RunLog:
             (self.run / "pictures").mkdir(exist_ok=True)
             write_image(self.run / "pictures" / f"{name}.png", picture.numpy(), overwrite=True)
 
+    def sync(self) -> None:
+        """What was written is on the disk: before a checkpoint, so that the history is never older than the weights."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise as_wfm_error(error, self.path) from error
+
     def close(self) -> None:
         self.file.close()
         self.board.close()
 
 
+class NoLog:
+    """The log of a rank that keeps none."""
+
+    def write(self, step: int, numbers: dict[str, float], pictures: dict[str, torch.Tensor] | None = None) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Progress:
     """A live bar on a terminal, a line every ten seconds elsewhere: rate, loss, time left."""
 
-    def __init__(self, name: str, start: int, steps: int):
-        self.name, self.start, self.steps = name, start, steps
+    def __init__(self, name: str, start: int, steps: int, shown: bool = True):
+        self.shown, self.name, self.start, self.steps = shown, name, start, steps
         self.began = self.spoke = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
@@ -57,6 +96,8 @@ class Progress:
 
     def update(self, done: int, numbers: dict[str, float]) -> None:
         """Show the newest numbers after `done` steps."""
+        if not self.shown:
+            return
         text = " ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         if self.bar:
             self.bar.update(self.task, completed=done, numbers=text)
@@ -68,7 +109,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        (self.bar.console.print if self.bar else lambda t: print(t, flush=True))(f"{self.name} {text}")
+        if self.shown:
+            (self.bar.console.print if self.bar else lambda t: print(t, flush=True))(f"{self.name} {text}")
 
     def close(self) -> None:
         if self.bar:

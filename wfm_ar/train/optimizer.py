@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from wfm_ar.train.distributed import local
 from wfm_ar.train.settings import OptimizerConfig
 
 
@@ -42,7 +43,7 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Fold in the weights after `step`; early on the average follows quickly, so that it never drags the start along."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = ([*m.parameters(), *m.buffers()] for m in (self.model, model))
+        mine, theirs = ([local(t) for t in (*m.parameters(), *m.buffers())] for m in (self.model, model))
         floats = [t.is_floating_point() for t in mine]
         torch._foreach_lerp_(
             [t for t, f in zip(mine, floats, strict=True) if f], [t for t, f in zip(theirs, floats, strict=True) if f], 1 - decay

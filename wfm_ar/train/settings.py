@@ -25,12 +25,28 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """Seconds after which a section of the loop is taken to hang, which ends the run with its name; 0 = never."""
+
+    data: float = 600.0  # waiting for a batch
+    step: float = 1800.0  # the first one may compile
+    validation: float = 7200.0
+    checkpoint: float = 1800.0
+    ranks: float = 20.0  # without a sign of life from another rank
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value < 0 or (name == "ranks" and value < 3):
+                raise BadConfig(f"watchdog.{name}: got {value}, expected {'3 or more' if name == 'ranks' else '0 or more'} seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """The loop itself: how long, how much at once, how often to look, save and say."""
 
     steps: int = 1000
     batch_size: int = 16  # samples a step on one device
-    accumulate: int = 1  # gradient accumulation: samples a step = batch_size * accumulate
+    accumulate: int = 1  # micro-batches a step, shared out among the ranks: samples a step = batch_size * accumulate
     seed: int = 0
     log_every: int = 20  # steps
     val_every: int = 500  # steps; validation also runs at the end
@@ -42,11 +58,16 @@ class LoopConfig:
     device: str = "auto"  # auto = cuda when there is one
     compile: bool = False  # torch.compile the network: a minute or two at the start, then faster steps
     max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops
+    deterministic: bool = False  # torch's deterministic algorithms: the same bytes on every run, slower on CUDA
+    disk_full: str = "stop"  # when a checkpoint cannot be written: stop, or continue and try again at the next one
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "val_every", "checkpoint_every", "keep"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "val_every", "checkpoint_every", "keep", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise BadConfig(f"{name}: got {getattr(self, name)}, expected at least 1")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise BadConfig(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")
+        if self.disk_full not in ("stop", "continue"):
+            raise BadConfig(f"disk_full: got {self.disk_full!r}, expected stop or continue")

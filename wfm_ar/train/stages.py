@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet, copy_episodes
+from wfm_ar.data.files import write_atomic
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.checkpoint import load_checkpoint, load_weights, verified_checkpoints
+from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
@@ -104,7 +105,7 @@ def pack_world(
     model = WorldModel(_config(WorldModelConfig, state["describe"]["model"]))
     load_weights(model, tensors, str(run / WORLD_MODEL))
     denoiser = None
-    if verified_checkpoints(run / DIFFUSION_DECODER):
+    if newest_checkpoint(run / DIFFUSION_DECODER):
         weights, about = _newest(run, DIFFUSION_DECODER)
         settings = about["describe"]["model"] | {"residual_scale": about["describe"]["residual_scale"]}
         denoiser = Denoiser(_config(DenoiserConfig, settings))
@@ -127,10 +128,10 @@ def pack_world(
 
 
 def _newest(run: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict]:
-    found = verified_checkpoints(run / stage)
-    if not found:
+    found = newest_checkpoint(run / stage)
+    if found is None:
         raise BadCheckpoint(f"{run / stage}: holds no whole checkpoint; fix: train stage={stage} first, or all of them with stage=all")
-    tensors, state = load_checkpoint(found[-1])
+    tensors, state = load_checkpoint(found, groups=("ema",))
     return tensors["ema"], state
 
 
@@ -147,5 +148,5 @@ def _text_tokenizer(run: Path, texts: list[str], vocab: int, max_tokens: int) ->
     path = run / TEXT_MODEL
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens).model_bytes)
+        write_atomic(path, TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens).model_bytes)
     return TextTokenizer(path.read_bytes(), max_tokens=max_tokens)

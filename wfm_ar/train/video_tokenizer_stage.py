@@ -42,6 +42,10 @@ class VideoTokenizerStage:
         """See WindowSampler.batch."""
         return self.windows.batch(step, size, seed)
 
+    def clip_ids(self, batch: dict[str, torch.Tensor]) -> list[str]:
+        """See WindowSampler.clip_ids."""
+        return self.windows.clip_ids(batch)
+
     def loss(self, model, batch, generator):
         foreground, weight = batch["foreground"], batch["weight"]
         if self.training.decoder_only:

@@ -40,16 +40,22 @@ class WindowSampler:
         self.background = background
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
-        """Three float tensors of `size` samples: `foreground` [B, 3, T, side, side] (frames less the background), `still`
-        [B, 3, 1, side, side] (that background) and `weight` [B, 1, T, side, side]. A function of its arguments alone.
+        """`size` samples: float `foreground` [B, 3, T, side, side] (frames less the background), `still` [B, 3, 1, side, side] (that
+        background), `weight` [B, 1, T, side, side]; int64 `clip` [B], their episodes. A function of its arguments alone.
         """
         rng = np.random.default_rng((seed, step))
-        samples = []
+        samples, clips = [], []
         while len(samples) < size:
-            video_CTHW = self._clip(int(rng.integers(len(self.episodes))), rng)
+            index = int(rng.integers(len(self.episodes)))
+            video_CTHW = self._clip(index, rng)
             for _ in range(min(self.windows.windows_per_clip, size - len(samples))):
                 samples.append(self._cut(video_CTHW, rng))
-        return {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+                clips.append(index)
+        return {"clip": torch.tensor(clips)} | {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+
+    def clip_ids(self, batch: dict[str, torch.Tensor]) -> list[str]:
+        """The ids of the episodes in a batch, each once."""
+        return [self.episodes[i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
     def _clip(self, index: int, rng: np.random.Generator) -> torch.Tensor:
         """An episode, or a stretch of SPAN windows of a longer one: nobody waits for an hour of video to cut four windows out."""

@@ -60,20 +60,28 @@ class WorldModelStage:
         return about | {"schema": self.schema.to_json() if self.schema else None}
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L]; B and L depend on the window alone."""
+        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L], clip [B].
+
+        B and L depend on the window alone.
+        """
         rng = np.random.default_rng((seed, step))
         latents, store = self.sequence.config.max_latents, self.stores["train"]
         if self.training.short < latents and rng.random() < self.training.short_share:
             size, latents = size * latents // self.training.short, self.training.short
-        rows = []
+        rows, clips = [], []
         for _ in range(size):
-            clip = store[int(rng.integers(len(store)))]
+            clips.append(int(rng.integers(len(store))))
+            clip = store[clips[-1]]
             start = int(rng.integers(max(1, len(clip.video) - latents + 1)))
             text = clip.text if rng.random() >= self.training.text_dropout else None
             acting = clip.bins is not None and rng.random() >= self.training.action_dropout
             bins = clip.bins[start : start + latents - 1] if acting else None
             rows.append(self._row(clip.video[start : start + latents], text, bins, rng))
-        return _pad(rows, self.sequence.length(latents) - 1)
+        return _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
+
+    def clip_ids(self, batch: Batch) -> list[str]:
+        """The ids of the clips in a batch, each once."""
+        return [self.stores["train"][i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
     def _row(self, video: np.ndarray, text: str | None, bins: np.ndarray | None, rng: np.random.Generator | None) -> Batch:
         tokens = torch.from_numpy(video.astype(np.int64))

@@ -18,15 +18,29 @@ from wfm_ar.train import stages
 from wfm_ar.train.checkpoint import load_checkpoint
 from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
+from wfm_ar.train.distributed import Ranks, all_ranks
 from wfm_ar.train.loop import Stage, train
-from wfm_ar.train.settings import LoopConfig, OptimizerConfig
+from wfm_ar.train.rng import seed_all
+from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.verbs.training_data import training_sets
 from wfm_ar.world_model import WorldModelConfig
 
-COMMON = ("seed", "device", "precision", "compile", "threads", "num_workers", "keep")  # keys of the loop that belong to the run
+COMMON = (
+    "seed",
+    "device",
+    "precision",
+    "compile",
+    "threads",
+    "num_workers",
+    "keep",
+    "deterministic",
+    "disk_full",
+    "max_bad_steps",
+    "watchdog",
+)  # keys of the loop that belong to the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +123,10 @@ class Settings:
     threads: int
     num_workers: int
     keep: int
+    deterministic: bool
+    disk_full: Literal["stop", "continue"]
+    max_bad_steps: int
+    watchdog: WatchdogConfig
     steps: int | None
     batch_size: int | None
     accumulate: int | None
@@ -141,18 +159,27 @@ def loop_config(settings: Settings, name: str) -> LoopConfig:
 
 
 def run(settings: Settings) -> int:
-    """Trains the stage, or all of them in turn, and packs the world."""
+    """Trains the stage, or all of them in turn, and packs the world; alone, or as one of the ranks that torchrun started."""
+    with all_ranks(settings.run, settings.device, settings.watchdog.ranks) as ranks:
+        return _run(settings, ranks)
+
+
+def _run(settings: Settings, ranks: Ranks) -> int:
     world = settings.run / "world"
     packs = settings.stage in ("world", "all")
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     train_set, val_set = training_sets(settings.data, settings.run, camera=settings.camera, fps=settings.fps)
     if settings.init is not None:
+        if ranks.size > 1:
+            raise BadConfig(f"init: got {ranks.size} ranks, expected one: fine-tuning is not sharded; fix: run it without torchrun")
         return _finetune(settings, settings.init, train_set, val_set)
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
-            train(_stage(settings, name, train_set, val_set), loop_config(settings, name), settings.run / name, settings.resume)
-    if packs:
+            with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
+                stage = _stage(settings, name, train_set, val_set)
+            train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks)
+    if packs and ranks.first:
         stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
     return 0
@@ -183,6 +210,7 @@ def _finetune(settings: Settings, init: Path, train_set: EpisodeSet, val_set: Ep
 
 
 def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet) -> Stage:
+    seed_all(settings.seed)  # first weights: a run that is killed before its first checkpoint begins again with the same ones
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
