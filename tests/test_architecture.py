@@ -23,7 +23,7 @@ LADDER = (
     {"rollout", "worlds"},
     {"cosmos"},
     {"train", "evaluate", "simulate"},
-    {"config"},
+    {"config", "config_files"},
     {"verbs"},
     {"cli", "cli_help"},
     {"__init__", "__main__"},

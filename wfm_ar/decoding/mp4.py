@@ -16,6 +16,8 @@ from wfm_ar.decoding.limits import Refused
 TOP_LEVEL = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta udta pdin pnot PICT junk emsg prft ssix".split()
 )  # a damaged type would hide what is inside
+IN_MOOF = frozenset(b"mfhd traf pssh uuid meta".split())
+IN_TRAF = frozenset(b"tfhd tfdt trun sbgp sgpd subs saiz saio senc uuid meta".split())
 _TABLE_BYTES = 64 << 20  # of all boxes read at once; a table of 8 million samples
 _REMUX = "fix: write it again with `ffmpeg -i in.mp4 out.mp4`"
 
@@ -105,8 +107,11 @@ def _track(fd: int, parts: list[_Box], size: int, movie_scale: int) -> Declared:
     if hidden:
         ordered = sorted(times)
         steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)][: len(hidden)]
-        overshoot = length and end > max(times) + 2 * last_delta + tick
-        if overshoot or len(hidden) == len(times) or max(hidden) > len(hidden) + 16 or max(steps) > 4 * max(last_delta, 1):
+        overshoot = length and end > max(times) + last_delta + 1.5 * tick
+        # by the standard a frame that begins a little before the cut is shown, but libav drops it
+        dropped = any(first - times[i] < last_delta / 4 for i in hidden)
+        odd = len(hidden) == len(times) or max(hidden) > len(hidden) + 16 or max(steps) > 4 * max(last_delta, 1)
+        if overshoot or dropped or odd:
             raise Refused(f"got an edit list that hides {len(hidden)} frames and fits the rest badly, expected all of them; {_REMUX}")
     return Declared(stored.count, len(hidden))
 
@@ -164,11 +169,22 @@ def _fragments(fd: int, top: list[_Box], track_id: int) -> int:
         raise Refused(f"is a fragmented MP4 without an index at its end, which tells whether it is whole; {_REMUX}")
     count = 0
     for moof in (box for box in top if box.kind == b"moof"):
-        for traf in (box for box in _boxes(fd, moof.start, moof.end) if box.kind == b"traf"):
+        inside = list(_boxes(fd, moof.start, moof.end))
+        _known(inside, IN_MOOF)
+        for traf in (box for box in inside if box.kind == b"traf"):
             parts = list(_boxes(fd, traf.start, traf.end))
+            _known(parts, IN_TRAF)
             if struct.unpack_from(">I", _content(fd, _only(parts, b"tfhd", "traf")), 4)[0] == track_id:
                 count += sum(_run_length(_content(fd, box)) for box in parts if box.kind == b"trun")
     return count
+
+
+def _known(boxes: list[_Box], kinds: frozenset[bytes]) -> None:
+    odd = [box.kind for box in boxes if box.kind not in kinds]
+    if odd or not boxes:
+        raise _damaged(
+            f"box {odd[0].decode('latin1')!r} in a fragment, expected a known one" if odd else "an empty fragment, expected runs"
+        )
 
 
 def _run_length(content: bytes) -> int:
