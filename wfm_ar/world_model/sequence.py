@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.sizes import check_sizes
 
 HINTS = 10  # the place, and 3 x 3 tokens of the previous latent
 
@@ -37,6 +38,8 @@ class SequenceConfig:
         for name in ("video_vocab", "grid_h", "grid_w", "rate", "max_latents"):
             if getattr(self, name) < 1:
                 raise BadConfig(f"sequence {name}: got {getattr(self, name)}, expected at least 1")
+        check_sizes(self, "sequence", video_vocab=(1, 1 << 23), grid_h=(1, 4096), grid_w=(1, 4096), rate=(1, 256), action_bins=(1, 1 << 20))
+        check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16))
 
 
 class Piece(NamedTuple):
