@@ -12,6 +12,8 @@ import numpy as np
 
 from wfm_ar.errors import BadActions, BadData, nearest
 
+MOST_BINS = 32767  # of a channel: bins are stored as int16
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActionChannel:
@@ -33,15 +35,17 @@ class ActionChannel:
             raise BadData("action channel: got an empty name, expected text; fix: name the channel")
         for key in ("low", "high"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise BadData(f"{where}: {key} is {value!r}, expected a finite number; fix: give the limit in {self.unit!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
+                raise BadData(f"{where}: {key} is {value!r}, expected a finite number below 1e30; fix: give the limit in {self.unit!r}")
             object.__setattr__(self, key, float(value))  # 1 and 1.0 must write the same JSON
         if self.low >= self.high:
             raise BadData(f"{where}: low {self.low} is not below high {self.high}; fix: swap or widen the limits")
-        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or self.bins < 2:
-            raise BadData(f"{where}: bins is {self.bins!r}, expected a whole number >= 2; fix: 64 is a good value")
+        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or not 2 <= self.bins <= MOST_BINS:
+            raise BadData(f"{where}: bins is {self.bins!r}, expected a whole number from 2 to {MOST_BINS}; fix: 64 is a good value")
         if not isinstance(self.discrete, bool):
             raise BadData(f"{where}: discrete is {self.discrete!r}, expected true or false; fix: use a JSON boolean")
+        if self.discrete and self.high - self.low >= MOST_BINS:
+            raise BadData(f"{where}: got {self.high - self.low:g} discrete values, expected at most {MOST_BINS}; fix: discrete=false")
 
 
 @dataclass(frozen=True, kw_only=True)

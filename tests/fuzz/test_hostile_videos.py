@@ -39,6 +39,7 @@ def with_field(content: bytes, box: bytes, at: int, value: int, nth: int = 0) ->
         ("h264-fragments.mp4", b"trun", 4, int.from_bytes(b"mdat"), 1),  # a fragment without its run: 8 of 12 frames
         ("h264-fragments.mp4", b"trun", 4, int.from_bytes(b"free"), 0),
         ("h264-fragments.mp4", b"traf", 4, int.from_bytes(b"free"), 1),
+        ("h264-fragments.mp4", b"tfhd", 0, 0, 0),  # a header that swallows the run behind it
         ("h264.mp4", b"elst", 20, 8, 0),  # an edit that begins just after the first frame: libav drops it
         ("h264-b-frames.mp4", b"elst", 20, 2049, 0),
         ("h264.mp4", b"elst", 16, 500, 0),  # an edit that ends early: the last frames are hidden

@@ -175,7 +175,10 @@ def _fragments(fd: int, top: list[_Box], track_id: int) -> int:
             parts = list(_boxes(fd, traf.start, traf.end))
             _known(parts, IN_TRAF)
             if struct.unpack_from(">I", _content(fd, _only(parts, b"tfhd", "traf")), 4)[0] == track_id:
-                count += sum(_run_length(_content(fd, box)) for box in parts if box.kind == b"trun")
+                runs = [_run_length(_content(fd, box)) for box in parts if box.kind == b"trun"]
+                if not runs:
+                    raise _damaged("a fragment without runs of samples, expected some")
+                count += sum(runs)
     return count
 
 
@@ -213,7 +216,7 @@ def _boxes(fd: int, start: int, end: int) -> Iterator[_Box]:
             if len(head) < 16:
                 raise _damaged("a box that is cut off, expected its length")
             (length,), header = struct.unpack_from(">Q", head, 8), 16
-        elif length == 0:
+        elif length == 0 and kind == b"mdat":  # to the end; inside others it would swallow what follows
             length = end - start
         if length < header or start + length > end:
             raise Refused(

@@ -188,7 +188,10 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
-    return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+    try:
+        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+    except BadData as error:  # actions that no tokenizer can tell apart
+        raise BadCheckpoint(f"{folder / SETTINGS}: action_schema: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -333,7 +336,8 @@ def _config(kind: type[Config], values: Any, where: str) -> Config:
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except BadConfig as error:
-        raise BadCheckpoint(f"{where}: {error}") from None
+        fix = "" if "; fix: " in str(error) else "; fix: copy the world again"
+        raise BadCheckpoint(f"{where}: {error}{fix}") from None
 
 
 def _check_keys(values: dict[str, Any], known: set[str], where: str) -> None:

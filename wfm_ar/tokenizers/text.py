@@ -34,7 +34,7 @@ class TextTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
             whole = self._processor.get_piece_size() >= _BYTE_PIECES  # no bytes at all pass the parser
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # damaged pieces may not even be text
             whole = False
         if not whole:
             raise BadCheckpoint(

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
 
 MANIFEST = "MANIFEST.json"
+STATE_BYTES = 256 << 20  # of state.json, which holds histories
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, keep: int) -> Path:
@@ -53,7 +55,7 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, torch.Ten
 def verify_checkpoint(folder: Path) -> None:
     """Raise BadCheckpoint unless the manifest is there and every file has its size and hash."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST)
         files = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{folder}: no readable {MANIFEST} ({error}); fix: use another checkpoint") from error
@@ -82,7 +84,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
     verify_checkpoint(folder)
     try:
         tensors = {p.stem: load_file(p) for p in sorted(folder.glob("*.safetensors"))}
-        return tensors, json.loads((folder / "state.json").read_text())
+        return tensors, read_json(folder / "state.json", STATE_BYTES)
     except (OSError, ValueError, SafetensorError) as error:
         raise BadCheckpoint(f"{folder}: cannot be read ({error}); fix: use another checkpoint") from error
 
