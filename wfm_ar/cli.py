@@ -50,10 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded("wfm", lambda: _dispatch(arguments))
 
 
-def settings_of(words: str, overrides: Sequence[str] = ()) -> Any:
+def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Any:
     """The validated settings of a verb, as `wfm <words> <overrides>` would build them; for tests and scripts."""
     verb = _verb_named(words)
-    return _build(verb, _compose(verb, _prepared(verb, list(overrides))))
+    if config_dir is not None:
+        check_folder(config_dir)
+    prepared = _prepared(verb, list(overrides))
+    with _told_by_us(verb, prepared):
+        config = _compose(verb, prepared, config_dir)
+    return _build(verb, config)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -105,8 +110,6 @@ def _run(verb: Verb, arguments: list[str]) -> int:
     check_folder(conf_dir(), ours=True)
     import hydra  # 0.2 s: only once there is a verb to run
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     from wfm_ar.config import only_times_resolve
 
@@ -118,14 +121,33 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
     try:
         if verb.keeps_folder and not flags:
-            _build(verb, _compose(verb, overrides))  # refused here, a mistake leaves no folder behind
-        with _hydra_reads([f"wfm {verb.words}", *flags, *overrides]), only_times_resolve():
+            with _told_by_us(verb, overrides):
+                config = _compose(verb, overrides)
+            _build(verb, config)  # refused here, a mistake leaves no folder behind
+        with _told_by_us(verb, overrides), _hydra_reads([f"wfm {verb.words}", *flags, *overrides]), only_times_resolve():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb.module)(job)()
     except SystemExit as stop:  # hydra's own end of --cfg, --info; a verb's exit is caught inside the job
         return 0 if stop.code in (0, None) else 2
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadConfig(_hydra_line(verb, error, overrides)) from error
     return max(codes, default=0)
+
+
+@contextmanager
+def _told_by_us(verb: Verb, overrides: list[str]) -> Iterator[None]:
+    """What hydra, OmegaConf and YAML raise while they put a config together becomes BadConfig, one line.
+
+    Odd configs make them raise plain errors too (a defaults list that is a number, or that names itself); a verb's own errors
+    never get here.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except RecursionError:
+        raise BadConfig(f"wfm {verb.words}: the config includes itself, expected an end; fix: see its defaults list") from None
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
+        raise BadConfig(_hydra_line(verb, error, overrides)) from error
 
 
 def _run_verb(verb: Verb, config: "DictConfig", output: str) -> int:
@@ -145,11 +167,12 @@ def _build(verb: Verb, config: "DictConfig") -> Any:
     return build(kind, plain, where)
 
 
-def _compose(verb: Verb, overrides: list[str]) -> "DictConfig":
+def _compose(verb: Verb, overrides: list[str], config_dir: Path | None = None) -> "DictConfig":
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose(verb.module, overrides)
+        more = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
+        return compose(verb.module, overrides + more)
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def one_line(error: Exception) -> None:
     message = str(error)
     if "\n" in message or "; fix: " not in message:
         raise Failure(f"expected one line with a remedy, got {message!r}")
+    if len(message) > 4000:
+        raise Failure(f"a line of {len(message)} characters: {message[:80]}")
 
 
 def mangled(content: bytes, rng: random.Random) -> tuple[str, bytes]:

@@ -8,8 +8,10 @@ or addresses is not a video here. Writing encodes our own frames, here.
 
 import io
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,7 @@ import numpy as np
 
 from wfm_ar.data.files import refuse_existing, write_atomic
 from wfm_ar.decoding.limits import DecodeLimits
-from wfm_ar.decoding.pool import LIMITS, decode
+from wfm_ar.decoding.pool import LIMITS, decode, decode_bytes
 from wfm_ar.errors import BadClip
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
@@ -74,37 +76,72 @@ def write_video(
     `lossless=True` keeps every bit (libx264rgb, qp 0). Otherwise H and W must be even (4:2:0 chroma). The encoded clip is
     held in memory and reaches the disk whole or not at all. Raises BadClip, OutputExists, NoSpace.
     """
+    write_clips(path, [frames_THWC], fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)
+
+
+def write_clips(
+    path: str | Path,
+    clips: Iterable[np.ndarray],
+    fps: float,
+    *,
+    crf: int = 16,
+    lossless: bool = False,
+    overwrite: bool = False,
+    sync: bool = True,
+) -> list[int]:
+    """`write_video` of clips of one size one after the other, each beginning with a key frame -> their numbers of frames.
+
+    Only one clip's frames are held at a time. Raises BadClip, OutputExists, NoSpace.
+    """
     path = Path(path)
-    frames_THWC = _check_frames(frames_THWC, str(path))
     if path.suffix.lower() not in CONTAINERS:
         raise BadClip(f"{path}: got suffix {path.suffix!r}, expected one of {sorted(CONTAINERS)}; fix: rename the output")
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
         raise BadClip(f"{path}: got fps {fps!r}, expected a number above 0; fix: give the frames per second")
-    height, width = frames_THWC.shape[1:3]
-    if not lossless and (height % 2 or width % 2):
-        raise BadClip(f"{path}: got {width}x{height} pixels, expected even sides; fix: crop one pixel or write lossless")
     refuse_existing(path, overwrite)
     av = _libav()
+    size, counts = (), []
+
+    def checked() -> Iterator[np.ndarray]:
+        nonlocal size
+        for clip in clips:
+            clip = _check_frames(clip, str(path))
+            height, width = clip.shape[1:3]
+            if not lossless and (height % 2 or width % 2):
+                raise BadClip(f"{path}: got {width}x{height} pixels, expected even sides; fix: crop one pixel or write lossless")
+            if size and (height, width) != size:
+                raise BadClip(f"{path}: got clips of {size} and {(height, width)} pixels, expected one size; fix: resize them first")
+            size = (height, width)
+            counts.append(len(clip))
+            yield clip
+
     try:
-        content = _encode(av, frames_THWC, CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
+        content = _encode(av, checked(), CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
     except av.FFmpegError as error:
+        height, width = size
         raise BadClip(f"{path}: cannot be encoded ({error.strerror}), got {width}x{height} pixels; fix: try a smaller size") from error
     write_atomic(path, content, overwrite=overwrite, sync=sync)
+    return counts
 
 
-def _encode(av: ModuleType, frames_THWC: np.ndarray, container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
-    buffer = io.BytesIO()
+def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
+    buffer, first = io.BytesIO(), next(clips)
     # bitexact: no encoder versions, dates or random ids in the file
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
-        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.height, stream.width = first.shape[1:3]
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.thread_count = 1
         quality = {"qp": "0"} if lossless else {"crf": str(crf)}
         # without mbtree: x264's vector code for it reads memory that was never written, and the bytes vary from run to run
         stream.options = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0", **quality}
-        for image_HWC in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
+        for frames_THWC in chain([first], clips):
+            for t, image_HWC in enumerate(frames_THWC):
+                # converted here: left to the encoder, the first clip of a process came out with other pixels than the same clip later
+                frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24").reformat(format=stream.pix_fmt)
+                if t == 0 and frames_THWC is not first:
+                    frame.pict_type = av.video.frame.PictureType.I  # so that reading a later clip begins here and not in the one before
+                container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
 
@@ -131,6 +168,13 @@ def read_image(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray
     frames_THWC = decode(path, "image", limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC
+
+
+def decode_image(content: bytes, where: str, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
+    """The bytes of a PNG or JPEG -> uint8 [H, W, 3]. Raises BadClip, beginning with `where`."""
+    frames_THWC = decode_bytes(content, where, "image", limits=limits).frames
+    assert frames_THWC is not None
+    return frames_THWC[0]
 
 
 def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = False) -> None:

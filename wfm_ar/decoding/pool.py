@@ -45,14 +45,26 @@ class Decoded(NamedTuple):
 def decode(path: str | Path, do: str, *, start: int = 0, count: int | None = None, limits: DecodeLimits = LIMITS) -> Decoded:
     """do: "read" (frames `start` to `start + count`), "count", "info" or "image". Raises BadClip, in one line with the path."""
     source = _open_regular(path, "an image" if do == "image" else "a local video file")
+    return _decode(source, str(path), do, start, count, limits)
+
+
+def decode_bytes(content: bytes, where: str, do: str, *, limits: DecodeLimits = LIMITS) -> Decoded:
+    """Like `decode`, of a file's content; errors begin with `where`."""
+    source = _anonymous_file()
+    os.pwrite(source, content, 0)
+    return _decode(source, where, do, 0, None, limits)
+
+
+def _decode(source: int, where: str, do: str, start: int, count: int | None, limits: DecodeLimits) -> Decoded:
+    """Closes `source`."""
     try:
         decoded = _POOL.ask({"do": do, "start": start, "count": count, "limits": limits.to_json()}, source, limits)
     except _Died as died:
-        raise BadClip(f"{path}: {died}; fix: copy or encode the file again, or leave it out") from None
+        raise BadClip(f"{where}: {died}; fix: copy or encode the file again, or leave it out") from None
     finally:
         os.close(source)
     if "error" in decoded.answer:
-        raise BadClip(f"{path}: {decoded.answer['error']}")
+        raise BadClip(f"{where}: {decoded.answer['error']}")
     return decoded
 
 
