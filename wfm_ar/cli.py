@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfm_ar import __version__
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
+from wfm_ar.config_files import check_folder, check_overrides, check_sweep
 from wfm_ar.errors import BadConfig, BadData, NoSpace, WfmError, nearest
 from wfm_ar.verbs import VERBS, Verb
 
@@ -49,10 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded("wfm", lambda: _dispatch(arguments))
 
 
-def settings_of(words: str, overrides: Sequence[str] = ()) -> Any:
+def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Any:
     """The validated settings of a verb, as `wfm <words> <overrides>` would build them; for tests and scripts."""
     verb = _verb_named(words)
-    return _build(verb, _compose(verb, _prepared(verb, list(overrides))))
+    if config_dir is not None:
+        check_folder(config_dir)
+    prepared = _prepared(verb, list(overrides))
+    with _told_by_us(verb, prepared):
+        config = _compose(verb, prepared, config_dir)
+    return _build(verb, config)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -94,11 +100,18 @@ def _verb_named(words: str) -> Verb:
 def _run(verb: Verb, arguments: list[str]) -> int:
     """Hands the command line to hydra, which composes the config and calls the verb once, or once a sweep point."""
     flags, overrides = _separated(verb, arguments)
-    overrides = _prepared(verb, overrides, multirun=not {"-m", "--multirun"}.isdisjoint(flags))
+    multirun = not {"-m", "--multirun"}.isdisjoint(flags)
+    overrides = _prepared(verb, overrides, multirun=multirun)
+    if multirun:
+        check_sweep(f"wfm {verb.words}", overrides)
+    for flag, folder in zip(flags, flags[1:], strict=False):
+        if flag in ("--config-dir", "-cd"):
+            check_folder(Path(folder))
+    check_folder(conf_dir(), ours=True)
     import hydra  # 0.2 s: only once there is a verb to run
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+
+    from wfm_ar.config import only_times_resolve
 
     codes: list[int] = []
 
@@ -108,14 +121,33 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
     try:
         if verb.keeps_folder and not flags:
-            _build(verb, _compose(verb, overrides))  # refused here, a mistake leaves no folder behind
-        with _hydra_reads([f"wfm {verb.words}", *flags, *overrides]):
+            with _told_by_us(verb, overrides):
+                config = _compose(verb, overrides)
+            _build(verb, config)  # refused here, a mistake leaves no folder behind
+        with _told_by_us(verb, overrides), _hydra_reads([f"wfm {verb.words}", *flags, *overrides]), only_times_resolve():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb.module)(job)()
     except SystemExit as stop:  # hydra's own end of --cfg, --info; a verb's exit is caught inside the job
         return 0 if stop.code in (0, None) else 2
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadConfig(_hydra_line(verb, error, overrides)) from error
     return max(codes, default=0)
+
+
+@contextmanager
+def _told_by_us(verb: Verb, overrides: list[str]) -> Iterator[None]:
+    """What hydra, OmegaConf and YAML raise while they put a config together becomes BadConfig, one line.
+
+    Odd configs make them raise plain errors too (a defaults list that is a number, or that names itself); a verb's own errors
+    never get here.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except RecursionError:
+        raise BadConfig(f"wfm {verb.words}: the config includes itself, expected an end; fix: see its defaults list") from None
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
+        raise BadConfig(_hydra_line(verb, error, overrides)) from error
 
 
 def _run_verb(verb: Verb, config: "DictConfig", output: str) -> int:
@@ -126,18 +158,21 @@ def _run_verb(verb: Verb, config: "DictConfig", output: str) -> int:
 
 
 def _build(verb: Verb, config: "DictConfig") -> Any:
-    from wfm_ar.config import build, from_hydra
+    from wfm_ar.config import build, from_hydra, only_times_resolve
 
     where = f"wfm {verb.words}"
     kind = importlib.import_module(f"wfm_ar.verbs.{verb.module}").Settings
-    return build(kind, from_hydra(config, where), where)
+    with only_times_resolve():
+        plain = from_hydra(config, where)
+    return build(kind, plain, where)
 
 
-def _compose(verb: Verb, overrides: list[str]) -> "DictConfig":
+def _compose(verb: Verb, overrides: list[str], config_dir: Path | None = None) -> "DictConfig":
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose(verb.module, overrides)
+        more = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
+        return compose(verb.module, overrides + more)
 
 
 @contextmanager
@@ -190,10 +225,9 @@ def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[
     if len(bare) > (1 if verb.positional else 0):
         expected = f"one {verb.positional} and key=value" if verb.positional else "key=value"
         raise BadConfig(f"wfm {verb.words}: got {bare[-1]!r}, expected {expected}; fix: see `wfm {verb.words} --help`")
+    check_overrides(f"wfm {verb.words}", [one for one in overrides if one not in bare], verb.literal)
     for override in overrides:
         key, equals, value = override.partition("=") if override not in bare else (verb.positional, "=", override)
-        if "_target_" in key:
-            raise BadConfig(f"wfm {verb.words}: {key}: configs never name code to run; fix: remove it")
         prepared.append(f"{key}={quoted(value)}" if key in verb.literal and not multirun else f"{key}{equals}{value}")
     return prepared
 

@@ -9,20 +9,24 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wfm_ar.errors import BadConfig, nearest
 
 Built = TypeVar("Built")
+_MOST_VALUES = 100_000  # of a resolved config
 
 
 def from_hydra(config: DictConfig, where: str) -> dict[str, Any]:
     """The resolved tree as plain dicts, lists and scalars. Raises BadConfig for `???` keys and broken interpolations."""
+    _check_growth(config, where)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -32,6 +36,47 @@ def from_hydra(config: DictConfig, where: str) -> dict[str, Any]:
         raise BadConfig(f"{where}: {first_line(error)}; fix: see `{where} --help` for the keys") from None
     assert isinstance(plain, dict)
     return typing.cast(dict[str, Any], plain)
+
+
+@contextmanager
+def only_times_resolve() -> Iterator[None]:
+    """Inside, `${now:...}` and hydra's own names resolve, and nothing else: no environment variables, no decoding, no code.
+
+    OmegaConf keeps its resolvers for the whole process; those of other users of it are there again afterwards.
+    """
+    kept = dict(BaseContainer._resolvers)
+    try:
+        for name in kept.keys() - {"now", "hydra", "python_version"}:
+            OmegaConf.clear_resolver(name)
+        yield
+    finally:
+        BaseContainer._resolvers.update(kept)
+
+
+def _check_growth(config: DictConfig, where: str) -> None:
+    """Raises BadConfig where references to references would make the config explode: each is followed, none is copied."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) in sizes:
+            return sizes[id(node)]
+        sizes[id(node)] = 1  # a reference to itself: OmegaConf refuses those
+        total = 1
+        if isinstance(node, (DictConfig, ListConfig)) and not node._is_interpolation():
+            if not (node._is_none() or node._is_missing()):
+                keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+                total += sum(size(node._get_node(key)) for key in keys)
+        elif node is not None and node._is_interpolation():
+            try:
+                total += size(node._dereference_node())
+            except OmegaConfBaseException:
+                pass  # said better when it is resolved
+        sizes[id(node)] = total
+        if total > _MOST_VALUES:
+            raise BadConfig(f"{where}: references make more than {_MOST_VALUES} values, expected fewer; fix: write them out")
+        return total
+
+    size(config)
 
 
 def build(kind: type[Built], values: Mapping[str, Any], where: str) -> Built:

@@ -15,6 +15,7 @@ from wfm_ar.errors import BadActions, BadData, nearest
 
 MOTIONS = ("", "delta", "absolute", "velocity")  # what a value says: a step from here, a place to be at, a speed; "" = not declared
 ROTATIONS = ("", "euler", "axis_angle", "quaternion", "6d", "joint")  # of a channel that is part of one; "" = none, or not declared
+MOST_BINS = 32767  # of a channel: bins are stored as int16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +33,16 @@ class ActionChannel:
     rotation: str = ""  # one of ROTATIONS
 
     def __post_init__(self) -> None:
-        where = f"action channel {self.name!r}"
+        where = f"action channel {self.name!r:.80}"
         for key in ("name", "unit"):
             if not isinstance(getattr(self, key), str):
-                raise BadData(f"{where}: {key} is {getattr(self, key)!r}, expected text; fix: put it in quotes")
+                raise BadData(f"{where}: {key} is {getattr(self, key)!r:.80}, expected text; fix: put it in quotes")
         if not self.name:
             raise BadData("action channel: got an empty name, expected text; fix: name the channel")
         for key in ("low", "high"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise BadData(f"{where}: {key} is {value!r}, expected a finite number; fix: give the limit in {self.unit!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
+                raise BadData(f"{where}: {key} is {value!r:.80}, expected a finite number below 1e30; fix: give the limit in {self.unit!r}")
             object.__setattr__(self, key, float(value))  # 1 and 1.0 must write the same JSON
         for key, choices in (("motion", MOTIONS), ("rotation", ROTATIONS)):
             if getattr(self, key) not in choices:
@@ -54,8 +55,10 @@ class ActionChannel:
             raise BadData(f"{where}: low {self.low} and high {self.high} of a constant channel, expected one value; fix: make them equal")
         if self.low >= self.high and not self.constant:
             raise BadData(f"{where}: low {self.low} is not below high {self.high}; fix: swap or widen the limits")
-        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or self.bins < 2:
-            raise BadData(f"{where}: bins is {self.bins!r}, expected a whole number >= 2; fix: 64 is a good value")
+        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or not 2 <= self.bins <= MOST_BINS:
+            raise BadData(f"{where}: bins is {self.bins!r:.80}, expected a whole number from 2 to {MOST_BINS}; fix: 64 is a good value")
+        if self.discrete and self.high - self.low >= MOST_BINS:
+            raise BadData(f"{where}: got {self.high - self.low:g} discrete values, expected at most {MOST_BINS}; fix: discrete=false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class ActionSchema:
             raise BadData(f"action schema: channel {double[0]!r} occurs twice, expected distinct names; fix: rename one")
         rate = self.rate_hz
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate <= 0:
-            raise BadData(f"action schema: rate_hz is {rate!r}, expected a number above 0; fix: give the actions per second")
+            raise BadData(f"action schema: rate_hz is {rate!r:.80}, expected a number above 0; fix: give the actions per second")
         object.__setattr__(self, "rate_hz", float(rate))
 
     @property
@@ -117,7 +120,7 @@ class ActionSchema:
         for i, (a, b) in enumerate(zip(self.channels, other.channels, strict=False)):
             for key, value in asdict(a).items():
                 if value != getattr(b, key):
-                    parts.append(f"channel {i} ({a.name}) {key} {value!r} != {getattr(b, key)!r}")
+                    parts.append(f"channel {i} ({a.name}) {key} {value!r:.80} != {getattr(b, key)!r}")
         return "; ".join(parts)
 
     def validate(self, actions: np.ndarray, where: str) -> None:
@@ -198,7 +201,7 @@ def _check_keys(data: Any, where: str, *, required: set[str], optional: set[str]
     for key in data:
         if key not in required | optional:
             known = sorted(required | optional)
-            raise BadData(f"{where}: unknown key {key!r}{nearest(key, known)}, expected {known}; fix: remove or rename it")
+            raise BadData(f"{where}: unknown key {key!r:.80}{nearest(key, known)}, expected {known}; fix: remove or rename it")
     missing = sorted(required - set(data))
     if missing:
         raise BadData(f"{where}: key {missing[0]!r} is missing, got {sorted(data)}; fix: add it")

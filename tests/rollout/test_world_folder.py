@@ -186,7 +186,7 @@ BROKEN = {
     "tensor missing": (_tensors(lambda t: t.pop("norm.weight")), "world_model.safetensors: norm.weight is missing"),
     "tensor extra": (_tensors(lambda t: t.update(extra=torch.ones(1))), "extra is not known"),
     "tensor shape": (_tensors(lambda t: t.update({"norm.weight": torch.ones(3)})), r"norm.weight is \[3\], expected \[32\]"),
-    "tensor type": (_tensors(lambda t: t.update({"norm.weight": torch.ones(32, dtype=torch.int32)})), "norm.weight is torch.int32"),
+    "tensor type": (_tensors(lambda t: t.update({"norm.weight": torch.ones(32, dtype=torch.int32)})), "norm.weight is I32"),
 }
 
 

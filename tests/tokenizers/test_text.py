@@ -86,7 +86,7 @@ def test_wrong_hash_is_refused_before_parsing(tokenizer: TextTokenizer, monkeypa
 @pytest.mark.parametrize("model_bytes", [b"", b"garbage"])
 def test_bytes_that_are_no_model(model_bytes: bytes) -> None:
     with pytest.raises(BadCheckpoint, match="no SentencePiece model"):
-        TextTokenizer.from_bytes(model_bytes)
+        TextTokenizer(model_bytes)
 
 
 def test_too_long_a_text_names_count_and_limit(tokenizer: TextTokenizer) -> None:

@@ -7,6 +7,7 @@ run; a TorchScript archive's code is not even looked at. Tensors are views of th
 
 import pickletools
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _HARMLESS = _REBUILD | {
     "_codecs.encode",
 }
 _DEPTH = 64  # modules within modules
+_PICKLE_BYTES = 256 << 20  # of data.pkl, which may be compressed a thousandfold
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,12 @@ class Archive:
                 if order in self._records and archive.read(order) != b"little":
                     raise BadCheckpoint(f"{path}: written on a big-endian machine, expected little-endian; fix: save it again elsewhere")
                 self.scripted = any(name.startswith(f"{self.folder}/code/") for name in self._records)
+                if self._records[pickles[0]].file_size > _PICKLE_BYTES:
+                    raise BadCheckpoint(
+                        f"{path}: its table of tensors has more than {_PICKLE_BYTES} bytes, expected fewer; fix: get another copy"
+                    )
                 data = archive.read(pickles[0])
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RuntimeError, zlib.error) as error:
             raise BadCheckpoint(f"{path}: truncated or damaged ({error}), expected a torch archive; fix: copy the file again") from None
         self._size = path.stat().st_size
         self._mapped: torch.UntypedStorage | None = None

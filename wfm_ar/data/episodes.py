@@ -26,6 +26,8 @@ INDEX, SCHEMA = "episodes.jsonl", "actions.json"
 KEYS = ("id", "video", "text", "actions", "state", "embodiment", "fps", "split")
 REQUIRED = ("id", "video", "fps", "split")
 SPLITS = ("train", "val", "test")
+LINE_BYTES = 64 << 10  # of episodes.jsonl
+STATE_BYTES = 1 << 30  # of an episode's state, unpacked
 VAL_FRACTION = 0.05  # of data that does not say itself what to hold out
 
 
@@ -280,6 +282,8 @@ def even_sides(frames_THWC: np.ndarray) -> np.ndarray:
 
 def parse_line(line: bytes, where: str, root: Path) -> Episode:
     """One line of episodes.jsonl -> Episode; every error begins with `where`. Does not look whether the files exist."""
+    if len(line) > LINE_BYTES:
+        raise BadData(f"{where}: got a line of {len(line)} bytes, expected at most {LINE_BYTES}; fix: shorten its text")
     try:
         data = json.loads(line, object_pairs_hook=_refuse_double, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -295,10 +299,12 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
     for key in KEYS:
         value = data.get(key)
         if key != "fps" and value is not None and (not isinstance(value, str) or not value.strip()):
-            raise BadData(f"{where}: {key} is {value!r}, expected text that is not empty; fix: fill it in or leave the key out")
+            raise BadData(f"{where}: {key} is {value!r:.80}, expected text that is not empty; fix: fill it in or leave the key out")
+        if isinstance(value, str):
+            _check_words(value, f"{where}: {key}", is_path=key in ("video", "actions", "state"))
     fps = data["fps"]
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not math.isfinite(fps) or fps <= 0:
-        raise BadData(f"{where}: fps is {fps!r}, expected a number above 0; fix: give the frames per second")
+        raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames per second")
     if data["split"] not in SPLITS:
         near = nearest(data["split"], SPLITS)
         raise BadData(f"{where}: split is {data['split']!r}{near}, expected one of {list(SPLITS)}; fix: name one")
@@ -339,6 +345,9 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
     if isinstance(archive, np.ndarray):
         raise BadData(f"{path}: got a single array, expected an .npz of named arrays; fix: save it with np.savez")
     with archive:
+        size = sum(one.file_size for one in archive.zip.infolist())
+        if size > STATE_BYTES:  # compressed a thousandfold, a small file could fill the memory
+            raise BadData(f"{path}: unpacks to {size} bytes, expected at most {STATE_BYTES}; fix: make it again")
         try:
             return {name: archive[name] for name in archive.files}
         except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged archives
@@ -400,3 +409,13 @@ def _refuse_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _check_words(value: str, where: str, *, is_path: bool) -> None:
+    """Text that can be written again, and a path that a file system can take."""
+    try:
+        content = value.encode()
+    except UnicodeEncodeError as error:
+        raise BadData(f"{where}: got a lone surrogate at character {error.start}, expected Unicode text; fix: remove it") from None
+    if is_path and (len(content) > 2048 or max(map(len, content.split(b"/"))) > 255):
+        raise BadData(f"{where}: got a path of {len(content)} bytes, expected names of at most 255; fix: shorten it")

@@ -1,30 +1,29 @@
-"""Video and image files to uint8 arrays and back; the only file that imports av.
+"""Video and image files to uint8 arrays and back.
 
-Reading promises all the frames or an error: what was decoded is counted against what the container declares, so a
-truncated file never passes as a short clip. Decoding uses one thread, because frame threading (`thread_type = "AUTO"`)
-drops the last H.264 frames of a stream without a word. Only regular local files are opened, and only as video containers:
-a playlist that names other files or addresses is not a video here.
+Reading promises all the frames or an error: what was decoded is counted against what the container declares, so a truncated
+file never passes as a short clip. Foreign files are decoded by wfm_ar.decoding, in a child process with limits on memory,
+time, frames and pixels; only regular local files are opened, and only as video containers: a playlist that names other files
+or addresses is not a video here. Writing encodes our own frames, here.
 """
 
 import io
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 
-import av
 import numpy as np
 
 from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.decoding.limits import DecodeLimits
+from wfm_ar.decoding.pool import LIMITS, decode, decode_bytes
 from wfm_ar.errors import BadClip
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder of videos may hold
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,gif,h264,hevc,ivf,obu,asf"
-_IMAGE_CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # first bytes -> decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,152 +38,27 @@ class VideoInfo:
     duration_s: float  # 0.0 if unknown
 
 
-def video_info(path: str | Path) -> VideoInfo:
+def video_info(path: str | Path, *, limits: DecodeLimits = LIMITS) -> VideoInfo:
     """Reads the header only. Raises BadClip for what is not a video."""
-    with _open(path) as (container, stream):
-        fps = _rate(stream)
-        duration = _duration(container, stream)
-        frames = stream.frames or round(duration * fps)
-        context = stream.codec_context
-        return VideoInfo(frames=frames, fps=fps, height=context.height, width=context.width, codec=context.name, duration_s=duration)
+    return VideoInfo(**decode(path, "info", limits=limits).answer["info"])
 
 
-def read_video(path: str | Path, start: int = 0, count: int | None = None) -> np.ndarray:
+def read_video(path: str | Path, start: int = 0, count: int | None = None, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """Frames `start` to `start + count` (to the end for None) as uint8 [T, H, W, 3] RGB, T >= 1.
 
-    Raises BadClip if the file is no video, is truncated or damaged, or has not all of the frames asked for.
+    Raises BadClip if the file is no video, is truncated or damaged, has not all of the frames asked for, or costs more than
+    `limits`. Safe to call from threads and in worker processes.
     """
     if start < 0 or (count is not None and count < 1):
         raise BadClip(f"{path}: got start {start} and count {count}, expected start >= 0 and count >= 1; fix: ask for frames")
-    with _open(path) as (container, stream):
-        if start and count is not None and _constant_rate(stream):
-            frames = _read_after_seek(container, stream, start, count)
-            if frames is not None:
-                return frames
-    with _open(path) as (container, stream):
-        return _read_from_start(container, stream, start, count, str(path))
+    frames_THWC = decode(path, "read", start=int(start), count=None if count is None else int(count), limits=limits).frames
+    assert frames_THWC is not None
+    return frames_THWC
 
 
-def count_frames(path: str | Path) -> int:
+def count_frames(path: str | Path, *, limits: DecodeLimits = LIMITS) -> int:
     """Frames really stored in the file, counted without decoding. Raises BadClip if there are fewer than declared."""
-    with _open(path) as (container, stream):
-        shown = hidden = 0
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise BadClip(f"{path}: frame {shown} is cut off, expected a whole video; fix: copy or encode the file again")
-            if packet.size:
-                hidden += packet.is_discard
-                shown += not packet.is_discard
-        _check_count(container, stream, shown, hidden, str(path))
-        return shown
-
-
-def _read_from_start(container, stream, start: int, count: int | None, where: str) -> np.ndarray:
-    end = math.inf if count is None else start + count
-    frames: list[np.ndarray] = []
-    seen = hidden = 0
-    for packet in container.demux(stream):
-        hidden += bool(packet.size) and packet.is_discard
-        for frame in packet.decode():
-            if frame.is_corrupt or packet.is_corrupt:
-                raise BadClip(f"{where}: frame {seen} is damaged, expected a whole video; fix: copy or encode the file again")
-            if start <= seen < end:
-                frames.append(_to_rgb(frame, frames, where))
-            seen += 1
-        if seen >= end:
-            break  # all that was asked for is here
-    if seen < end:
-        _check_count(container, stream, seen, hidden, where)
-    if not frames or (count is not None and len(frames) < count):
-        asked = f"frames {start} to {end - 1}" if count else f"frame {start}"
-        raise BadClip(f"{where}: got {seen} frames in all, expected {asked} too; fix: ask for frames that exist")
-    return np.stack(frames)
-
-
-def _read_after_seek(container, stream, start: int, count: int) -> np.ndarray | None:
-    """The frames, found from their time stamps after a jump to the key frame before them; None where that is not sure."""
-    rate, base, origin = stream.average_rate, stream.time_base, stream.start_time or 0
-    container.seek(origin + int(start / rate / base), stream=stream, backward=True)
-    frames: list[np.ndarray] = []
-    expected = None
-    for frame in container.decode(stream):
-        if frame.pts is None or frame.is_corrupt:
-            return None
-        index = round((frame.pts - origin) * base * rate)
-        if index > start if expected is None else index != expected:
-            return None  # the jump went too far, or frames are not evenly spaced
-        expected = index + 1
-        if index >= start:
-            frames.append(_to_rgb(frame, frames, ""))
-            if len(frames) == count:
-                return np.stack(frames)
-    return None
-
-
-def _to_rgb(frame, earlier: list[np.ndarray], where: str) -> np.ndarray:
-    image_HWC = frame.to_ndarray(format="rgb24")
-    if earlier and image_HWC.shape != earlier[0].shape:
-        sizes = f"{earlier[0].shape[:2]} and {image_HWC.shape[:2]}"
-        raise BadClip(f"{where}: got frames of {sizes} pixels, expected one size; fix: encode the video again")
-    return image_HWC
-
-
-def _check_count(container, stream, shown: int, hidden: int, where: str) -> None:
-    """`hidden` frames are stored but cut away by the container's edit list."""
-    declared = stream.frames
-    if not declared:  # mkv and webm tell only durations; the whole file's may be that of a longer sound track
-        declared = round(_duration(container, stream) * _rate(stream))
-        if "DURATION" not in stream.metadata and len(container.streams) > 1:
-            declared = math.floor(declared * 0.99) - 1
-    if shown + hidden < declared:
-        raise BadClip(
-            f"{where}: got {shown + hidden} frames, expected {declared} as the file declares: it is truncated or damaged; "
-            "fix: copy or encode it again"
-        )
-    if not shown:
-        raise BadClip(f"{where}: got 0 frames, expected at least 1; fix: leave this file out")
-
-
-@contextmanager
-def _open(path: str | Path) -> Iterator[tuple]:
-    """(container, first video stream); every error of libav becomes one BadClip line."""
-    path = Path(path)
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "does not exist"
-        raise BadClip(f"{path}: {what}, expected a local video file; fix: check the path")
-    try:
-        # the prefix keeps names such as "http:x" or "concat:x" from being taken for addresses
-        options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-        with av.open(f"file:{path}", "r", options=options) as container:
-            streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
-            if not streams:
-                raise BadClip(f"{path}: got no video stream, expected one; fix: give a file with pictures")
-            stream = streams[0]
-            stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-            yield container, stream
-    except av.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise BadClip(f"{path}: cannot be read as video ({reason}): truncated or no video; fix: copy or encode it again") from error
-
-
-def _rate(stream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
-def _constant_rate(stream) -> bool:
-    return bool(stream.average_rate) and stream.average_rate == stream.base_rate and stream.time_base is not None
-
-
-def _duration(container, stream) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if "DURATION" in stream.metadata:  # mkv keeps each stream's in a tag, "00:00:10.333000000"
-        parts = stream.metadata["DURATION"].split(":")
-        try:
-            return sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
-        except ValueError:
-            pass  # not in that form: the file's duration is the next best
-    return container.duration / 1e6 if container.duration else 0.0
+    return int(decode(path, "count", limits=limits).answer["count"])
 
 
 def write_video(
@@ -225,6 +99,7 @@ def write_clips(
     if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
         raise BadClip(f"{path}: got fps {fps!r}, expected a number above 0; fix: give the frames per second")
     refuse_existing(path, overwrite)
+    av = _libav()
     size, counts = (), []
 
     def checked() -> Iterator[np.ndarray]:
@@ -241,7 +116,7 @@ def write_clips(
             yield clip
 
     try:
-        content = _encode(checked(), CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
+        content = _encode(av, checked(), CONTAINERS[path.suffix.lower()], Fraction(fps).limit_denominator(1001), crf, lossless)
     except av.FFmpegError as error:
         height, width = size
         raise BadClip(f"{path}: cannot be encoded ({error.strerror}), got {width}x{height} pixels; fix: try a smaller size") from error
@@ -249,7 +124,7 @@ def write_clips(
     return counts
 
 
-def _encode(clips: Iterator[np.ndarray], container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
+def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
     buffer, first = io.BytesIO(), next(clips)
     # bitexact: no encoder versions, dates or random ids in the file
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
@@ -258,7 +133,8 @@ def _encode(clips: Iterator[np.ndarray], container_format: str, rate: Fraction, 
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.thread_count = 1
         quality = {"qp": "0"} if lossless else {"crf": str(crf)}
-        stream.options = {"preset": "veryfast", "threads": "1", **quality}
+        # without mbtree: x264's vector code for it reads memory that was never written, and the bytes vary from run to run
+        stream.options = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0", **quality}
         for frames_THWC in chain([first], clips):
             for t, image_HWC in enumerate(frames_THWC):
                 # converted here: left to the encoder, the first clip of a process came out with other pixels than the same clip later
@@ -268,6 +144,13 @@ def _encode(clips: Iterator[np.ndarray], container_format: str, rate: Fraction, 
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def _libav() -> ModuleType:
+    """Imported when something is written, so that commands which only read do without it."""
+    import av
+
+    return av
 
 
 def _check_frames(frames_THWC: np.ndarray, where: str) -> np.ndarray:
@@ -280,27 +163,18 @@ def _check_frames(frames_THWC: np.ndarray, where: str) -> np.ndarray:
     return np.ascontiguousarray(frames_THWC)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """A PNG or JPEG file as a one-frame clip, uint8 [1, H, W, 3]. Raises BadClip."""
-    path = Path(path)
-    if not path.is_file():
-        raise BadClip(f"{path}: does not exist or is not a regular file, expected an image; fix: check the path")
-    return decode_image(path.read_bytes(), str(path))[None]
+    frames_THWC = decode(path, "image", limits=limits).frames
+    assert frames_THWC is not None
+    return frames_THWC
 
 
-def decode_image(content: bytes, where: str) -> np.ndarray:
+def decode_image(content: bytes, where: str, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """The bytes of a PNG or JPEG -> uint8 [H, W, 3]. Raises BadClip, beginning with `where`."""
-    codec = next((name for magic, name in _IMAGE_CODECS.items() if content.startswith(magic)), None)
-    if codec is None:
-        raise BadClip(f"{where}: got neither a PNG nor a JPEG, expected one; fix: convert the image to PNG")
-    try:
-        decoder = av.CodecContext.create(codec, "r")
-        frames = decoder.decode(av.Packet(content)) + decoder.decode(None)
-    except av.FFmpegError as error:
-        raise BadClip(f"{where}: cannot be read as {codec} ({error.strerror}): damaged; fix: copy the image again") from error
-    if len(frames) != 1 or frames[0].is_corrupt:
-        raise BadClip(f"{where}: got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
-    return frames[0].to_ndarray(format="rgb24")
+    frames_THWC = decode_bytes(content, where, "image", limits=limits).frames
+    assert frames_THWC is not None
+    return frames_THWC[0]
 
 
 def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = False) -> None:
@@ -309,6 +183,7 @@ def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = Fa
     image_HWC = _check_frames(np.asarray(image_HWC)[None], str(path))[0]
     if path.suffix.lower() != ".png":
         raise BadClip(f"{path}: got suffix {path.suffix!r}, expected .png; fix: rename the output")
+    av = _libav()
     encoder = av.CodecContext.create("png", "w")
     encoder.height, encoder.width = image_HWC.shape[:2]
     encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1, 25)

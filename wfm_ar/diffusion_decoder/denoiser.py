@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wfm_ar.errors import BadClip, BadConfig
 from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.shapes import latent_frames
+from wfm_ar.sizes import check_sizes
 
 RGB = 3
 
@@ -56,6 +57,10 @@ class DenoiserConfig:
                 f"diffusion decoder: channels and blocks: got {self.channels} and {self.blocks}, expected equally many numbers, each "
                 "at least 1; fix: one width and one count a level"
             )
+        check_sizes(self, "diffusion decoder:", channels=(1, 8192), blocks=(1, 64), code_channels=(0, 1024), embedding=(0, 1 << 16))
+        check_sizes(self, "diffusion decoder:", temporal_compression=(1, 256), spatial_compression=(1, 256))
+        if len(self.channels) > 16:
+            raise BadConfig(f"diffusion decoder: channels: got {len(self.channels)} levels, expected at most 16; fix: fewer")
         if min(self.code_channels, self.embedding) < 1:
             raise BadConfig(
                 f"diffusion decoder: code_channels and embedding: got {self.code_channels} and {self.embedding}, expected at least 1; "

@@ -13,20 +13,21 @@ This file knows files, bytes and settings; `world.py` knows what a world does.
 import dataclasses
 import errno
 import json
+import math
 import os
 import shutil
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.schema import Schema, schema_from_json
@@ -42,6 +43,9 @@ TEXT_MODEL = "text_tokenizer.model"
 SHIPPED = Path(__file__).parent.parent / "assets"
 _KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", "diffusion_decoder", "text", "files"}
 _FORMAT = "wfm-ar world"
+_HEADER_BYTES = 16 << 20  # of a safetensors file's table
+_OTHER_BYTES = 4 << 30  # of a sample, a card, a text model
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 Config = TypeVar("Config")
 
@@ -158,17 +162,23 @@ def find_world(name: str | Path) -> Path:
 def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     """The parts of a world folder, networks in float32 and evaluation mode. Raises BadCheckpoint for what is missing or does not fit.
 
-    Every listed file is hashed before any is parsed.
+    Every listed file is hashed before any is parsed, and its size is held against what the settings say before it is hashed.
+    Memory for weights is taken only once the file is known to hold them.
     """
     settings = _read_settings(folder)
+    configs = {
+        name: _config(kind, settings[name], f"{folder / SETTINGS}: {name}")
+        for name, (kind, _) in _NETWORKS.items()
+        if settings[name] is not None or name != "diffusion_decoder"
+    }
+    shapes = {name: _shapes(_NETWORKS[name][1], config, f"{folder / SETTINGS}: {name}") for name, config in configs.items()}
+    _check_listed_sizes(folder, settings["files"], {f"{name}.safetensors": expected for name, expected in shapes.items()})
     _verify(folder, settings["files"])
     built: dict[str, Any] = {}
-    for name, (config_kind, module_kind) in _NETWORKS.items():
-        if settings[name] is None and name == "diffusion_decoder":
-            continue
-        config = _config(config_kind, settings[name], f"{folder / SETTINGS}: {name}")
-        module = module_kind(config)
-        _load(module, _need(folder, f"{name}.safetensors", settings["files"]))
+    for name, config in configs.items():
+        tensors = _read_tensors(_need(folder, f"{name}.safetensors", settings["files"]), shapes[name])
+        module = _NETWORKS[name][1](config)
+        module.load_state_dict(tensors)
         built[name] = module.to(device).eval().requires_grad_(False)
     if settings["text"] is not None:
         where = f"{folder / SETTINGS}: text"
@@ -180,7 +190,10 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
-    return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+    try:
+        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+    except BadData as error:  # actions that no tokenizer can tell apart
+        raise BadCheckpoint(f"{folder / SETTINGS}: action_schema: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,7 +226,7 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
 def _read_settings(folder: Path) -> dict[str, Any]:
     where = folder / SETTINGS
     try:
-        settings = json.loads(where.read_text())
+        settings = read_json(where)
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: copy the world again") from None
     if not isinstance(settings, dict) or settings.get("format") != _FORMAT:
@@ -224,6 +237,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     files = settings["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):
         raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: copy the world again")
+    if not all(type(f["bytes"]) is int and isinstance(f["sha256"], str) for f in files.values()) or any("\0" in name for name in files):
+        raise BadCheckpoint(f"{where}: files: expected whole numbers of bytes and sha256 in text; fix: copy the world again")
     return settings
 
 
@@ -260,24 +275,58 @@ def _packed(name: str, module: nn.Module, dtype: torch.dtype) -> dict[str, torch
     return packed
 
 
-def _load(module: nn.Module, path: Path) -> None:
-    """Strict: missing, extra and misshapen tensors are named in one line."""
+class _Shape(NamedTuple):
+    shape: tuple[int, ...]
+    floating: bool
+
+
+def _shapes(kind: type[nn.Module], config: Any, where: str) -> dict[str, _Shape]:
+    """What a network's file must hold, from a network that has no memory for weights."""
     try:
-        tensors = load_safetensors(path.read_bytes())
+        with torch.device("meta"):
+            own = kind(config).state_dict()
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that torch cannot even name
+        raise BadCheckpoint(f"{where}: makes no network ({str(error).splitlines()[0]}); fix: copy the world again") from None
+    return {name: _Shape(tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in own.items()}
+
+
+def _check_listed_sizes(folder: Path, files: dict[str, dict[str, Any]], networks: dict[str, dict[str, _Shape]]) -> None:
+    """Raises BadCheckpoint for a file larger than what it is for, before a byte of it is read."""
+    for name, listed in files.items():
+        most = _OTHER_BYTES
+        if name in networks:
+            most = _HEADER_BYTES + sum(8 * math.prod(each.shape) for each in networks[name].values())
+        if not 0 <= listed["bytes"] <= most:
+            raise BadCheckpoint(
+                f"{folder / SETTINGS}: {name}: got {listed['bytes']} bytes, expected at most {most}; fix: copy the world again"
+            )
+
+
+def _read_tensors(path: Path, expected: dict[str, _Shape]) -> dict[str, torch.Tensor]:
+    """Strict: missing, extra and misshapen tensors are named in one line, and values that are not finite too."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            found = {name: _Shape(tuple(part.get_shape()), part.get_dtype() in _FLOATS) for name, part in slices.items()}
+            wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+            wrong += [f"{name} is not known" for name in found.keys() - expected.keys()]
+            for name in expected.keys() & found.keys():
+                if expected[name].shape != found[name].shape:
+                    wrong.append(f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}")
+                elif expected[name].floating != found[name].floating:
+                    wrong.append(
+                        f"{name} is {slices[name].get_dtype()}, expected {'floats' if expected[name].floating else 'whole numbers'}"
+                    )
+            if wrong:
+                shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
+                raise BadCheckpoint(f"{path}: {shown}; fix: weights and {SETTINGS} must be of one world")
+            tensors = {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:
         raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: copy the world again") from None
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is not known" for name in tensors.keys() - own.keys()]
-    for name in own.keys() & tensors.keys():
-        if own[name].shape != tensors[name].shape:
-            wrong.append(f"{name} is {list(tensors[name].shape)}, expected {list(own[name].shape)}")
-        elif own[name].is_floating_point() != tensors[name].is_floating_point():
-            wrong.append(f"{name} is {tensors[name].dtype}, expected {own[name].dtype}")
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-        raise BadCheckpoint(f"{path}: {shown}; fix: weights and {SETTINGS} must be of one world")
-    module.load_state_dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise BadCheckpoint(f"{path}: {name} holds values that are not finite, expected numbers; fix: copy the world again")
+    return tensors
 
 
 def _config(kind: type[Config], values: Any, where: str) -> Config:
@@ -289,7 +338,8 @@ def _config(kind: type[Config], values: Any, where: str) -> Config:
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except BadConfig as error:
-        raise BadCheckpoint(f"{where}: {error}") from None
+        fix = "" if "; fix: " in str(error) else "; fix: copy the world again"
+        raise BadCheckpoint(f"{where}: {error}{fix}") from None
 
 
 def _check_keys(values: dict[str, Any], known: set[str], where: str) -> None:

@@ -34,7 +34,7 @@ class TextTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
             whole = self._processor.get_piece_size() >= _BYTE_PIECES  # no bytes at all pass the parser
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # damaged pieces may not even be text
             whole = False
         if not whole:
             raise BadCheckpoint(
@@ -79,10 +79,10 @@ class TextTokenizer:
         return cls(model.getvalue(), max_tokens=max_tokens)
 
     @classmethod
-    def from_bytes(cls, model_bytes: bytes, sha256: str | None = None, *, max_tokens: int = 64) -> "TextTokenizer":
-        """The tokenizer of a stored model. With `sha256` (hex) other bytes raise BadCheckpoint before they are parsed."""
+    def from_bytes(cls, model_bytes: bytes, sha256: str, *, max_tokens: int = 64) -> "TextTokenizer":
+        """The tokenizer of a stored model. Bytes of another hash than `sha256` (hex) raise BadCheckpoint before they are parsed."""
         found = hashlib.sha256(model_bytes).hexdigest()
-        if sha256 is not None and found != sha256:
+        if found != sha256:
             raise BadCheckpoint(f"text tokenizer: got sha256 {found}, expected {sha256}; fix: copy the file again, it was changed")
         return cls(model_bytes, max_tokens=max_tokens)
 

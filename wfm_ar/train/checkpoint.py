@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
 from wfm_ar.train.disk import Disk
 from wfm_ar.train.distributed import Ranks, local
@@ -304,21 +305,13 @@ def _is_whole(folder: Path) -> bool:
 
 def _read_json(path: Path, limit: int) -> Any:
     try:
-        about = path.lstat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
-            raise ValueError(f"{about.st_size} bytes, expected a file of at most {limit}")
-        return json.loads(path.read_bytes(), object_pairs_hook=_refuse_double)
-    except (OSError, ValueError, RecursionError) as error:
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        return read_json(path, limit)
+    except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path.parent}: no readable {path.name} ({error}); fix: use another checkpoint") from error
 
 
 def _need(holds: object) -> None:
     if not holds:
         raise ValueError
-
-
-def _refuse_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return data

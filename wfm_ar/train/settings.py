@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.sizes import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class LoopConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every", "val_every", "checkpoint_every", "keep", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise BadConfig(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_sizes(self, "training", steps=(1, 1 << 40), batch_size=(1, 1 << 20), accumulate=(1, 1 << 20), num_workers=(0, 1024))
+        check_sizes(self, "training", threads=(0, 4096))
         if self.precision not in ("auto", "fp32", "bf16"):
             raise BadConfig(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")
         if self.disk_full not in ("stop", "continue"):

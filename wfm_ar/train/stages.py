@@ -2,7 +2,7 @@
 
 run/video_tokenizer/   checkpoints of stage 1
 run/tokens/{train,val} the data set in tokens, encoded once
-run/text_tokenizer.model
+run/text_tokenizer.model  and text_tokenizer.sha256, its pinned hash
 run/world_model/       checkpoints of stage 2
 run/diffusion_decoder/ checkpoints of stage 3
 run/world/             the three packed into a world folder
@@ -31,6 +31,7 @@ from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "world_model", "diffusion_decoder"
 STAGES = (VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER)
 TEXT_MODEL = "text_tokenizer.model"
+TEXT_PIN = "text_tokenizer.sha256"  # of those bytes
 
 
 def video_tokenizer_stage(
@@ -117,7 +118,7 @@ def pack_world(
         sequence=sequence,
         world_model=model.eval(),
         fps=train_set[0].fps,
-        text_tokenizer=TextTokenizer(text_model.read_bytes(), max_tokens=sequence.max_text) if text_model.exists() else None,
+        text_tokenizer=_pinned_text_tokenizer(text_model, sequence.max_text) if text_model.exists() else None,
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         diffusion_decoder=denoiser,
     )
@@ -148,5 +149,19 @@ def _text_tokenizer(run: Path, texts: list[str], vocab: int, max_tokens: int) ->
     path = run / TEXT_MODEL
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens).model_bytes)
-    return TextTokenizer(path.read_bytes(), max_tokens=max_tokens)
+        trained = TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens)
+        write_atomic(path.with_name(TEXT_PIN), trained.sha256.encode(), overwrite=True)
+        write_atomic(path, trained.model_bytes)
+    return _pinned_text_tokenizer(path, max_tokens)
+
+
+def _pinned_text_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
+    """The run's own text tokenizer; its native parser is not for bytes of another hash than the one written with it."""
+    pin = path.with_name(TEXT_PIN)
+    try:
+        model_bytes, sha256 = path.read_bytes(), pin.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCheckpoint(
+            f"{pin}: cannot be read ({error}), expected the SHA-256 of {path.name}; fix: delete both, train again"
+        ) from None
+    return TextTokenizer.from_bytes(model_bytes, sha256, max_tokens=max_tokens)

@@ -4,7 +4,6 @@ Promises that every file is found, whole and of the right kind before a world is
 prompt may hold is the world's to say.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.config import build
-from wfm_ar.data.episodes import SCHEMA, read_schema
+from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, read_schema
+from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
 from wfm_ar.errors import BadActions, BadConfig, BadPrompt, WfmError
 from wfm_ar.rollout.world import Prompt, World
+
+LIST_BYTES = 64 << 20  # of a file of prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,10 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
     Raises BadPrompt, naming the line, for anything but objects of known keys with ids of their own.
     """
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        if path.stat().st_size > LIST_BYTES:
+            raise BadPrompt(f"{path}: got {path.stat().st_size} bytes, expected at most {LIST_BYTES}; fix: part the list")
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
         raise BadPrompt(f"{path}: cannot be read ({error}), expected a JSONL file; fix: check the path") from None
     requests, first = [], {}
     for number, line in enumerate(lines, 1):
@@ -56,13 +60,13 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
             continue
         where = f"{path} line {number}"
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            if len(line) > LINE_BYTES:
+                raise ValueError(f"a line of {len(line)} bytes, at most {LINE_BYTES} are taken")
+            values = parse_json(line.decode())
+        except ValueError as error:
             raise BadPrompt(f"{where}: is not JSON ({error}), expected one object a line; fix: write it with a JSON library") from None
         if not isinstance(values, dict):
-            raise BadPrompt(
-                f'{where}: got {line.strip()[:40]}, expected an object such as {{"text": "push the red cube left"}}; fix: write one'
-            )
+            raise BadPrompt(f'{where}: got {line.decode().strip():.40}, expected an object such as {{"text": "push left"}}; fix: write one')
         values = {"id": f"{number:04d}", **values}
         for key in ("video", "image", "actions"):
             if isinstance(values.get(key), str):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.sizes import check_sizes
 
 REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the previous latent
 
@@ -43,6 +44,8 @@ class SequenceConfig:
                 raise BadConfig(f"sequence {name}: got {getattr(self, name)}, expected at least 1")
         if self.levels and math.prod(self.levels) != self.video_vocab:
             raise BadConfig(f"sequence levels: got {self.levels}, expected a product of video_vocab={self.video_vocab}")
+        check_sizes(self, "sequence", video_vocab=(1, 1 << 23), grid_h=(1, 4096), grid_w=(1, 4096), rate=(1, 256), action_bins=(1, 1 << 20))
+        check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16))
 
 
 class Piece(NamedTuple):

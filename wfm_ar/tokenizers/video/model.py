@@ -4,6 +4,7 @@ Promises: frame k of a reconstruction does not depend on later frames, 1 + r*n f
 encoded or decoded in pieces through a stream gives what the whole gives. Knows nothing of text, actions or files.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from wfm_ar.errors import BadClip, BadConfig
 from wfm_ar.shapes import latent_frames
+from wfm_ar.sizes import check_sizes
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, Memory
 from wfm_ar.tokenizers.video.decoder import Decoder
 from wfm_ar.tokenizers.video.encoder import Encoder
@@ -59,6 +61,14 @@ class VideoTokenizerConfig:
             needed = max(self._halvings()) + 1
             raise BadConfig(
                 f"tokenizer multipliers: got {len(self.multipliers)} levels, expected at least {needed}; fix: add levels or patch more"
+            )
+        check_sizes(self, "tokenizer", height=(1, 1 << 14), width=(1, 1 << 14), encoder_channels=(1, 8192), decoder_channels=(1, 8192))
+        check_sizes(self, "tokenizer", multipliers=(1, 64), encoder_blocks=(0, 256), decoder_blocks=(0, 256), z_channels=(1, 1 << 16))
+        check_sizes(self, "tokenizer", levels=(2, 1 << 16), temporal_compression=(1, 256), spatial_compression=(1, 256))
+        if len(self.multipliers) > 16 or math.prod(self.levels) > 1 << 23:
+            raise BadConfig(
+                f"tokenizer multipliers and levels: got {len(self.multipliers)} levels and {math.prod(self.levels):.3g} codes, "
+                "expected at most 16 and 8.4e6; fix: fewer"
             )
         if len(self.levels) < 1 or min(self.levels) < 2:
             raise BadConfig(f"tokenizer levels: got {self.levels}, expected at least one level count, each >= 2")

@@ -1,0 +1,46 @@
+"""JSON from files that may be anybody's: small, of regular files, strict.
+
+Knows nothing of what the values mean. Refused are files over a limit (before they are read), keys that occur twice, NaN and
+Infinity, what is not UTF-8, and nesting that would exhaust the parser.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+SETTINGS_BYTES = 1 << 20  # of a file of settings; the largest of our own has some kilobytes
+
+
+def read_json(path: Path, most: int = SETTINGS_BYTES) -> Any:
+    """The value in a file of at most `most` bytes. Raises OSError where it cannot be read, ValueError for everything else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not blocking: it may be a pipe that nobody writes to
+    with open(fd, "rb") as file:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is not a regular file")
+        if about.st_size > most:
+            raise ValueError(f"it has {about.st_size} bytes, at most {most} are taken")
+        return parse_json(file.read(most + 1))
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of one JSON text. Raises ValueError with the reason."""
+    try:
+        return json.loads(content, object_pairs_hook=_refuse_double, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except MemoryError:
+        raise ValueError("it is too large") from None
+
+
+def _refuse_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,111 @@
+"""How many frames a Matroska or WebM file stores, counted from its elements without decoding.
+
+libav looks for the next cluster after damage and goes on, a few frames short. Here the elements must lie one after another to
+the very end of the file, each of a known kind.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from wfm_ar.decoding.limits import Refused
+
+_EBML, _SEGMENT, _TRACKS, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1654AE6B, 0x1F43B675
+_VOID, _CRC = 0xEC, 0xBF
+_IN_SEGMENT = {_TRACKS, _CLUSTER, _VOID, _CRC, 0x114D9B74, 0x1549A966, 0x1254C367, 0x1C53BB6B, 0x1043A770, 0x1941A469}
+_SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
+_IN_CLUSTER = {_SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CRC, 0xE7, 0xA7, 0xAB, 0x5854}
+_TRACK, _NUMBER, _TYPE = 0xAE, 0xD7, 0x83
+_VIDEO = 1
+
+
+class _Element(NamedTuple):
+    kind: int
+    start: int  # of the content
+    end: int
+
+
+def stored_frames(fd: int, track_index: int, most: int) -> int:
+    """Blocks of the `track_index`-th video track. Raises Refused where the file is damaged, cut off, or was never finished."""
+    size = os.fstat(fd).st_size
+    top = [element for element in _elements(fd, 0, size, "the file") if element.kind not in (_VOID, _CRC)]
+    if [element.kind for element in top] != [_EBML, _SEGMENT]:
+        raise _damaged(f"{len(top)} parts, expected a header and one segment")
+    segment = list(_elements(fd, top[1].start, top[1].end, "the segment"))
+    _known(segment, _IN_SEGMENT, "the segment")
+    number = _track_number(fd, segment, track_index)
+    count = 0
+    for cluster in (element for element in segment if element.kind == _CLUSTER):
+        inside = list(_elements(fd, cluster.start, cluster.end, "a cluster"))
+        _known(inside, _IN_CLUSTER, "a cluster")
+        for element in inside:
+            if element.kind == _BLOCK_GROUP:
+                element = next((one for one in _elements(fd, element.start, element.end, "a block group") if one.kind == _BLOCK), None)
+                if element is None:
+                    raise _damaged("a block group without a block, expected one")
+            if element.kind in (_SIMPLE_BLOCK, _BLOCK):
+                head = os.pread(fd, 12, element.start)
+                track, used = _vint(head, 0, keep_marker=False)
+                if track == number:
+                    count += 1
+                    if len(head) < used + 3 or head[used + 2] & 0x06:
+                        raise _damaged("a block of several frames, expected one frame a block")
+        if count > most:
+            raise Refused(f"got more than {most} frames, expected fewer; fix: cut it into shorter clips")
+    return count
+
+
+def _track_number(fd: int, segment: list[_Element], track_index: int) -> int:
+    numbers = []
+    for tracks in (element for element in segment if element.kind == _TRACKS):
+        for track in (one for one in _elements(fd, tracks.start, tracks.end, "the tracks") if one.kind == _TRACK):
+            fields = {one.kind: one for one in _elements(fd, track.start, track.end, "a track")}
+            if _NUMBER in fields and _TYPE in fields and _unsigned(fd, fields[_TYPE]) == _VIDEO:
+                numbers.append(_unsigned(fd, fields[_NUMBER]))
+    if track_index >= len(numbers):
+        raise _damaged(f"{len(numbers)} video tracks, expected number {track_index}")
+    return numbers[track_index]
+
+
+def _elements(fd: int, start: int, end: int, where: str) -> Iterator[_Element]:
+    """The elements that lie one after another from `start` to exactly `end`."""
+    while start < end:
+        head = os.pread(fd, 12, start)
+        kind, used = _vint(head, 0, keep_marker=True)
+        length, more = _vint(head, used, keep_marker=False)
+        if length == (1 << 7 * more) - 1:
+            raise Refused(
+                f"was not finished when it was written ({where} has no length), so nothing tells whether it is whole; "
+                "fix: `ffmpeg -i in.mkv -c copy out.mkv`"
+            )
+        stop = start + used + more + length
+        if stop > end:
+            raise Refused(
+                f"{where} ends {stop - end} bytes beyond its place, expected it inside: truncated or damaged; fix: copy or encode it again"
+            )
+        yield _Element(kind, start + used + more, stop)
+        start = stop
+
+
+def _vint(head: bytes, at: int, *, keep_marker: bool) -> tuple[int, int]:
+    """(value, bytes used) of a variable-length integer."""
+    first = head[at] if at < len(head) else 0
+    used = 9 - first.bit_length()
+    if not first or at + used > len(head):
+        raise _damaged("a number that is none, expected an element")
+    value = int.from_bytes(head[at : at + used], "big")
+    return (value if keep_marker else value & ((1 << 7 * used) - 1)), used
+
+
+def _unsigned(fd: int, element: _Element) -> int:
+    return int.from_bytes(os.pread(fd, min(element.end - element.start, 8), element.start), "big")
+
+
+def _known(elements: list[_Element], kinds: set[int], where: str) -> None:
+    odd = [element for element in elements if element.kind not in kinds]
+    if odd:
+        raise _damaged(f"an element {odd[0].kind:#x} in {where}, expected a known one")
+
+
+def _damaged(what: str) -> Refused:
+    return Refused(f"got {what}: damaged; fix: copy or encode it again")
