@@ -45,7 +45,8 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         if actions:
             values = episodes.load_actions(i)[: len(frames) - 1]
             bins = actions.encode(values)[0].numpy().astype(np.int16).reshape(latents - 1, config.temporal_compression, -1)
-        return TokenClip(episodes[i].id, video, bins, episodes[i].text)
+        first_frames = np.maximum(0, 1 + config.temporal_compression * (np.arange(latents, dtype=np.int32) - 1))
+        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:

@@ -83,10 +83,14 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         words="tokenize",
-        line="turn a clip into tokens, and back into the clip the tokens hold",
+        line="turn a clip into tokens and back, or a data set into token shards",
         module="tokenize",
-        examples=("wfm tokenize world=tabletop video=in.mp4 out=tokens.npy", "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4"),
-        literal=("world", "video", "tokens", "out"),
+        examples=(
+            "wfm tokenize world=tabletop video=in.mp4 out=tokens.npy",
+            "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4",
+            "wfm tokenize from_run=runs/mine data=mydata out=runs/mine/tokens",
+        ),
+        literal=("world", "from_run", "video", "tokens", "data", "out"),
     ),
     Verb(
         words="info",
