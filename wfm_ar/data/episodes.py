@@ -60,6 +60,10 @@ class EpisodeSet(Sequence):
         """uint8 [T, H, W, 3] of episode i, or `count` frames of it from `start`. Raises BadClip."""
         return read_video(self.episodes[i].video, start, count)
 
+    def num_frames(self, i: int) -> int:
+        """Frames of episode i as its file declares them. Raises BadClip."""
+        return video_info(self.episodes[i].video).frames
+
     def load_actions(self, i: int) -> np.ndarray | None:
         """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions."""
         path = self.episodes[i].actions

@@ -82,6 +82,25 @@ VERBS: tuple[Verb, ...] = (
         positional="path",
     ),
     Verb(
+        words="data stats",
+        line="what a data set holds, as plots in one HTML page",
+        module="data_stats",
+        examples=("wfm data stats mydata", "wfm data stats mydata out=mydata.html decode=true"),
+        literal=("path", "out"),
+        positional="path",
+    ),
+    Verb(
+        words="data curate",
+        line="raw recordings to a clean data set: shots, still and black clips, duplicates, size, rate, captions",
+        module="data_curate",
+        examples=(
+            "wfm data curate src=recordings out=data/clean",
+            "wfm data curate src=recordings out=data/clean height=128 width=128 fps=10 captions=captions.jsonl",
+            'wfm data curate src=recordings out=data/clean caption_command="python caption.py {clip}"',
+        ),
+        literal=("src", "out", "captions", "caption_command"),
+    ),
+    Verb(
         words="tokenize",
         line="turn a clip into tokens and back, or a data set into token shards",
         module="tokenize",
