@@ -9,6 +9,7 @@ import pytest
 
 from wfm_ar.cli import main
 from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_image, read_video, write_image, write_video
 from wfm_ar.rollout.world_folder import save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
@@ -216,6 +217,22 @@ def test_tokenize_there_and_back(wfm, place):
     refused(wfm("tokenize", f"video={place / 'in.mp4'}", "out=x.mp4"), "ends in .npy")
     refused(wfm("tokenize", f"video={place / 'in.mp4'}", "frames=4", "out=x.npy"), "use 3 or 5")
     refused(wfm("tokenize", f"tokens={place / 'a.npy'}", "out=x.mp4"), "expected [t, 2, 3]")
+
+
+def test_tokenize_a_data_set(wfm, place):
+    """The same tokens as clip by clip, in shards that are whole, and nothing is encoded twice."""
+    code, out, err = wfm("tokenize", f"data={place / 'set'}", "out=shards", "clips_per_shard=1")
+    assert (code, err) == (0, "") and "2 clips, 60 video tokens, with actions, 2 shards, every hash checked" in out
+    store = TokenStore(Path("shards/val"), verify=True)
+    assert store.ids == ["e0", "e1"] and store.texts == ["do nothing", TEXT] and store[1].frames.tolist() == [0, 1, 3, 5, 7]
+    assert wfm("tokenize", f"video={place / 'set/videos/e1.mp4'}", "out=t.npy")[0] == 0
+    assert np.array_equal(store[1].video, np.load("t.npy")) and store[1].bins.shape == (4, 2, 2)
+    before = {path: path.stat().st_mtime_ns for path in Path("shards").rglob("*.npy")}
+    assert wfm("tokenize", f"data={place / 'set'}", "out=shards", "clips_per_shard=1")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("shards").rglob("*.npy")} == before
+    refused(wfm("tokenize", f"data={place / 'set'}", "out=shards"), "another tokenizer or data set")
+    refused(wfm("tokenize", f"video={place / 'in.mp4'}", "from_run=runs/a", "out=x.npy"), "from_run", "data=")
+    refused(wfm("tokenize", f"data={place / 'set'}", "out=shards", "workers=0"), "workers: got 0")
 
 
 def test_info_tells_what_a_world_is(place, capsys):

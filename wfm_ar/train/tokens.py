@@ -46,7 +46,8 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         bins = None
         if actions:
             bins = _bins(episodes, i, len(frames) - 1, actions).reshape(latents - 1, config.temporal_compression, len(actions.bins))
-        return TokenClip(episodes[i].id, video, bins, episodes[i].text)
+        first_frames = np.maximum(0, 1 + config.temporal_compression * (np.arange(latents, dtype=np.int32) - 1))
+        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:

@@ -94,11 +94,34 @@ VERBS: tuple[Verb, ...] = (
         literal=("src", "out", "camera"),
     ),
     Verb(
+        words="data stats",
+        line="what a data set holds, as plots in one HTML page",
+        module="data_stats",
+        examples=("wfm data stats mydata", "wfm data stats mydata out=mydata.html decode=true"),
+        literal=("path", "out"),
+        positional="path",
+    ),
+    Verb(
+        words="data curate",
+        line="raw recordings to a clean data set: shots, still and black clips, duplicates, size, rate, captions",
+        module="data_curate",
+        examples=(
+            "wfm data curate src=recordings out=data/clean",
+            "wfm data curate src=recordings out=data/clean height=128 width=128 fps=10 captions=captions.jsonl",
+            'wfm data curate src=recordings out=data/clean caption_command="python caption.py {clip}"',
+        ),
+        literal=("src", "out", "captions", "caption_command"),
+    ),
+    Verb(
         words="tokenize",
-        line="turn a clip into tokens, and back into the clip the tokens hold",
+        line="turn a clip into tokens and back, or a data set into token shards",
         module="tokenize",
-        examples=("wfm tokenize world=tabletop video=in.mp4 out=tokens.npy", "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4"),
-        literal=("world", "video", "tokens", "out"),
+        examples=(
+            "wfm tokenize world=tabletop video=in.mp4 out=tokens.npy",
+            "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4",
+            "wfm tokenize from_run=runs/mine data=mydata out=runs/mine/tokens",
+        ),
+        literal=("world", "from_run", "video", "tokens", "data", "out"),
     ),
     Verb(
         words="info",

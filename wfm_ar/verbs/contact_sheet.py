@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import write_atomic
+from wfm_ar.data.video import resize_crop
 
 GAP, LINE, DPI = 4, 20, 100  # pixels between frames, pixels a line of label, pixels an inch
 
@@ -14,6 +16,19 @@ GAP, LINE, DPI = 4, 20, 100  # pixels between frames, pixels a line of label, pi
 def pick_frames(num_frames: int, count: int) -> list[int]:
     """Up to `count` frame numbers spread evenly over a clip, first and last among them."""
     return sorted({round(i) for i in np.linspace(0, num_frames - 1, min(count, num_frames))})
+
+
+def sample_frames(
+    episodes: EpisodeSet, index: int, *, start: int = 0, end: int | None = None, count: int = 8, height: int = 80
+) -> np.ndarray:
+    """uint8 [count, height, W, 3]: frames spread evenly over an episode, or over start..end of it, read one by one and shrunk.
+
+    Raises BadClip where the episode cannot be read.
+    """
+    end = episodes.num_frames(index) if end is None else end
+    frames = [episodes.load_frames(index, start + number, 1)[0] for number in pick_frames(end - start, count)]
+    width = max(1, round(frames[0].shape[1] * height / frames[0].shape[0]))
+    return resize_crop(np.stack(frames), height, min(width, 3 * height))
 
 
 def write_contact_sheet(

@@ -1,4 +1,4 @@
-"""`wfm tokenize`: a clip to tokens, or tokens back to the clip they hold."""
+"""`wfm tokenize`: a clip to tokens, tokens back to the clip they hold, or a whole data set to token shards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,13 @@ from typing import Literal
 
 import numpy as np
 
+from wfm_ar.data.episodes import SPLITS, open_episodes
 from wfm_ar.data.files import refuse_existing
+from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_video, resize_crop, write_video
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.rollout.world import World, load_world
+from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import write_array
 
@@ -19,25 +22,39 @@ class Settings:
     """The keys of conf/tokenize.yaml, which explains them."""
 
     world: str
+    from_run: Path | None
     video: Path | None
     tokens: Path | None
+    data: Path | None
     frames: int | None
     out: Path
+    workers: int
+    clips_per_shard: int
     device: Literal["auto", "cpu", "cuda"]
     overwrite: bool
 
     def __post_init__(self) -> None:
-        if (self.video is None) == (self.tokens is None):
+        if sum(source is not None for source in (self.video, self.tokens, self.data)) != 1:
             raise BadConfig(
-                "video and tokens: expected exactly one of them; fix: video=in.mp4 out=tokens.npy, or tokens=tokens.npy out=out.mp4"
+                "video, tokens and data: expected exactly one of them; fix: video=in.mp4 out=tokens.npy, tokens=tokens.npy out=out.mp4, "
+                "or data=folder out=shards"
             )
-        suffix = ".npy" if self.video else ".mp4"
-        if self.out.suffix != suffix:
+        if self.from_run is not None and self.data is None:
+            raise BadConfig(
+                f"from_run: got {self.from_run} without data=, expected a data set to encode; fix: add data=..., or name world="
+            )
+        for key in ("workers", "clips_per_shard"):
+            if getattr(self, key) < 1:
+                raise BadConfig(f"{key}: got {getattr(self, key)}, expected at least 1; fix: {key}=1")
+        suffix = "" if self.data else ".npy" if self.video else ".mp4"
+        if suffix and self.out.suffix != suffix:
             raise BadConfig(f"out: got {self.out}, expected a name that ends in {suffix}; fix: out={self.out.with_suffix(suffix)}")
 
 
 def run(settings: Settings) -> int:
-    """Writes the tokens or the clip."""
+    """Writes the tokens, the clip, or the shards."""
+    if settings.data:
+        return _shards(settings, settings.data)
     refuse_existing(settings.out, settings.overwrite)
     world = load_world(settings.world, device=device_named(settings.device))
     if settings.video:
@@ -51,6 +68,34 @@ def run(settings: Settings) -> int:
     write_video(settings.out, frames, world.fps, overwrite=settings.overwrite)
     print(f"{settings.out}: {len(frames)} frames of {world.height}x{world.width}")
     return 0
+
+
+def _shards(settings: Settings, data: Path) -> int:
+    """A token store a split, out/train, out/val, ...: where stage 2 of a run looks for them when out is its tokens/ folder."""
+    from wfm_ar.train.tokens import tokenize
+
+    present = {episode.split for episode in open_episodes(data)}
+    tokenizer = _tokenizer(settings)
+    for split in (split for split in SPLITS if split in present):
+        out = settings.out / split
+        tokenize(tokenizer, open_episodes(data, split), out, settings.clips_per_shard, settings.workers)
+        store = TokenStore(out, verify=True)
+        actions = "with actions" if store.about["actions"] else "no actions"
+        print(
+            f"{out}: {len(store)} clips, {store.num_tokens:,} video tokens, {actions}, {store.about['shards']} shards, every hash checked"
+        )
+    return 0
+
+
+def _tokenizer(settings: Settings) -> VideoTokenizer:
+    """That of a training run, in the precision it was trained in, or that of a finished world."""
+    device = device_named(settings.device)
+    if settings.from_run is not None:
+        from wfm_ar.train.stages import trained_video_tokenizer
+
+        return trained_video_tokenizer(settings.from_run)[0].to(device)
+    world = load_world(settings.world, device=device)
+    return world.parts.video_tokenizer if isinstance(world, World) else world.modules["video_tokenizer"]
 
 
 def _frames(settings: Settings, world: World) -> np.ndarray:
