@@ -265,17 +265,22 @@ class World:
 
 
 def load_world(
-    name: str | Path = "tabletop", device: torch.device | str = "cpu", *, offload: Sequence[str] = (), int8: Sequence[str] = ()
+    name: str | Path = "tabletop",
+    device: torch.device | str = "cpu",
+    *,
+    offload: Sequence[str] = (),
+    int8: Sequence[str] = (),
+    text_encoder: str | None = None,
 ) -> "World | CosmosWorld":
-    """A shipped world by its name, or a world folder, a converted Cosmos world among them; `offload` and `int8`: see load_cosmos.
+    """A shipped world by its name, or a world folder, a converted Cosmos world among them; the rest: see load_cosmos.
 
     Raises BadCheckpoint, before any weights are parsed, if a file was changed.
     """
     folder = find_world(name)
     if is_cosmos(folder):
-        return load_cosmos(folder, device, offload=offload, int8=int8)
-    if offload or int8:
-        key = "offload" if offload else "int8"
+        return load_cosmos(folder, device, offload=offload, int8=int8, text_encoder=text_encoder)
+    if offload or int8 or text_encoder:
+        key = "offload" if offload else "int8" if int8 else "text_encoder"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name)
 

@@ -46,6 +46,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
+    text_encoder: str | None
     height: int | None
     width: int | None
     overwrite: bool
@@ -60,7 +61,8 @@ def run(settings: Settings) -> int:
     requests = _requests(settings)
     for _, _, out in requests:
         refuse_existing_outputs(out, settings.overwrite)
-    world = load_world(settings.world, device=device_named(settings.device), offload=settings.offload, int8=settings.int8)
+    own = {key: getattr(settings, key) for key in ("offload", "int8", "text_encoder")}
+    world = load_world(settings.world, device=device_named(settings.device), **own)
     if settings.height is not None or settings.width is not None:
         world = world.at_size(settings.height or world.height, settings.width or world.width)
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}

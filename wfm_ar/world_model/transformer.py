@@ -9,7 +9,9 @@ from torch import nn
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
+from wfm_ar.world_model.shared_cache import SharedKVCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class WorldModel(nn.Module):
         self.hints = nn.EmbeddingBag(config.hint_vocab, config.dim, mode="sum") if config.hint_vocab else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.eps)
-        self.head = nn.Linear(config.dim, config.out_vocab, bias=False)
+        self.head = Linear(config.dim, config.out_vocab, bias=False)
         frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.reset_parameters()
@@ -72,7 +74,7 @@ class WorldModel(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(
-        self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | None = None, context=None, context_mask=None
+        self, ids_BL, positions_BL3, *, hints_BLE=None, cache: KVCache | SharedKVCache | None = None, context=None, context_mask=None
     ) -> torch.Tensor:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
 
