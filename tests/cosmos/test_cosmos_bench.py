@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from wfm_ar.cli import main
 from wfm_ar.cosmos import bench
+from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.transformer import WorldModel
 
 
 def test_every_work_prints_a_line(monkeypatch, capsys):
@@ -14,18 +17,35 @@ def test_every_work_prints_a_line(monkeypatch, capsys):
     )
     tiny = replace(bench.VIDEO_TOKENIZERS["dv8x16x16"], encoder_channels=2, decoder_channels=2, z_channels=4)
     monkeypatch.setitem(bench.VIDEO_TOKENIZERS, "dv8x16x16", tiny)
-    for name, value in (("CAPACITY", 64), ("POSITION", 32), ("PROMPT", 48), ("PREFILL", 16)):
+    for name, value in (("CAPACITY", 64), ("POSITION", 32), ("PROMPT", 48), ("LATENT", 16)):
         monkeypatch.setattr(bench, name, value)
     copy = bench.copy_bandwidth
-    monkeypatch.setattr(bench, "copy_bandwidth", lambda device: copy(device, 2**12))
-    assert main(["bench", "cosmos", "steps=2"]) == 0
+    monkeypatch.setattr(bench, "copy_bandwidth", lambda clock: copy(clock, 2**12))
+    assert main(["bench", "cosmos", "work=[decode,batch,prefill,published,tokenizer]", "steps=2", "repeats=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and all(" " in line for line in lines)
-    for line, word in zip(lines, ("copy bandwidth", "decode at position 32", "8 futures", "prefill", "encode", "decode"), strict=True):
-        assert word in line
+    begins = (
+        "copy bandwidth", "decode at position 32", "8 futures of one past", "the same 16 tokens later", "prefill of 48",
+        "the published way", "the published way", "the published way", "DV8x16x16 encode", "DV8x16x16 decode",
+    )  # fmt: skip
+    assert len(lines) == len(begins) and all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True)), lines
 
 
-@pytest.mark.parametrize("words", [["work=[sleep]"], ["steps=0"]])
+def test_the_published_way_gives_the_same_numbers():
+    """It differs in what it costs alone."""
+    tiny = replace(bench.MODEL, vocab=64, out_vocab=64, layers=2, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=32)
+    model = WorldModel(tiny)
+    torch.nn.init.normal_(model.head.weight)
+    ids, positions = torch.randint(64, (1, 9)), torch.randint(4, (1, 9, 3))
+    answers = []
+    for kind in (KVCache, bench.EverySlot):
+        cache = kind(2, 1, 16, 2, 8, torch.float32, "cpu")
+        with torch.no_grad():
+            whole = model(ids[:, :6], positions[:, :6], cache=cache)
+            answers.append(torch.cat((whole, *(model(ids[:, i : i + 1], positions[:, i : i + 1], cache=cache) for i in (6, 7, 8))), 1))
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("words", [["work=[sleep]"], ["steps=0"], ["repeats=0"]])
 def test_bench_settings_that_cannot_be(words, capsys):
     assert main(["bench", "cosmos", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1

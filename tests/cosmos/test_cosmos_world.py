@@ -7,35 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from wfm_ar.cli import main
 from wfm_ar.cosmos.convert import convert
 from wfm_ar.cosmos.synth import synthesise
-from wfm_ar.data.video import read_video, write_image, write_video
+from wfm_ar.data.video import read_video, write_image
 from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadPrompt, MissingDependency, OutputExists
-from wfm_ar.rollout.cosmos_world import load_cosmos
+from wfm_ar.rollout.cosmos_world import OFFLOAD, load_cosmos
+from wfm_ar.rollout.int8 import Int8Linear
 from wfm_ar.rollout.world import Prompt, load_world
-
-SIZE = {"height": 64, "width": 96}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Releases 4b and 5b with their worlds, a clip, a picture, a text's embedding."""
-    folder = tmp_path_factory.mktemp("cosmos")
-    for name in ("4b", "5b"):
-        synthesise(name, folder / f"release-{name}")
-        convert(folder / f"release-{name}", folder / name, dtype="float32", **SIZE)
-    write_video(folder / "in.mp4", clip(9), 24)
-    write_image(folder / "in.png", clip(1)[0])
-    save_file({"text": torch.randn(7, 32)}, folder / "text.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def world(place):
-    return load_world(place / "4b")
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -143,18 +123,43 @@ def test_text_models_take_a_file_of_embeddings(place, monkeypatch):
         world.generate(clip(9), text="a robot arm pours tea")
 
 
-def test_small_memory_modes(place, world):
-    offloaded = load_cosmos(place / "4b", offload=("text", "decoder", "tokenizer", "model"))
+@pytest.mark.parametrize("part", [*OFFLOAD, "all"])
+def test_a_part_that_is_offloaded_comes_to_the_device_only_to_work(place, world, monkeypatch, part):
+    """The moves are watched, since this device is the CPU too: there and back around the work, of that part's networks alone."""
+    parts = tuple(OFFLOAD) if part == "all" else (part,)
+    offloaded, moves = load_cosmos(place / "4b", offload=parts), []
+    offloaded.device = torch.device("cpu:0")  # to tell it from where they wait
+    names = {id(module): name for name, module in offloaded.modules.items()}
+    move = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: moves.append((names[id(self)], str(place))) or move(self, place))
     settings = {"num_frames": 9, "seed": 2, "refine_steps": 2}
     assert np.array_equal(offloaded.generate(clip(1), **settings).frames, world.generate(clip(1), **settings).frames)
-    small = load_cosmos(place / "4b", int8=("model", "decoder"))
-    weights = small.modules["world_model"].blocks[0].attention.qkv
-    assert weights.weight8.dtype == torch.int8 and small.modules["world_model"].head.weight.dtype == torch.float32
-    ids, positions = torch.randint(64000, (1, 12)), torch.randint(4, (1, 12, 3))
-    with torch.no_grad():
-        exact, near = (one.modules["world_model"](ids, positions) for one in (world, small))
+    assert {name for name, _ in moves} == {name for one in parts for name in OFFLOAD[one]}
+    for name in {name for name, _ in moves}:
+        own = [where for other, where in moves if other == name]
+        assert own == ["cpu:0", "cpu"] * (len(own) // 2)
+    assert sum(name == "video_tokenizer" for name, _ in moves) in (0, 4)  # to encode and to decode
+
+
+@pytest.mark.parametrize("part, network", [("model", "world_model"), ("decoder", "diffusion_decoder")])
+def test_int8_of_a_part(place, world, part, network):
+    small = load_cosmos(place / "4b", int8=(part,))
+    for name, module in small.modules.items():
+        kinds = {type(layer) for layer in module.modules()}
+        assert (Int8Linear in kinds) == (name == network)
+    held = sum(t.numel() * t.element_size() for n, t in small.modules[network].state_dict().items() if n.startswith("blocks."))
+    whole = sum(t.numel() * t.element_size() for n, t in world.modules[network].state_dict().items() if n.startswith("blocks."))
+    assert held < 0.36 * whole  # of float32; the adaptive norms of the decoder stay
+    if part == "model":
+        ids, positions = torch.randint(64000, (1, 12)), torch.randint(4, (1, 12, 3))
+        exact, near = (one.modules[network](ids, positions).detach() for one in (world, small))
+    else:
+        settings = {"num_frames": 9, "seed": 2, "refine_steps": 2}
+        exact, near = (torch.from_numpy(one.generate(clip(1), **settings).frames).float() for one in (world, small))
     assert 0 < float((exact - near).abs().mean() / exact.std()) < 0.05
-    assert small.generate(clip(1), **settings).frames.shape == (9, 64, 96, 3)
+
+
+def test_memory_modes_that_cannot_be(place):
     for wrong in ({"offload": ("pictures",)}, {"int8": ("tokenizer",)}):
         with pytest.raises(BadConfig, match="expected some of"):
             load_cosmos(place / "4b", **wrong)

@@ -109,10 +109,6 @@ class EpisodeSet(Sequence):
         """Frames of episode i as its files declare them. Raises BadClip, BadData."""
         return self.reader.num_frames(self.episodes[i])
 
-    def num_frames(self, i: int) -> int:
-        """Frames of episode i as its file declares them. Raises BadClip."""
-        return video_info(self.episodes[i].video).frames
-
     def load_actions(self, i: int) -> np.ndarray | None:
         """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions."""
         return None if self.episodes[i].actions is None else self.reader.actions(self.episodes[i], self.schema_of(i))

@@ -1,13 +1,14 @@
 """Rolling a published world model on: `[BOV] latent_0 (actions_1) latent_1 ...`, one token at a time through the KV cache.
 
-Promises: a row's draws depend on its own seed alone; rows of one past share its prefill; the cache is read up to the live token
-only; the keys and values of a text are made once. What was trained is a window of `clip_latents`; when it is full, a row rolls
-on from its last latents, as the published models are started from one or two. Rows are batched in plain matrix products, so a
-weight is read once for all of them, and rounding - and with it, rarely, a token - may differ with the number of rows.
+Promises: a row's draws depend on its own seed alone; rows of one past share its prefill, and its keys and values are kept and
+read once for all of them; the cache is read up to the live token only; the keys and values of a text are made once. What was
+trained is a window of `clip_latents`; when it is full, a row rolls on from its last latents, as the published models are started
+from one or two. Rows are batched in plain matrix products, so a weight is read once for all of them, and rounding - and with it,
+rarely, a token - may differ with the number of rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.shared_cache import SharedKVCache
 from wfm_ar.world_model.transformer import WorldModel
-
-PREFILL = 2048  # tokens of a prompt that go through the network at once; bounds its memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class CosmosJob:
     tokens_ghw: Tensor
     seed: int
     context_SC: Tensor | None = None
-    bins_nrA: Tensor | None = None  # int64 bins of the actions before each latent but the first, where the model was tuned on actions
+    bins_nrA: Tensor | None = None  # int64 bins of the actions before each latent but the first, where the model was tuned on
+    # actions; -1 where a latent has none, and there may be fewer than latents
 
 
 def video_positions(start: int, stop: int, h: int, w: int) -> Tensor:
@@ -42,6 +43,11 @@ def action_positions(latent: int, h: int, rate: int, channels: int) -> Tensor:
     return torch.stack((torch.full_like(step, latent), h + step, channel), -1).view(-1, 3)
 
 
+def _acting(bins_nrA: Tensor | None) -> tuple[bool, ...]:
+    """Before which latents there are actions."""
+    return () if bins_nrA is None else tuple((bins_nrA[:, 0, 0] >= 0).tolist())
+
+
 class CosmosRows:
     """Rows with equally many latents, rolled together. `tokens_Bthw` int64 holds all so far."""
 
@@ -54,10 +60,14 @@ class CosmosRows:
         clip_latents: int,
         codebook: int,
         action_starts_A: Tensor | None = None,
+        rate: int = 8,
     ) -> None:
-        """action_starts_A: int64, the input id of each channel's first bin; needed iff the jobs have bins (all of them, or none)."""
-        assert len({job.bins_nrA is None for job in jobs}) == 1 and (jobs[0].bins_nrA is None or action_starts_A is not None)
-        self.action_starts_A = action_starts_A
+        """action_starts_A: int64, the input id of each channel's first bin, where the model knows actions, `rate` a latent.
+
+        The jobs have actions before the same latents.
+        """
+        assert len({_acting(job.bins_nrA) for job in jobs}) == 1 and (jobs[0].bins_nrA is None or action_starts_A is not None)
+        self.action_starts_A, self.rate = action_starts_A, rate
         assert len({tuple(job.tokens_ghw.shape) for job in jobs}) == 1 and clip_latents > 1
         self.model, self.sampling, self.clip_latents = model, sampling, clip_latents
         self.jobs, self.codebook = list(jobs), codebook
@@ -66,7 +76,7 @@ class CosmosRows:
         _, given, self.h, self.w = self.tokens_Bthw.shape
         assert given or self.begins, "a model without BOV goes on from something"
         self.size, self.base = self.h * self.w, 0
-        self._cache: KVCache | None = None
+        self._cache: KVCache | SharedKVCache | None = None
 
     @property
     def keep(self) -> int:
@@ -83,7 +93,7 @@ class CosmosRows:
             self._prefill()
         device, cache = self.model.head.weight.device, self._cache
         assert cache is not None
-        if latents > self.base and self.jobs[0].bins_nrA is not None:
+        if latents > self.base and self._acts(latents):
             self._act(latents)
         uniforms = np.stack([draws(job.seed, latents, Stream.VIDEO, self.size) for job in self.jobs])
         uniforms_Bn = torch.from_numpy(uniforms).to(device)
@@ -97,19 +107,32 @@ class CosmosRows:
         self.tokens_Bthw = torch.cat((self.tokens_Bthw, new_Bhw[:, None]), 1)
         return new_Bhw
 
+    def act(self, bins_rA: Tensor) -> None:
+        """The actions that lead to the next latent, of every row: int64 [rate, A]; latents before it that had none keep none."""
+        assert self.action_starts_A is not None
+        next_latent = self.tokens_Bthw.shape[1]
+        jobs = []
+        for job in self.jobs:
+            known = bins_rA.new_empty(0, *bins_rA.shape) if job.bins_nrA is None else job.bins_nrA[: next_latent - 1]
+            none = bins_rA.new_full((next_latent - 1 - len(known), *bins_rA.shape), -1)
+            jobs.append(replace(job, bins_nrA=torch.cat((known, none, bins_rA[None]))))
+        self.jobs = jobs
+
     def fork(self, seeds: Sequence[int]) -> "CosmosRows":
         """A batch of its own: row 0's past, once a seed."""
         other = CosmosRows.__new__(CosmosRows)
         other.__dict__.update(self.__dict__)
-        first = self.jobs[0]
-        other.jobs = [
-            CosmosJob(tokens_ghw=first.tokens_ghw, seed=seed, context_SC=first.context_SC, bins_nrA=first.bins_nrA) for seed in seeds
-        ]
+        other.jobs = [replace(self.jobs[0], seed=seed) for seed in seeds]
         other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
         if self._cache is not None:
-            other._cache = self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64))
+            other._cache = SharedKVCache(self._cache.row(0), len(seeds))
             other._logits_BV = self._logits_BV[:1].expand(len(seeds), -1)
         return other
+
+    def _acts(self, latent: int) -> bool:
+        """Whether actions lead to `latent` of the clip."""
+        bins_nrA = self.jobs[0].bins_nrA
+        return bins_nrA is not None and latent <= len(bins_nrA) and int(bins_nrA[latent - 1, 0, 0]) >= 0
 
     def _act(self, latent: int) -> None:
         """Feed the actions that lead to `latent` of the clip."""
@@ -128,7 +151,7 @@ class CosmosRows:
         if self.begins:
             ids, positions = [torch.tensor([self.codebook])], [torch.full((1, 3), -1)]
         for place, tokens_hw in enumerate(self.tokens_Bthw[row, self.base :]):
-            if place and job.bins_nrA is not None:
+            if place and self._acts(self.base + place):
                 ids.append(self._action_ids(job, self.base + place))
                 positions.append(action_positions(place, self.h, *job.bins_nrA.shape[1:]))
             ids.append(tokens_hw.flatten())
@@ -149,8 +172,9 @@ class CosmosRows:
                 caches.append(cache)
                 logits.append(last)
             places.append(first[key])
-        if len(caches) == len(self.jobs) == 1:
-            self._cache, self._logits_BV = caches[0], logits[0]
+        if len(caches) == 1:  # one past
+            self._cache = caches[0] if len(self.jobs) == 1 else SharedKVCache(caches[0], len(self.jobs))
+            self._logits_BV = logits[0].expand(len(self.jobs), -1)
         else:
             self._cache = KVCache.stack([caches[place] for place in places])
             self._logits_BV = torch.cat([logits[place] for place in places])
@@ -158,14 +182,11 @@ class CosmosRows:
     def _prefill_one(self, ids: Tensor, positions: Tensor, job: CosmosJob) -> tuple[KVCache, Tensor]:
         model = self.model
         device, dtype = model.head.weight.device, model.head.weight.dtype
-        actions = 0 if job.bins_nrA is None else job.bins_nrA[0].numel() if len(job.bins_nrA) else 0
+        actions = 0 if self.action_starts_A is None else self.rate * len(self.action_starts_A)
         cache = model.new_cache(1, int(self.begins) + self.clip_latents * (self.size + actions))
         context = None if job.context_SC is None else job.context_SC[None].to(device, dtype)
-        ids, positions, hidden = ids.to(device), positions.to(device), None
-        for start in range(0, len(ids), PREFILL):
-            part = slice(start, start + PREFILL)
-            hidden = model.features(ids[None, part], positions[None, part], cache=cache, context=context)
-        assert hidden is not None
+        # In one pass: behind an empty cache causal attention needs neither a mask nor a matrix of scores.
+        hidden = model.features(ids[None].to(device), positions[None].to(device), cache=cache, context=context)
         return cache, model.head(hidden[:, -1]).float()
 
 
@@ -177,6 +198,7 @@ def roll_cosmos(
     clip_latents: int,
     codebook: int,
     action_starts_A: Tensor | None = None,
+    rate: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """Finish every job: tokens int64 [total, h, w] each. Jobs with equally many given latents and totals run as one batch."""
@@ -185,7 +207,7 @@ def roll_cosmos(
     for i, (job, total) in enumerate(zip(jobs, totals, strict=True)):
         groups.setdefault((tuple(job.tokens_ghw.shape), total, job.bins_nrA is None), []).append(i)
     for (shape, total, _), members in groups.items():
-        rows = CosmosRows(model, [jobs[i] for i in members], sampling, clip_latents, codebook, action_starts_A)
+        rows = CosmosRows(model, [jobs[i] for i in members], sampling, clip_latents, codebook, action_starts_A, rate)
         for _ in range(total - shape[0]):
             rows.advance()
             if progress is not None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise,
 from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
 from wfm_ar.rollout.cosmos_folder import CosmosSettings, read_cosmos
 from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows, roll_cosmos
+from wfm_ar.rollout.cosmos_stream import CosmosStream
 from wfm_ar.rollout.painter import to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
-from wfm_ar.rollout.text_context import text_context
+from wfm_ar.rollout.text_context import ENCODER, TextReader
 from wfm_ar.schema import ActionSchema
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.action import ActionTokenizer
@@ -46,8 +48,10 @@ class CosmosWorld:
         name: str = "",
         device: torch.device | str = "cpu",
         stay: frozenset[str] = frozenset(),
+        text_encoder: str = ENCODER,
     ) -> None:
         """Parts in `stay` lie on the CPU and come to `device` only while they work."""
+        self.text_encoder = text_encoder
         self.settings, self.modules, self.name, self.device, self.stay = settings, modules, name, torch.device(device), stay
         self.decoder_context = decoder_context
         tokenizer = settings.video_tokenizer
@@ -99,21 +103,22 @@ class CosmosWorld:
             raise BadConfig(
                 f"refine_steps, guidance: got {refine_steps}, {guidance}, expected at least 2 and 0; fix: 15 and 1.8, as published"
             )
-        jobs, totals, sizes = [], [], []
+        texts, checked, jobs = self._reader(), [], []
         for i, prompt in enumerate(prompts):
             try:
-                total, size, context, bins_nrA = self._checked(prompt)
+                checked.append(self._checked(prompt, texts))
             except WfmError as error:
                 raise type(error)(f"prompt {i}: {error}" if len(prompts) > 1 else str(error)) from None
+        del texts
+        totals, sizes = [total for total, *_ in checked], [size for _, size, *_ in checked]
+        for prompt, (_, size, context, bins_nrA) in zip(prompts, checked, strict=True):
             tokens = self._encode(prompt.video, size) if prompt.video is not None else torch.empty(0, *self._grid(size), dtype=torch.int64)
             jobs.append(CosmosJob(tokens_ghw=tokens, seed=prompt.seed, context_SC=context, bins_nrA=bins_nrA))
-            totals.append(total)
-            sizes.append(size)
         clock.lap("encode")
         latents = sum(total - len(job.tokens_ghw) for total, job in zip(totals, jobs, strict=True))
         with self._placed("world_model"):
-            clip, codebook, starts = self.settings.clip_latents, self.codebook, self.action_starts
-            rows = roll_cosmos(self.modules["world_model"], jobs, totals, sampling, clip, codebook, starts, _counter(progress, latents))
+            model = self.modules["world_model"]
+            rows = roll_cosmos(model, jobs, totals, sampling, **self._window(), progress=_counter(progress, latents))
         clock.lap("roll")
         raw = [self._decode(tokens, size) for tokens, size in zip(rows, sizes, strict=True)]
         clock.lap("decode")
@@ -146,16 +151,19 @@ class CosmosWorld:
         ]
 
     def start(self, video=None, text=None, actions=None, seed: int = 0, temperature: float = 1.0, top_p=None, top_k=None) -> "CosmosStream":
-        """A rollout driven one latent at a time; frames come as the tokenizer decodes them. Raises as generate."""
+        """A rollout driven one latent at a time; frames come as the tokenizer decodes them.
+
+        `actions`: those between the given frames, [T - 1, A] or more, if they are known. Raises as generate.
+        """
         from wfm_ar.rollout.world import Prompt
 
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed)
-        _, size, context, _ = self._checked(prompt)
+        _, size, context, bins_nrA = self._checked(prompt, self._reader())
         tokens = torch.empty(0, *self._grid(size), dtype=torch.int64) if video is None else self._encode(video, size)
         top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
-        job = CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context)
-        return CosmosStream(self, CosmosRows(self.modules["world_model"], [job], sampling, self.settings.clip_latents, self.codebook), size)
+        job = CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context, bins_nrA=bins_nrA)
+        return CosmosStream(self, CosmosRows(self.modules["world_model"], [job], sampling, **self._window()), size)
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets: what the release recommends; top_p and top_k were not meant to go together."""
@@ -199,7 +207,16 @@ class CosmosWorld:
             )
         return self.action_tokenizer.encode(actions, where)
 
-    def _checked(self, prompt) -> tuple[int, tuple[int, int], Tensor | None, Tensor | None]:
+    def _window(self) -> dict[str, Any]:
+        """What rows need to know beside the network."""
+        return dict(
+            clip_latents=self.settings.clip_latents, codebook=self.codebook, action_starts_A=self.action_starts, rate=self.rate
+        )  # fmt: skip
+
+    def _reader(self) -> TextReader:
+        return TextReader(self.settings.text_tokens, self.settings.world_model.context_dim, self.text_encoder)
+
+    def _checked(self, prompt, texts: TextReader) -> tuple[int, tuple[int, int], Tensor | None, Tensor | None]:
         """(latents of the finished clip, picture size, text context, action bins) of a prompt that can be."""
         draws(prompt.seed, 0, Stream.VIDEO, 0)
         config = self.settings.world_model
@@ -231,7 +248,7 @@ class CosmosWorld:
                 f"text: got none, expected a file of T5 embeddings [tokens, {config.context_dim}] (.safetensors or .npy): this model "
                 "attends to a text; fix: text=FILE, or words where the package transformers is installed"
             )
-        return total, size, text_context(prompt.text, self.settings.text_tokens, config.context_dim), bins_nrA
+        return total, size, texts.read(prompt.text), bins_nrA
 
     def _size(self, video: np.ndarray) -> tuple[int, int]:
         if not isinstance(video, np.ndarray) or video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not video.size:
@@ -315,41 +332,16 @@ class CosmosWorld:
         return to_uint8(video[:, :, :frames])[:, : size[0], : size[1]]
 
 
-class CosmosStream:
-    """A rollout driven one latent at a time; `CosmosWorld.start` makes it."""
-
-    def __init__(self, world: CosmosWorld, rows: CosmosRows, size: tuple[int, int]) -> None:
-        self.world, self._rows, self._size = world, rows, size
-        self._decoding = DecodeStream(world.modules["video_tokenizer"])
-        given = [self._paint(tokens_hw) for tokens_hw in rows.tokens_Bthw[0]]
-        self.given_frames = np.concatenate([np.empty((0, *size, 3), np.uint8), *given])
-
-    def step(self, actions: None = None) -> np.ndarray:
-        """The next latent's frames, uint8 [r, H, W, 3] ([1, H, W, 3] where nothing was before). Raises BadActions for actions."""
-        if actions is not None:
-            raise BadActions("actions: got some, expected none: the published Cosmos models take no actions; fix: leave them out")
-        return self._paint(self._rows.advance()[0])
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """All so far, int64 [t, h, w]."""
-        return self._rows.tokens_Bthw[0].numpy()
-
-    def _paint(self, tokens_hw: Tensor) -> np.ndarray:
-        device = next(self._decoding.tokenizer.parameters()).device
-        frames = to_uint8(self._decoding.push(tokens_hw[None, None].to(device)).float())
-        return frames[:, : self._size[0], : self._size[1]]
-
-
 def load_cosmos(
     folder: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     offload: Sequence[str] = (),
     int8: Sequence[str] = (),
+    text_encoder: str | None = None,
 ) -> CosmosWorld:
     """A converted world. dtype: None = float32 on the CPU, bfloat16 elsewhere. offload: parts of OFFLOAD kept on the CPU while idle.
-    int8: of "model" and "decoder", those whose linear layers keep 8-bit weights.
+    int8: of "model" and "decoder", those whose linear layers keep 8-bit weights. text_encoder: see TextReader; None = T5-11B.
 
     Raises BadCheckpoint, and BadConfig for an unknown part.
     """
@@ -360,4 +352,4 @@ def load_cosmos(
     small = frozenset({"model": "world_model", "decoder": "diffusion_decoder"}[part] for part in int8)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     settings, modules, context = read_cosmos(folder, device, dtype, stay, small)
-    return CosmosWorld(settings, modules, context, name=folder.name, device=device, stay=stay)
+    return CosmosWorld(settings, modules, context, folder.name, device, stay, text_encoder or ENCODER)

@@ -1,10 +1,11 @@
-"""Text embeddings for models that attend to a text: read from a file that T5 made somewhere else.
+"""Text embeddings for models that attend to a text: from a file that T5 made somewhere else, or from words by T5 here.
 
 The published models were trained with the encoder of T5-11B (1,024 numbers a token, up to 512 tokens, zeros behind the text),
 and attend to the zeros too: they act as a sink whose strength depends on the text's length, so they must be there.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +19,39 @@ SUFFIXES = (".safetensors", ".npy")
 ENCODER = "google-t5/t5-11b"
 
 
-def text_context(text: str, tokens: int, width: int) -> Tensor:
-    """float32 [tokens, width], zeros behind the text. `text` is a file of embeddings, or words for the T5 encoder of the extra [t5].
+class TextReader:
+    """Texts to contexts. The encoder is loaded at the first words and lives as long as the reader: keep one a batch, then let it go."""
 
-    Raises BadPrompt for a file that does not fit, MissingDependency for words without the encoder.
-    """
-    embedding = read_embedding(Path(text), width) if text.endswith(SUFFIXES) else encode_words(text, tokens)
-    if embedding.shape[1] != width:
-        raise BadPrompt(
-            f"text: got embeddings {embedding.shape[1]} wide, expected {width}; fix: the encoder that the model was trained with"
-        )
-    if len(embedding) > tokens:
-        raise BadPrompt(f"text: got {len(embedding)} tokens, expected at most {tokens}; fix: a shorter text")
-    return torch.cat((embedding, embedding.new_zeros(tokens - len(embedding), width)))
+    def __init__(self, tokens: int, width: int, encoder: str = ENCODER) -> None:
+        """tokens, width: of a context. encoder: a T5 encoder's folder, or its name where it has been downloaded."""
+        self.tokens, self.width, self.encoder = tokens, width, encoder
+        self._loaded: tuple[Any, Any] | None = None
+        self._read: dict[str, Tensor] = {}
+
+    def read(self, text: str) -> Tensor:
+        """float32 [tokens, width], zeros behind the text. `text` is a file of embeddings, or words for the T5 encoder of the extra [t5].
+
+        Raises BadPrompt for a file or an encoder that does not fit, MissingDependency for words without the encoder.
+        """
+        if text not in self._read:
+            embedding = read_embedding(Path(text), self.width) if text.endswith(SUFFIXES) else self._encode(text)
+            if len(embedding) > self.tokens:
+                raise BadPrompt(f"text: got {len(embedding)} tokens, expected at most {self.tokens}; fix: a shorter text")
+            self._read[text] = torch.cat((embedding, embedding.new_zeros(self.tokens - len(embedding), self.width)))
+        return self._read[text]
+
+    def _encode(self, text: str) -> Tensor:
+        if self._loaded is None:
+            self._loaded = load_encoder(self.encoder, text)
+        tokenizer, encoder = self._loaded
+        if encoder.config.d_model != self.width:
+            raise BadPrompt(
+                f"text_encoder: {self.encoder} gives embeddings {encoder.config.d_model} wide, expected {self.width}; "
+                "fix: the encoder that the model was trained with"
+            )
+        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=self.tokens).input_ids
+        with torch.inference_mode():
+            return encoder(input_ids=ids).last_hidden_state[0].float().clone()
 
 
 def read_embedding(path: Path, width: int) -> Tensor:
@@ -55,22 +76,24 @@ def read_embedding(path: Path, width: int) -> Tensor:
     return tensor.float()
 
 
-def encode_words(text: str, tokens: int) -> Tensor:
-    """float32 [n, width] by the T5-11B encoder of the `transformers` package. Raises MissingDependency without it."""
+def load_encoder(name: str, text: str) -> tuple[Any, Any]:
+    """(tokenizer, T5 encoder) of the `transformers` package, from what is on the disk: nothing is downloaded.
+
+    Raises MissingDependency, in one line that says what to do for the words `text`.
+    """
     try:
         from transformers import AutoTokenizer, T5EncoderModel
     except ImportError:
         raise MissingDependency(
             f'text: got the words "{text[:40]}", expected a file of T5 embeddings, or the package transformers to make them; '
-            "fix: text=FILE.safetensors ([tokens, 1024]), or pip install transformers"
+            'fix: text=FILE.safetensors ([tokens, 1024]), or pip install "wfm-ar[t5]"'
         ) from None
     try:
-        tokenizer, encoder = AutoTokenizer.from_pretrained(ENCODER), T5EncoderModel.from_pretrained(ENCODER).eval()
-    except OSError as error:
-        line = str(error).splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return tokenizer, T5EncoderModel.from_pretrained(name, local_files_only=True).eval()
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingDependency(
-            f"text: the encoder {ENCODER} cannot be loaded ({line}); fix: download it once, or text=FILE.safetensors"
+            f"text: the encoder {name} cannot be loaded ({line[:160]}), expected it on this disk; "
+            f"fix: hf download {ENCODER}, or text_encoder=FOLDER, or text=FILE.safetensors ([tokens, 1024])"
         ) from None
-    ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=tokens).input_ids
-    with torch.inference_mode():
-        return encoder(input_ids=ids).last_hidden_state[0].float().clone()

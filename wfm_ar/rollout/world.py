@@ -295,8 +295,9 @@ def load_world(
     embodiment: str | None = None,
     offload: Sequence[str] = (),
     int8: Sequence[str] = (),
+    text_encoder: str | None = None,
 ) -> "World | CosmosWorld":
-    """A shipped world by its name, or a world folder, a converted Cosmos world among them; `offload` and `int8`: see load_cosmos.
+    """A shipped world by its name, or a world folder, a converted Cosmos world among them; the rest: see load_cosmos.
 
     `embodiment`: see World. Raises BadCheckpoint, before any weights are parsed, if a file was changed.
     """
@@ -304,9 +305,9 @@ def load_world(
     if is_cosmos(folder):
         if embodiment is not None:
             raise BadConfig(f"embodiment: got {embodiment!r}, expected none: a Cosmos world has at most one robot; fix: leave it out")
-        return load_cosmos(folder, device, offload=offload, int8=int8)
-    if offload or int8:
-        key = "offload" if offload else "int8"
+        return load_cosmos(folder, device, offload=offload, int8=int8, text_encoder=text_encoder)
+    if offload or int8 or text_encoder:
+        key = "offload" if offload else "int8" if int8 else "text_encoder"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
 

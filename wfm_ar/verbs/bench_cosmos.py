@@ -9,6 +9,8 @@ class Settings:
 
     work: tuple[str, ...]
     steps: int
+    repeats: int
+    cpu_seconds: bool
     threads: int
     device: str
 
@@ -22,6 +24,6 @@ def run(settings: Settings) -> int:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    for line in bench(settings.work, settings.steps, device_named(settings.device)):
+    for line in bench(settings.work, settings.steps, settings.repeats, device_named(settings.device), settings.cpu_seconds):
         print(line, flush=True)
     return 0

@@ -51,6 +51,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
+    text_encoder: str | None
     height: int | None
     width: int | None
     overwrite: bool
@@ -68,7 +69,7 @@ def run(settings: Settings) -> int:
     else:
         for _, _, out in requests:
             refuse_existing_outputs(out, settings.overwrite)
-    how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8")}
+    how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
         world = world.at_size(settings.height or world.height, settings.width or world.width)

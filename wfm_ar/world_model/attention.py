@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wfm_kernels import attention as cached_attention
 
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.rotary import rotate
 
 
@@ -15,8 +15,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, eps: float):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.qkv = Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
+        self.out = Linear(heads * head_dim, dim, bias=False)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, cos, sin, layer: int, cache: KVCache | None = None) -> torch.Tensor:
@@ -31,21 +31,19 @@ class SelfAttention(nn.Module):
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            T = q.shape[2]
-            k, v = cache.update(layer, k, v)
-            y = cached_attention(q, k, v, cache.lengths_B + T, max_length=cache.longest + T)
+            y = cache.attend(layer, q, k, v)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Attention to a context [B, S, C] with QK-norm and no positions; its keys and values are made once a prompt."""
+    """Attention to a context [B or 1, S, C] with QK-norm and no positions; its keys and values are made once a prompt."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, kv_heads: int, head_dim: int, eps: float):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.q = nn.Linear(dim, heads * head_dim, bias=False)
-        self.kv = nn.Linear(context_dim, 2 * kv_heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q = Linear(dim, heads * head_dim, bias=False)
+        self.kv = Linear(context_dim, 2 * kv_heads * head_dim, bias=False)
+        self.out = Linear(heads * head_dim, dim, bias=False)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, context_BSC, mask_BS, layer: int, cache: KVCache | None = None) -> torch.Tensor:
@@ -58,7 +56,18 @@ class CrossAttention(nn.Module):
             k, v = self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
             if cache is not None:
                 cache.context[layer] = (k, v)
-        group = self.heads // self.kv_heads
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        mask = None if mask_BS is None else mask_BS[:, None, None] if mask_BS.ndim == 2 else mask_BS[:, None]
-        return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return self.out(_read(q, k, v, mask_BS).transpose(1, 2).flatten(2))
+
+
+def _read(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:
+    """Attention to a context without repeating it: query heads of a group - and rows that share one context - become queries."""
+    B, N, L, K = q_BNLK.shape
+    contexts, H, S, _ = k_BHSK.shape
+    if contexts < B:  # one text for all rows
+        assert contexts == 1 and mask_BS is None
+        q_BNLK = q_BNLK.transpose(0, 1).reshape(1, N, B * L, K)
+    mask = None
+    if mask_BS is not None:
+        mask = mask_BS[:, None, None] if mask_BS.ndim == 2 else mask_BS.repeat(1, N // H, 1)[:, None]
+    y = F.scaled_dot_product_attention(q_BNLK.reshape(contexts, H, -1, K), k_BHSK, v_BHSK, attn_mask=mask)
+    return y.view(N, B, L, K).transpose(0, 1) if contexts < B else y.view(B, N, L, K)

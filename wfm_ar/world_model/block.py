@@ -5,17 +5,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from wfm_ar.world_model.attention import CrossAttention, SelfAttention
+from wfm_ar.world_model.linear import Linear
 
 
 class SwiGLU(nn.Module):
     """down(silu(gate x) * up x)."""
 
+    AT_ONCE = 2048  # rows that inference takes in one piece: a long prompt's widest activations bound its memory
+
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
+        self.gate_up = Linear(dim, 2 * hidden, bias=False)
+        self.down = Linear(hidden, dim, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-2] > self.AT_ONCE and not torch.is_grad_enabled():
+            return torch.cat([self(piece) for piece in x.split(self.AT_ONCE, -2)], -2)
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(F.silu(gate) * up)
 

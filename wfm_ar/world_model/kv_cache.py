@@ -1,6 +1,7 @@
 """Keys and values of the tokens already seen, in place, with a length a row."""
 
 import torch
+from wfm_kernels import attention
 
 from wfm_ar.errors import BadPrompt
 
@@ -39,6 +40,12 @@ class KVCache:
             k[rows, :, places] = k_BHTK.transpose(1, 2)
             v[rows, :, places] = v_BHTK.transpose(1, 2)
         return k, v
+
+    def attend(self, layer: int, q_BNTK: torch.Tensor, k_BHTK: torch.Tensor, v_BHTK: torch.Tensor) -> torch.Tensor:
+        """Attention of T new tokens a row to those before them and to each other, causally -> [B, N, T, K]; they are written first."""
+        T = q_BNTK.shape[2]
+        k, v = self.update(layer, k_BHTK, v_BHTK)
+        return attention(q_BNTK, k, v, self.lengths_B + T, max_length=self.longest + T)
 
     def advance(self, count: int) -> None:
         """Count `count` more tokens in every row."""

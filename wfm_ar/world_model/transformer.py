@@ -10,7 +10,9 @@ from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.sizes import check_parameters, check_sizes
 from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
+from wfm_ar.world_model.shared_cache import SharedKVCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class WorldModel(nn.Module):
         self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.eps)
-        self.head = nn.Linear(config.dim, config.out_vocab, bias=False)
+        self.head = Linear(config.dim, config.out_vocab, bias=False)
         frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.reset_parameters()
@@ -91,7 +93,15 @@ class WorldModel(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(
-        self, ids_BL, positions_BL3, *, hints_BLF=None, cache: KVCache | None = None, context=None, context_mask=None, head: bool = True
+        self,
+        ids_BL,
+        positions_BL3,
+        *,
+        hints_BLF=None,
+        cache: KVCache | SharedKVCache | None = None,
+        context=None,
+        context_mask=None,
+        head: bool = True,
     ) -> torch.Tensor:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
 
