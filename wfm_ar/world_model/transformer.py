@@ -36,11 +36,14 @@ class WorldModelConfig:
     eps: float = 1e-5
 
     def __post_init__(self):
-        check_sizes(self, "model", vocab=(0, 1 << 24), out_vocab=(0, 1 << 24), hint_vocab=(0, 1 << 24), layers=(0, 1024))
+        check_sizes(
+            self, "model", vocab=(0, 1 << 24), out_vocab=(0, 1 << 24), hint_width=(0, 1 << 16), hint_hidden=(1, 1 << 16), layers=(0, 1024)
+        )
         check_sizes(self, "model", dim=(1, 1 << 16), heads=(1, 1024), kv_heads=(1, 1024), head_dim=(2, 4096), hidden=(1, 1 << 20))
         check_sizes(self, "model", context_dim=(0, 1 << 16))
         attention = 2 * self.head_dim * (self.heads + self.kv_heads)
-        check_parameters("model", self.dim * (self.layers * (attention + 3 * self.hidden) + self.vocab + self.out_vocab + self.hint_vocab))
+        hints = self.hint_hidden * (self.hint_width + self.dim)
+        check_parameters("model", self.dim * (self.layers * (attention + 3 * self.hidden) + self.vocab + self.out_vocab) + hints)
         if self.heads % self.kv_heads:
             raise BadConfig(f"model heads: got {self.heads}, expected a multiple of kv_heads={self.kv_heads}")
         if self.head_dim % 2:
