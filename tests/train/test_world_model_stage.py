@@ -4,6 +4,7 @@ import torch
 
 from wfm_ar.data.shards import TokenClip, write_store
 from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
@@ -82,3 +83,18 @@ def test_it_learns_what_actions_do(store):
     after, _ = stage.validate(stage.model.eval(), torch.device("cpu"))
     assert before["loss"] > 2.9  # ln 23: nothing known
     assert after["accuracy"] > 0.9 and after["loss"] < 0.5
+
+
+def test_validation_shows_rollouts_beside_the_truth(store):
+    stage = make(store)
+    assert stage.validate(stage.model.eval(), torch.device("cpu"))[1] == {}  # nothing to paint with
+    config = VideoTokenizerConfig(
+        height=16, width=16, temporal_compression=2, patch_time=2, spatial_compression=8, encoder_channels=8, decoder_channels=8,
+        multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=8, levels=(5, 4),
+    )  # fmt: skip
+    stage.tokenizer = VideoTokenizer(config).eval()
+    _, pictures = stage.validate(stage.model.eval(), torch.device("cpu"))
+    picture = pictures["rollouts"]
+    assert picture.dtype == torch.uint8 and picture.shape == (3 * 2 * 16, 5 * 16, 3)  # three clips, truth and rollout, five latents
+    truth, rollout = picture[:16], picture[16:32]
+    assert torch.equal(truth[:, :16], rollout[:, :16]) and not torch.equal(truth[:, 16:], rollout[:, 16:])

@@ -75,7 +75,7 @@ def world_model_stage(
         max_text=max_text,
         max_latents=max_latents,
     )
-    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema)
+    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema, tokenizer)
 
 
 def diffusion_decoder_stage(

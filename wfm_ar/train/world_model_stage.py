@@ -4,14 +4,21 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from wfm_kernels import linear_cross_entropy
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
+from wfm_ar.rollout.engine import Actions, Job, Row, roll
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.train.clips import side_by_side, to_uint8
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+
+SHOWN = 3  # held-out clips rolled out at each validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +50,10 @@ class WorldModelStage:
         val_store: TokenStore,
         text: TextTokenizer | None,
         schema: Schema | None = None,
+        tokenizer: VideoTokenizer | None = None,
     ):
-        """schema: what the action bins mean; kept in the checkpoint."""
+        """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures."""
+        self.tokenizer = tokenizer
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
         self._sequences: dict[tuple[int, ...], Sequence] = {self.sequence.channels: self.sequence}
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
@@ -152,7 +161,7 @@ class WorldModelStage:
             batch = _pad(rows, self.sequence.length(limit) - 1)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             logits = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"])
-            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
+            each = F.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
             hit = (logits.argmax(-1) == batch["targets"]).float()
             later = (batch["weights"] > 0) & (batch["weights"] != self.training.first_weight)
             video = later & (batch["targets"] < self.sequence.action_start)
@@ -161,7 +170,24 @@ class WorldModelStage:
         numbers = {"loss": totals[0] / totals[2], "accuracy": totals[1] / totals[2]}
         if totals[5]:
             numbers |= {"action_loss": totals[3] / totals[5], "action_accuracy": totals[4] / totals[5]}
-        return {name: float(value) for name, value in numbers.items()}, {}
+        return {name: float(value) for name, value in numbers.items()}, self._rollouts(model)
+
+    def _rollouts(self, model: WorldModel) -> dict[str, torch.Tensor]:
+        """Held-out clips as their true tokens show them, above what the model makes of their first latent and their actions."""
+        shown, limit = [], self.sequence.config.max_latents
+        for i in range(min(SHOWN, len(self.stores["val"])) if self.tokenizer is not None else 0):
+            clip = self.stores["val"][i]
+            truth = torch.from_numpy(clip.video[:limit].astype(np.int64))
+            sequence, bins = self._acting(None if clip.bins is None else clip.bins[: limit - 1])
+            row = Row(seed=i, text_ids=self._encode(clip.text) or [], tokens=(truth[0],), bins=(None,))
+            actions = Actions.ABSENT if bins is None else Actions.GIVEN
+            job = Job(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
+            (made,) = roll(model, sequence, [job], SamplingConfig())
+            both = self.tokenizer.decode(torch.stack((truth, torch.stack(made.tokens))).to(next(self.tokenizer.parameters()).device))
+            rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
+            shown.append(side_by_side(rows, every=self.sequence.config.rate))
+        width = max((picture.shape[1] for picture in shown), default=0)
+        return {"rollouts": torch.cat([F.pad(p, (0, 0, 0, width - p.shape[1])) for p in shown])} if shown else {}
 
 
 def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
