@@ -1,7 +1,9 @@
 """Rows of tokens rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
 
 Promises: a row's tokens depend on its own prompt, actions, seed and the settings alone, bit for bit, whatever its neighbours
-and however many there are; a fork goes on exactly as the original would. Knows tokens only, neither pixels nor text.
+and however many there are; a fork goes on as the original would. Rows of one past of at least SHARED_FROM tokens, and forks
+behind that many, hold and read it once: their logits are a lone row's up to rounding (below 1e-5), so a draw within that of the
+edge between two tokens may fall on the other side. Knows tokens only, neither pixels nor text.
 
 When the trained length is full, a row rolls on from its last `max_latents // 2` latents: they are prefilled anew at the
 beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
@@ -12,13 +14,12 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.decode_step import DecodeStep
-from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
@@ -60,10 +61,16 @@ class Rows:
 
     @torch.inference_mode()
     def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
-        """Prefills each row's prompt, each alone. A prompt longer than the trained length keeps its last latents."""
+        """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
         self.model, self.sequence, self.sampling = model, sequence, sampling
         self.rows = [self._rolled(row) for row in rows]
-        self._use(KVCache.stack([self._prefill(row) for row in self.rows]))
+        pasts = [_past(row) for row in self.rows]
+        caches = {past: self._prefill(row) for past, row in dict(zip(pasts, self.rows, strict=True)).items()}
+        if len(caches) == 1:
+            (cache,) = caches.values()
+            self._use(cache if len(pasts) == 1 else cache.fork(torch.zeros(len(pasts), dtype=torch.int64)))
+        else:
+            self._use(KVCache.stack([caches[past] for past in pasts]))
 
     @torch.inference_mode()
     def advance(self, actions: Actions, bins_BrA: Tensor | None = None) -> Tensor:
@@ -178,9 +185,28 @@ class Rows:
         return before.ids[-1:], positions, torch.cat((action.hints[:num_actions], video.hints))
 
     def _uniforms(self, stream: Stream, count: int) -> Tensor:
-        """float64 [B, count] for the next latent of each row."""
-        uniforms = [draws(row.seed, len(row.tokens), stream, count) for row in self.rows]
-        return torch.from_numpy(np.stack(uniforms)).to(self.model.head.weight.device)
+        """float32 [B, count] for the next latent of each row."""
+        row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
+        return draws_of_rows(row_keys, count).to(self.model.head.weight.device)
+
+
+def _past(row: Row) -> tuple:
+    """What the context of a row consists of; equal for rows whose caches would be."""
+    begin = row.base
+    bins = tuple(None if bins is None else bins.numpy().tobytes() for bins in row.bins[begin + 1 :])
+    return tuple(row.text_ids), tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins
+
+
+def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list[int]]:
+    """`members` in batches: those of one long past together, so that they share it, and all others in one."""
+    groups: dict[tuple, list[int]] = {}
+    for i in members:
+        groups.setdefault(_past(jobs[i].row), []).append(i)
+    shared, rest = [], []
+    for lot in groups.values():
+        together = len(lot) > 1 and len(jobs[lot[0]].row.tokens) * sequence.latent_size >= SHARED_FROM
+        shared, rest = (shared + [lot], rest) if together else (shared, rest + lot)
+    return shared + ([sorted(rest)] if rest else [])
 
 
 def roll(
@@ -189,26 +215,30 @@ def roll(
     """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made."""
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
     for kind in Actions:
-        members = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
-        batches = []
-        begun = [i for i in members if jobs[i].row.tokens]
-        if begun:
-            batches.append(Rows(model, sequence, [jobs[i].row for i in begun], sampling))
-        if fresh := [i for i in members if not jobs[i].row.tokens]:
-            batches.append(Rows(model, sequence, [jobs[i].row for i in fresh], sampling))
-            _advance(batches[-1], Actions.ABSENT, None, progress)
-        members = begun + fresh
-        rows = Rows.stack(batches) if batches else None
-        while members:
-            finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
-            going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
-            if len(going) < len(members):
-                members = [members[place] for place in going]
-                rows = rows.select(going) if going else rows
-                continue
-            bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
-            _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+        waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
+        for lot in _lots(sequence, jobs, waiting):
+            finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, progress)
     return [finished[i] for i in range(len(jobs))]
+
+
+def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, progress) -> dict[int, Row]:
+    """Finish the jobs `lot` as one batch -> {index: row}."""
+    finished: dict[int, Row] = {}
+    begun, fresh = ([i for i in lot if bool(jobs[i].row.tokens) is has] for has in (True, False))
+    batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling) for part in (begun, fresh) if part]
+    if fresh:
+        _advance(batches[-1], Actions.ABSENT, None, progress)
+    members, rows = begun + fresh, Rows.stack(batches)
+    while members:
+        finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
+        going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
+        if len(going) < len(members):
+            members = [members[place] for place in going]
+            rows = rows.select(going) if going else rows
+            continue
+        bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
+        _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+    return finished
 
 
 def _advance(rows: Rows, kind: Actions, bins_BrA: Tensor | None, progress: Callable[[int], None] | None) -> None:

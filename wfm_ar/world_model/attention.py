@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wfm_kernels import attention as cached_attention
+from wfm_kernels.qk_norm_rope_cache.cpu import turn
 
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.rotary import rotate
+from wfm_ar.world_model.norm import RMSNorm
 
 
 class SelfAttention(nn.Module):
@@ -17,23 +17,21 @@ class SelfAttention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, dim, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+        self.q_norm, self.k_norm = RMSNorm(head_dim, eps=eps), RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, cos, sin, layer: int, cache: KVCache | None = None) -> torch.Tensor:
         """x [B, L, D]; with a cache, its tokens come before x's and x's keys and values are written into it."""
         qkv = self.qkv(x_BLD).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
-        q = rotate(self.q_norm(q), cos, sin).transpose(1, 2)
-        k = rotate(self.k_norm(k), cos, sin).transpose(1, 2)
+        q = turn(self.q_norm(q), cos, sin).transpose(1, 2)
+        k = turn(self.k_norm(k), cos, sin).transpose(1, 2)
         v = v.transpose(1, 2)
         if cache is None:
             group = self.heads // self.kv_heads
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            T = q.shape[2]
-            k, v = cache.update(layer, k, v)
-            y = cached_attention(q, k, v, cache.lengths_B + T, max_length=cache.longest + T)
+            y = cache.attend(layer, q, k, v)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -46,7 +44,7 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(dim, heads * head_dim, bias=False)
         self.kv = nn.Linear(context_dim, 2 * kv_heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, dim, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+        self.q_norm, self.k_norm = RMSNorm(head_dim, eps=eps), RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, context_BSC, mask_BS, layer: int, cache: KVCache | None = None) -> torch.Tensor:
         """mask_BS bool, True = attend; None = attend to all; [B, L, S] where each token sees a context of its own."""

@@ -9,6 +9,7 @@ from torch import nn
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.norm import RMSNorm
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
 
 
@@ -47,7 +48,7 @@ class WorldModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab, config.dim)
         self.hints = nn.EmbeddingBag(config.hint_vocab, config.dim, mode="sum") if config.hint_vocab else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.norm = RMSNorm(config.dim, eps=config.eps)
         self.head = nn.Linear(config.dim, config.out_vocab, bias=False)
         frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
         self.register_buffer("frequencies", frequencies, persistent=False)
