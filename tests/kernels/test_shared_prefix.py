@@ -4,8 +4,8 @@ import pytest
 import torch
 from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
-from wfm_kernels.attention.triton import attention as triton_attention
 from wfm_kernels.shared_prefix import reference
+from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
 from wfm_kernels.shared_prefix.triton import merge
 
 
@@ -25,15 +25,12 @@ def test_public_function_equals_unshared(T, suffix, device, assert_close):
     assert (expected - without_past).abs().max() > 0.1
 
 
-def test_kernel_passes_and_merge_equal_unshared(device, assert_close):
-    q, prefix_k, prefix_v, k, v = inputs(device)
+@pytest.mark.parametrize("T", [1, 2])
+def test_kernel_path_equals_unshared(T, device, assert_close):
+    tensors = inputs(device, T=T)
     lengths, prefix = torch.tensor([20, 7, 2], device=device), torch.tensor([33], device=device)
-    B, N, T, K = q.shape
-    rows = q.transpose(0, 1).reshape(1, N, B * T, K)
-    past, past_lse = triton_attention(rows, prefix_k[None], prefix_v[None], prefix, mask=FULL, return_lse=True)
-    own, own_lse = triton_attention(q, k, v, lengths, return_lse=True)
-    got = merge(past.view(N, B, T, K).transpose(0, 1), past_lse.view(N, B, T).transpose(0, 1), own, own_lse)
-    assert_close(got, reference.attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix))
+    got = triton_shared_prefix(*tensors, lengths, prefix_length_1=prefix)
+    assert_close(got, reference.attention_shared_prefix(*tensors, lengths, prefix_length_1=prefix))
 
 
 def test_merge_of_empty_sets(device):

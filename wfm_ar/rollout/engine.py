@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
@@ -84,32 +85,23 @@ class Rows:
         self._roll_on()
         sequence, device = self.sequence, self.model.head.weight.device
         num_actions = 0 if actions is Actions.ABSENT else sequence.action_size
-        num_tokens = sequence.latent_size
         coming = [self._coming(row, num_actions) for row in self.rows]
-        pending_B1 = torch.stack([ids for ids, _, _ in coming]).to(device)
-        self._step.plan(torch.stack([p for _, p, _ in coming]).to(device), torch.stack([h for _, _, h in coming]).to(device))
+        fed = torch.stack([ids for ids, _, _ in coming])
+        self._step.plan(torch.stack([p for _, p, _ in coming]), torch.stack([h for _, _, h in coming]))
 
-        video_Bn = self._uniforms(Stream.VIDEO, num_tokens)
+        channels = len(sequence.config.action_bins)
+        starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
         if actions is Actions.GIVEN:
-            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(bins_BrA.shape[-1])])
-            logits = self._step.step(torch.cat((pending_B1, (bins_BrA + starts_A).flatten(1).to(device)), 1), 0)
-        else:
-            logits = self._step.step(pending_B1, 0)
+            fed = torch.cat((fed, (bins_BrA + starts_A).flatten(1)), 1)
+        logits = self._step.step(fed.to(device), 0)
         if actions is Actions.IMAGINED:
-            channels = len(sequence.config.action_bins)
-            action_Bn, ids = self._uniforms(Stream.ACTION, num_actions), []
-            for i in range(num_actions):
-                ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
-                logits = self._step.step(ids[-1].unsqueeze(1), i + 1)
-            starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
-            bins_BrA = torch.stack(ids, 1).cpu().unflatten(1, (-1, channels)) - starts_A
-
-        tokens = []
-        for i in range(num_tokens):
-            tokens.append(sample(logits, video_Bn[:, i], self.sampling, (0, sequence.config.video_vocab)))
-            if i + 1 < num_tokens:  # the last one is fed with the next latent: only then is it known what follows it
-                logits = self._step.step(tokens[-1].unsqueeze(1), num_actions + i + 1)
-        tokens_Bhw = torch.stack(tokens, 1).cpu().unflatten(1, (sequence.config.grid_h, sequence.config.grid_w))
+            ranges = [sequence.action_range(i % channels) for i in range(num_actions)]
+            ids, logits = self._draw(logits, Stream.ACTION, ranges, 1, feed_last=True)
+            bins_BrA = ids.cpu().unflatten(1, (-1, channels)) - starts_A
+        ranges = [(0, sequence.config.video_vocab)] * sequence.latent_size
+        # the last token is fed with the next latent: only then is it known what follows it
+        ids, _ = self._draw(logits, Stream.VIDEO, ranges, num_actions + 1, feed_last=False)
+        tokens_Bhw = ids.cpu().unflatten(1, (sequence.config.grid_h, sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
             self.rows[i] = replace(row, tokens=(*row.tokens, tokens_Bhw[i]), bins=(*row.bins, bins))
@@ -137,7 +129,7 @@ class Rows:
         return other
 
     def _use(self, cache: KVCache) -> None:
-        self._cache, self._step = cache, DecodeStep(self.model, cache)
+        self._cache, self._step = cache, step_for(self.model, cache)
 
     def _rolled(self, row: Row) -> Row:
         """`row` with a context that has room for one more latent."""
@@ -168,8 +160,8 @@ class Rows:
         cache = self.model.new_cache(1, self.sequence.max_length)
         ids, positions, hints = self.sequence.join(self._pieces(row))
         if len(ids) > 1:
-            device, step = self.model.head.weight.device, DecodeStep(self.model, cache)
-            step.plan(positions[None, :-1].to(device), hints[None, :-1].to(device))
+            device, step = self.model.head.weight.device, step_for(self.model, cache)
+            step.plan(positions[None, :-1], hints[None, :-1])
             step.step(ids[None, :-1].to(device), 0)
         return cache
 
@@ -184,10 +176,25 @@ class Rows:
         positions = torch.cat((before.positions[-1:], action.positions[:num_actions], video.positions[:-1]))
         return before.ids[-1:], positions, torch.cat((action.hints[:num_actions], video.hints))
 
-    def _uniforms(self, stream: Stream, count: int) -> Tensor:
-        """float32 [B, count] for the next latent of each row."""
+    def _draw(
+        self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int, *, feed_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """A token from each range of ids, token i fed as `first` + i of the plan -> (ids [B, n], logits behind the last one fed)."""
         row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
-        return draws_of_rows(row_keys, count).to(self.model.head.weight.device)
+        if isinstance(self._step, KernelStep):
+            ids = self._step.roll(row_keys, self.sampling.settings, ranges, first, feed_last)
+            return ids, self._step.logits_BV
+        uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)), []
+        for i, allowed in enumerate(ranges):
+            ids.append(sample(logits_BV, uniforms_Bn[:, i], self.sampling, allowed))
+            if i + 1 < len(ranges) or feed_last:
+                logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
+        return torch.stack(ids, 1), logits_BV
+
+
+def step_for(model: WorldModel, cache: KVCache) -> DecodeStep | KernelStep:
+    """Kernels and a captured graph on CUDA; elsewhere the library."""
+    return KernelStep(model, cache) if cache.k.is_cuda else DecodeStep(model, cache)
 
 
 def _past(row: Row) -> tuple:

@@ -48,11 +48,11 @@ class DecodeStep:
 
     def plan(self, positions_BL3: Tensor, hints_BLE: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
-        model = self.model
-        self._cos, self._sin = rotary_tables(positions_BL3, model.frequencies, model.head.weight.dtype)
+        model, device = self.model, self.model.head.weight.device
+        self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, model.head.weight.dtype)
         self._hints = None
         if hints_BLE is not None:
-            self._hints = model.hints(hints_BLE.flatten(0, 1)).unflatten(0, hints_BLE.shape[:2])
+            self._hints = model.hints(hints_BLE.to(device).flatten(0, 1)).unflatten(0, hints_BLE.shape[:2])
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.

@@ -8,7 +8,7 @@ that merges; the CPU path (cpu.py) lets the past join the suffix's softmax. Sour
 import torch
 from torch import Tensor
 
-from wfm_kernels.attention import CAUSAL, FLOATS, FULL, Mask, attention
+from wfm_kernels.attention import CAUSAL, FLOATS, Mask
 from wfm_kernels.attention import _check as check_attention
 from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
 from wfm_kernels.shared_prefix import cpu
@@ -40,7 +40,7 @@ def attention_shared_prefix(
     if prefix_k_HPK.dim() != 3 or q_BNTK.dim() != 4 or k_BHLK.dim() != 4:
         got = f"{q_BNTK.dim()}, {prefix_k_HPK.dim()} and {k_BHLK.dim()}"
         raise KernelError(f"{OP}: q, prefix_k and k have {got} axes, expected [B, N, T, K], [H, P, K] and [B, H, L, K]")
-    B, N, T, K = q_BNTK.shape
+    K = q_BNTK.shape[-1]
     H, P = k_BHLK.shape[1], prefix_k_HPK.shape[1]
     check_attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, None, None)
     for name, tensor in (("prefix_k", prefix_k_HPK), ("prefix_v", prefix_v_HPK)):
@@ -50,17 +50,10 @@ def attention_shared_prefix(
     if q_BNTK.is_cpu:
         if not 0 <= int(prefix_length_1) <= P:
             raise KernelError(f"{OP}: prefix_length is {int(prefix_length_1)}, expected 0..{P}, the capacity of the prefix")
-        return cpu.attention_shared_prefix(
-            q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B,
-            prefix_length_1=prefix_length_1, scale=scale, max_length=max_length, mask=mask,
-        )  # fmt: skip
-    from wfm_kernels.shared_prefix.triton import merge
-
-    q_1NRK = q_BNTK.transpose(0, 1).reshape(1, N, B * T, K)
-    past_1NRK, past_lse_1NR = attention(
-        q_1NRK, prefix_k_HPK[None], prefix_v_HPK[None], prefix_length_1, scale=scale, mask=FULL, return_lse=True
-    )
-    out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, return_lse=True)
-    past_BNTK = past_1NRK.view(N, B, T, K).transpose(0, 1)
-    past_lse_BNT = past_lse_1NR.view(N, B, T).transpose(0, 1)
-    return merge(past_BNTK, past_lse_BNT, out_BNTK, lse_BNT)
+        path = cpu.attention_shared_prefix
+    else:
+        from wfm_kernels.shared_prefix.triton import attention_shared_prefix as path
+    return path(
+        q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B,
+        prefix_length_1=prefix_length_1, scale=scale, max_length=max_length, mask=mask,
+    )  # fmt: skip

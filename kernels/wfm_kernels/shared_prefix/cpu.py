@@ -23,7 +23,7 @@ def attention_shared_prefix(
     H, past, lengths = k_BHLK.shape[1], int(prefix_length_1), lengths_B.tolist()
     if past == 0:
         return sdpa.attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask)
-    q_BHRK = q_BNTK.mul(K**-0.5 if scale is None else scale).view(B, H, N // H * T, K)
+    q_BHRK = q_BNTK.mul(K**-0.5 if scale is None else scale).reshape(B, H, N // H * T, K)
     past_BHRK, past_lse_BHR = _past(q_BHRK, _head(prefix_k_HPK, 1, past), _head(prefix_v_HPK, 1, past))
     if not isinstance(mask, Causal | Full) or lengths.count(lengths[0]) != B or lengths[0] < T or q_BNTK.dtype != torch.float32:
         out_BNTK, lse_BNT = sdpa.attention(
@@ -65,7 +65,7 @@ def _rows(x_BHLK: Tensor, live: int) -> Tensor:
 def _join(q_BHRK: Tensor, past_BHRK: Tensor, lse_BHR: Tensor, k_XLK: Tensor, v_XLK: Tensor, T: int) -> Tensor:
     """Softmax over (past, own keys) and the weighted sum: [B * H, R, K]; X = B * H, R = (group, T)."""
     (X, live, K), R = k_XLK.shape, q_BHRK.shape[2]
-    own_XRL = torch.bmm(q_BHRK.view(X, R, K), k_XLK.transpose(1, 2))  # with out= into a slice it would fall back to a loop
+    own_XRL = torch.bmm(q_BHRK.reshape(X, R, K), k_XLK.transpose(1, 2))  # with out= into a slice it would fall back to a loop
     if T > 1:
         own_XRL += q_BHRK.new_full((T, live), float("-inf")).triu_(live - T + 1).repeat(R // T, 1)
     weight_XRS = torch.softmax(torch.cat((lse_BHR.reshape(X, R, 1), own_XRL), -1), -1)
