@@ -102,10 +102,9 @@ class WorldModelStage:
         return self._text_ids[text]
 
     def loss(self, model, batch, generator):
-        logits = model(batch["ids"], batch["positions"], hints_BLE=batch["hints"])
-        loss = next_token_loss(logits, batch["targets"], batch["weights"], self.training.z_loss)
+        hidden = model.features(batch["ids"], batch["positions"], batch["hints"])
+        loss, hit = next_token_loss(hidden, model.head, batch["targets"], batch["weights"], self.training.z_loss)
         with torch.no_grad():
-            hit = logits.argmax(-1) == batch["targets"]
             video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
             actions = (batch["weights"] > 0) & ~video
         return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
