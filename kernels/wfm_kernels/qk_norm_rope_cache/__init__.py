@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
+from wfm_kernels.errors import KernelError, check_cache_format, check_last_stride, check_tensor
 from wfm_kernels.qk_norm_rope_cache import cpu
 
 __all__ = ["qk_norm_rope_cache"]
@@ -51,6 +51,7 @@ def qk_norm_rope_cache(
     cache_dtypes = (qkv_BTE.dtype,) if k_scale_BHL is None else QUANTISED
     check_tensor(OP, "qkv", qkv_BTE, (B, T, (heads + 2 * H) * K), FLOATS, qkv_BTE)
     check_tensor(OP, "k_cache", k_cache_BHLK, (B, H, L, K), cache_dtypes, qkv_BTE)
+    check_cache_format(OP, "k_cache", k_cache_BHLK)
     check_tensor(OP, "v_cache", v_cache_BHLK, (B, H, L, K), (k_cache_BHLK.dtype,), qkv_BTE)
     for name, weight_K in (("q_weight", q_weight_K), ("k_weight", k_weight_K)):
         check_tensor(OP, name, weight_K, (K,), FLOATS, qkv_BTE)
