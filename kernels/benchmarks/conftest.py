@@ -1,15 +1,13 @@
-"""Collects the results of a benchmark run and writes them beside the registry, one JSON a machine."""
+"""Collects the results of a benchmark run and writes them, one JSON a machine."""
 
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -25,26 +23,11 @@ def device() -> str:
 @pytest.fixture(scope="session")
 def results(request, device):
     """A list to append rows to; with --save-results it is written when the run ends."""
+    from wfm_kernels.benchmark import about_machine, file_name
+
     rows = []
     yield rows
-    if not (rows and request.config.getoption("--save-results")):
-        return
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine()
-    )
-    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
-    record = dict(
-        device=device,
-        machine=machine,
-        threads=torch.get_num_threads(),
-        cores=os.cpu_count(),
-        load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
-        clocks="not read",
-        timing="CPU time of one thread, warm caches" if device == "cpu" else "graph replay between events, L2 flushed",
-        torch=torch.__version__,
-        python=platform.python_version(),
-        rows=rows,
-    )
-    RESULTS.mkdir(exist_ok=True)
-    name = "".join(c if c.isalnum() else "-" for c in f"{device}-{machine}".lower()).strip("-")
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    if rows and request.config.getoption("--save-results"):
+        about = about_machine(device)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / file_name(about)).write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")

@@ -1,27 +1,29 @@
-"""Prints the tables of kernels/README.md from results/*.json: python kernels/benchmarks/table.py"""
+"""The tables of kernels/README.md from results/*.json: python kernels/benchmarks/table.py [--write]"""
 
 import json
+import sys
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+README, BEGIN, END = HERE.parent / "README.md", "<!-- results: begin -->\n", "<!-- results: end -->\n"
 
-def table(record: dict) -> str:
-    """Markdown for one machine."""
-    load = ", ".join(f"{x:.1f}" for x in record["load_average"] or [])
-    machine = f"{record['machine']} ({record['device']}, {record['threads']} thread, torch {record['torch']}"
-    lines = [
-        f"{machine}; {record['timing']}; load average {load}):",
-        "",
-        "| case | us (low .. high) | share of a copy's speed | against |",
-        "|---|---|---|---|",
-    ]
-    for row in record["rows"]:
-        ours = row["microseconds"]["ours"]
-        rivals = ", ".join(f"{ratio:.2f}x {name}" for name, ratio in row["times_faster_than"].items())
-        times = f"{ours['median']:.0f} ({ours['low']:.0f} .. {ours['high']:.0f})"
-        lines.append(f"| {row['name']} | {times} | {100 * row['share_of_copy']:.0f} % | {rivals} |")
-    return "\n".join(lines)
+
+def tables() -> str:
+    """Markdown for all machines."""
+    from wfm_kernels.benchmark import table
+
+    return "\n\n".join(table(json.loads(path.read_text())) for path in sorted((HERE / "results").glob("*.json"))) + "\n"
+
+
+def updated(readme: str) -> str:
+    """The README with its tables made anew."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + tables() + rest[rest.index(END) :]
 
 
 if __name__ == "__main__":
-    for path in sorted((Path(__file__).resolve().parent / "results").glob("*.json")):
-        print(table(json.loads(path.read_text())) + "\n")
+    if "--write" in sys.argv[1:]:
+        README.write_text(updated(README.read_text()))
+    else:
+        print(tables(), end="")

@@ -130,7 +130,7 @@ def speculative_variants(sm):
 def linear_cross_entropy_variants(sm):
     from wfm_kernels.linear_cross_entropy import triton as op
 
-    types = {"logits_ptr": "*bf16", "target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "z_loss": "fp32"}
+    types = {"logits_ptr": "*bf16", "target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "hit_ptr": "*i1", "z_loss": "fp32"}
     yield "V block 4096", op.cross_entropy_kernel, types, dict(GRADIENT=True, BLOCK_V=4096), dict(num_warps=8)
 
 

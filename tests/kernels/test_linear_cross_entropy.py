@@ -3,7 +3,7 @@
 import pytest
 import torch
 from wfm_kernels import KernelError, linear_cross_entropy
-from wfm_kernels.linear_cross_entropy import reference
+from wfm_kernels.linear_cross_entropy import cpu, reference
 from wfm_kernels.linear_cross_entropy.triton import rows_in_place
 
 
@@ -42,18 +42,33 @@ def test_gradients_pass_gradcheck_by_differences():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_row_kernel_equals_reference(dtype, device):
+@pytest.mark.parametrize("path", ["kernel", "cpu"])
+def test_rows_equal_autograd(path, dtype, device):
     torch.manual_seed(0)
+    rows = rows_in_place if path == "kernel" else cpu.rows_in_place
     logits = (torch.randn(3, 140, device=device) * 3).to(dtype)[:, :133]
     targets, share = torch.tensor([0, 132, 70], device=device), torch.tensor([0.5, 0.0, 0.25], device=device)
-    ours, exact = logits.clone(), logits.float().clone()
-    loss = rows_in_place(ours, targets, share, 0.01, True)
-    expected = reference.rows_in_place(exact, targets, share, 0.01, True)
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.float(), exact, atol=1e-6 if dtype == torch.float32 else 3e-4, rtol=1e-3)
-    untouched = logits.clone()
-    torch.testing.assert_close(rows_in_place(untouched, targets, share, 0.01, False), expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(untouched, logits)
+    targets[2] = logits[2].argmax()
+    exact = logits.float().clone().requires_grad_()
+    lse = exact.logsumexp(-1)
+    expected = (lse - exact.gather(-1, targets[:, None])[:, 0] + 0.01 * lse.square()) * share
+    (gradient,) = torch.autograd.grad(expected.sum(), exact)
+    ours = logits.clone()
+    loss, hits = rows(ours, targets, share, 0.01, True)
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-5 if dtype == torch.float32 else 2e-3, rtol=1e-5)
+    torch.testing.assert_close(ours.float(), gradient, atol=1e-6 if dtype == torch.float32 else 3e-4, rtol=1e-3)
+    assert hits.tolist() == (exact.argmax(-1) == targets).tolist() and hits[2]
+    again, _ = rows(logits.clone(), targets, share, 0.01, False)
+    torch.testing.assert_close(again, loss, atol=1e-6, rtol=1e-6)
+
+
+def test_hits_are_the_rows_whose_target_is_likeliest():
+    hidden, weight, targets, weights = inputs()
+    targets = targets.clone()
+    targets[1] = (hidden @ weight.T)[1].argmax()
+    loss, hits = linear_cross_entropy(hidden, weight, targets, weights_R=weights, chunk_rows=3, return_hits=True)
+    assert torch.equal(hits, (hidden @ weight.T).argmax(-1) == targets) and hits[1] and not hits.all()
+    assert torch.equal(loss, linear_cross_entropy(hidden, weight, targets, weights_R=weights, chunk_rows=3))
 
 
 def test_half_precision_stays_near_fp32():

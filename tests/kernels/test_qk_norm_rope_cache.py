@@ -34,9 +34,10 @@ def written(arguments):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_kernel_equals_reference(dtype, device, assert_close):
+@pytest.mark.parametrize("path", [triton_op, qk_norm_rope_cache], ids=["kernel", "public"])
+def test_kernel_and_public_function_equal_the_reference(path, dtype, device, assert_close):
     ours, theirs = inputs(device, dtype), inputs(device, dtype)
-    assert_close(triton_op(**ours), reference.qk_norm_rope_cache(**theirs), spread=2.0)
+    assert_close(path(**ours), reference.qk_norm_rope_cache(**theirs), spread=2.0)
     for got, expected in zip(written(ours), written(theirs), strict=True):
         assert_close(got, expected, spread=2.0)
         assert expected[0, :, [0, 1, 9]].abs().min() > 0 and expected[0, :, 2:9].abs().max() == 0  # only the slots named

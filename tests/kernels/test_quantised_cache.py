@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from wfm_kernels import KernelError, attention
+from wfm_kernels import CAUSAL, FULL, KernelError, RingWindow, Tree, attention
 from wfm_kernels.attention import reference
 from wfm_kernels.attention.triton import attention as triton_attention
+from wfm_kernels.errors import refuse_fp8_before_sm_89
 
 
 def quantise(x_BHLK, dtype):
@@ -27,6 +28,46 @@ def test_paths_equal_the_dequantised_reference(dtype, q_dtype, device, assert_cl
     keywords = dict(k_scale_BHL=k_scale, v_scale_BHL=v_scale)
     for path in (triton_attention, attention) if device.type == "cpu" else (triton_attention,):
         assert_close(path(q, k, v, lengths, **keywords), expected)
+
+
+MASKS = {
+    "causal": CAUSAL,
+    "full": FULL,
+    "tree": Tree(bits_BT=torch.tensor([[1, 3, 5], [1, 2, 7]])),
+    "ring": RingWindow(sink_tokens=4, frame_tokens=8, ring_frames=4, window_frames=2),
+    "ring, full frames": RingWindow(sink_tokens=4, frame_tokens=8, ring_frames=4, window_frames=2, full=True),
+}
+
+
+@pytest.mark.parametrize("cache", [torch.float32, torch.float16, torch.int8, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("name", MASKS)
+def test_every_mask_over_every_format(name, cache, device, assert_close):
+    torch.manual_seed(0)
+    mask, ring = MASKS[name], name.startswith("ring")
+    if isinstance(mask, Tree):
+        mask = Tree(bits_BT=mask.bits_BT.to(device))
+    q = torch.randn(2, 2, 3, 32, device=device, dtype=cache if cache.is_floating_point and cache.itemsize > 1 else torch.float32)
+    k, v = torch.randn(2, 2, 1, 36, 32, device=device)
+    keywords = {}
+    if cache.itemsize > 1:
+        k, v = k.to(cache), v.to(cache)
+    else:
+        (k, k_scale), (v, v_scale) = quantise(k, cache), quantise(v, cache)
+        keywords = dict(k_scale_BHL=k_scale, v_scale_BHL=v_scale)
+    lengths = torch.tensor([80, 21] if ring else [36, 21], device=device)
+    expected = reference.attention(q, k, v, lengths, mask=mask, **keywords)
+    for path in (triton_attention, attention) if device.type == "cpu" else (triton_attention,):
+        assert_close(path(q, k, v, lengths, mask=mask, **keywords), expected)
+    if mask is not CAUSAL:
+        assert (expected - reference.attention(q, k, v, lengths.clamp(max=36), **keywords)).abs().max() > 0.01
+
+
+def test_fp8_is_refused_in_one_line_before_sm_89():
+    for op in ("attention", "qk_norm_rope_cache"):
+        with pytest.raises(KernelError, match=f"^{op}: k is float8_e4m3fn on sm_80, expected sm_89 or newer; fix: an int8 cache"):
+            refuse_fp8_before_sm_89(op, "k", (8, 0))
+    refuse_fp8_before_sm_89("attention", "k", (8, 9))
+    refuse_fp8_before_sm_89("attention", "k", (9, 0))
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.int8, 0.01), (torch.float8_e4m3fn, 0.05)], ids=str)

@@ -47,10 +47,14 @@ def test_no_rows_give_no_rows(device):
     assert triton_swiglu(torch.empty(0, 8, device=device), torch.empty(0, 8, device=device)).shape == (0, 8)
 
 
-def test_cpu_takes_the_reference():
-    x, weight = torch.randn(4, 8), torch.randn(8)
-    assert torch.equal(rms_norm(x, weight), norm_reference.rms_norm(x, weight))
-    assert torch.equal(swiglu(x, x + 1), swiglu_reference.swiglu(x, x + 1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_cpu_paths_equal_the_references(dtype, assert_close):
+    x, weight = torch.randn(4, 3, 24).to(dtype), torch.randn(24)
+    for scale in (1.0, 1e-3):
+        assert_close(rms_norm(scale * x, weight), norm_reference.rms_norm(scale * x, weight), spread=4.0)
+    for got, expected in zip(rms_norm(x, weight, residual=x + 1), norm_reference.rms_norm(x, weight, residual=x + 1), strict=True):
+        assert_close(got, expected, spread=4.0)
+    assert_close(swiglu(x, x + 1), swiglu_reference.swiglu(x, x + 1), spread=8.0)
 
 
 def test_refusals():

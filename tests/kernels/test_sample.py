@@ -3,7 +3,7 @@
 import pytest
 import torch
 from wfm_kernels import KernelError, sample
-from wfm_kernels.sample import reference
+from wfm_kernels.sample import cpu, reference
 from wfm_kernels.sample.philox import philox, uniform
 from wfm_kernels.sample.triton import sample as triton_sample
 
@@ -46,6 +46,23 @@ def test_kernel_equals_reference(settings, device):
     expected, expected_logprob = reference.sample(logits, *arguments, **settings)
     assert token.tolist() == expected.tolist()
     torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spread", [4.0, 0.05], ids=["sharp", "flat"])  # flat: more than the first candidates are kept
+@pytest.mark.parametrize("vocabulary", [7, 256, 1500])
+def test_cpu_path_equals_reference(vocabulary, spread):
+    torch.manual_seed(0)
+    logits, other = torch.randn(2, 12, vocabulary) * spread
+    for settings in (*SETTINGS, dict(top_k=700), dict(top_k=300, top_p=0.5), dict(top_p=0.95, min_p=0.01), dict(min_p=0.2)):
+        settings = dict(settings)
+        if settings.pop("guided", False):
+            settings["unguided_BV"] = other
+        for step in range(4):
+            token, logprob = sample(logits, *keys(12, step=step), **settings)
+            expected, expected_logprob = reference.sample(logits, *keys(12, step=step), **settings)
+            assert token.tolist() == expected.tolist()
+            torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+            assert torch.equal(cpu.pick(logits, cpu.uniforms(*keys(12, step=step)), **settings), token)
 
 
 def test_kernel_thresholds_meet_ties_and_masked_tokens(device):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from wfm_kernels import FULL, attention_shared_prefix
+from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
-from wfm_kernels.attention.triton import attention as triton_attention
 from wfm_kernels.shared_prefix import reference
+from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
 from wfm_kernels.shared_prefix.triton import merge
 
 
@@ -25,15 +25,12 @@ def test_public_function_equals_unshared(T, suffix, device, assert_close):
     assert (expected - without_past).abs().max() > 0.1
 
 
-def test_kernel_passes_and_merge_equal_unshared(device, assert_close):
-    q, prefix_k, prefix_v, k, v = inputs(device)
+@pytest.mark.parametrize("T", [1, 2])
+def test_kernel_path_equals_unshared(T, device, assert_close):
+    tensors = inputs(device, T=T)
     lengths, prefix = torch.tensor([20, 7, 2], device=device), torch.tensor([33], device=device)
-    B, N, T, K = q.shape
-    rows = q.transpose(0, 1).reshape(1, N, B * T, K)
-    past, past_lse = triton_attention(rows, prefix_k[None], prefix_v[None], prefix, mask=FULL, return_lse=True)
-    own, own_lse = triton_attention(q, k, v, lengths, return_lse=True)
-    got = merge(past.view(N, B, T, K).transpose(0, 1), past_lse.view(N, B, T).transpose(0, 1), own, own_lse)
-    assert_close(got, reference.attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix))
+    got = triton_shared_prefix(*tensors, lengths, prefix_length_1=prefix)
+    assert_close(got, reference.attention_shared_prefix(*tensors, lengths, prefix_length_1=prefix))
 
 
 def test_merge_of_empty_sets(device):
@@ -54,10 +51,51 @@ def test_empty_prefix_is_plain_attention(device, assert_close):
     assert_close(got, attention_reference.attention(q, k, v, lengths))
 
 
-def test_a_row_alone_equals_the_row_in_the_batch():
-    q, prefix_k, prefix_v, k, v = inputs("cpu", T=1)
-    lengths, prefix = torch.tensor([20, 20, 20]), torch.tensor([33])
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("N", [2, 6])
+def test_a_row_alone_has_the_bits_of_the_row_in_the_batch(T, N):
+    q, prefix_k, prefix_v, k, v = inputs("cpu", B=37, N=N, T=T, P=300)
+    lengths, prefix = torch.full((37,), 20), torch.tensor([290])
     together = attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix)
-    for b in range(3):
-        alone = attention_shared_prefix(q[b : b + 1], prefix_k, prefix_v, k[b : b + 1], v[b : b + 1], lengths[:1], prefix_length_1=prefix)
-        torch.testing.assert_close(alone, together[b : b + 1], atol=1e-6, rtol=0)
+    for members in ([0], [36], [5, 30], list(range(16)), list(range(3, 36))):
+        part = attention_shared_prefix(
+            q[members], prefix_k, prefix_v, k[members], v[members], lengths[: len(members)], prefix_length_1=prefix
+        )
+        assert torch.equal(part, together[members])
+
+
+@pytest.mark.parametrize("mask", [CAUSAL, FULL, Tree(bits_BT=torch.tensor([[1, 3, 5]]).expand(3, -1))], ids=lambda m: type(m).__name__)
+def test_masks_of_the_suffix(mask, device, assert_close):
+    """Every mask over the private tokens equals the same mask over past and private tokens in one row."""
+    q, prefix_k, prefix_v, k, v = inputs(device, T=3)
+    if isinstance(mask, Tree):
+        mask = Tree(bits_BT=mask.bits_BT.to(device))
+    for suffix in ([20, 20, 20], [20, 7, 3]):
+        lengths, prefix = torch.tensor(suffix, device=device), torch.tensor([33], device=device)
+        whole_k, whole_v = (torch.cat([p[None, :, :33].expand(3, -1, -1, -1), s], 2) for p, s in ((prefix_k, k), (prefix_v, v)))
+        got = attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, mask=mask)
+        assert_close(got, attention_reference.attention(q, whole_k, whole_v, lengths + 33, mask=mask))
+
+
+def test_a_cut_out_of_a_larger_cache_and_dead_slots(assert_close):
+    q, prefix_k, prefix_v, k, v = inputs("cpu", B=5, T=1)
+    k[:, :, 12:] = v[:, :, 12:] = prefix_k[:, 30:] = prefix_v[:, 30:] = float("nan")
+    lengths, prefix = torch.full((3,), 12), torch.tensor([30])
+    cut = (q[1:4], prefix_k, prefix_v, k[1:4], v[1:4])
+    expected = reference.attention_shared_prefix(*(x.nan_to_num(0.0) for x in cut), lengths, prefix_length_1=prefix)
+    assert_close(attention_shared_prefix(*cut, lengths, prefix_length_1=prefix), expected)
+    sides = (k[1:4].transpose(0, 1).contiguous().transpose(0, 1), v[1:4].transpose(0, 1).contiguous().transpose(0, 1))
+    assert_close(attention_shared_prefix(*cut[:3], *sides, lengths, prefix_length_1=prefix), expected)
+
+
+def test_what_does_not_fit_is_refused():
+    q, prefix_k, prefix_v, k, v = inputs("cpu")
+    lengths, prefix = torch.tensor([20, 7, 2]), torch.tensor([33])
+    for wrong, message in (
+        (dict(prefix_length_1=torch.tensor([41])), "prefix_length is 41, expected 0..40"),
+        (dict(prefix_length_1=torch.tensor([3, 3])), r"prefix_length has shape \(2,\)"),
+    ):
+        with pytest.raises(KernelError, match=message):
+            attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, **wrong)
+    with pytest.raises(KernelError, match=r"prefix_v has shape \(2, 39, 32\), expected \(2, 40, 32\)"):
+        attention_shared_prefix(q, prefix_k, prefix_v[:, 1:], k, v, lengths, prefix_length_1=prefix)

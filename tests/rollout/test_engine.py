@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
@@ -188,3 +188,75 @@ def test_tokens_stay_in_their_ranges(model, sequence) -> None:
     bins = torch.stack([b for row in rows.rows for b in row.bins[1:]])
     assert bins.shape[1:] == (2, 2)
     assert bins[..., 0].unique().tolist() == list(range(5)) and bins[..., 1].unique().tolist() == list(range(7))
+
+
+@pytest.fixture
+def sharing(monkeypatch) -> None:
+    """Pasts are shared from 8 tokens on, which the tiny prompts here reach."""
+    monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 8)
+    monkeypatch.setattr("wfm_ar.rollout.engine.SHARED_FROM", 8)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
+def test_futures_of_one_prompt_share_its_past_and_give_the_tokens_of_lone_rows(model, sequence, sampling, kind, sharing) -> None:
+    prompts = [replace(_row(3, 3, 4, with_bins=kind is Actions.GIVEN), seed=seed) for seed in range(5)]
+    rows = Rows(model, sequence, prompts, sampling)
+    length = 4 + 1 + 3 * 6 + (2 * 4 if kind is Actions.GIVEN else 0) - 1
+    assert rows._cache.prefix[0].shape == (2, 2, length, 12)  # once for all five rows
+    assert rows._cache.k.shape == (2, 5, 2, sequence.max_length - length, 12)
+    together = _roll(rows, [kind] * 2)
+    assert rows._cache.prefix is not None and rows._cache.longest > 0
+    alone = [_roll(Rows(model, sequence, [prompt], sampling), [kind] * 2) for prompt in prompts]
+    assert torch.equal(together, torch.cat(alone))
+    _roll(rows, [kind] * 2)  # beyond the trained length every row goes on from its own last latents
+    assert rows._cache.prefix is None
+
+
+def test_a_fork_copies_no_past(model, sequence, sharing) -> None:
+    rows = Rows(model, sequence, [_row(2, 2, 4)], SAMPLED)
+    _roll(rows, [Actions.GIVEN])
+    forks = rows.select([0] * 4)
+    length = rows._cache.longest
+    assert forks._cache.prefix[0].data_ptr() == rows._cache.k.data_ptr() and forks._cache.prefix[0].shape[2] == length
+    forks.rows = [replace(row, seed=seed) for seed, row in enumerate(forks.rows)]
+    ahead = _roll(forks, [Actions.GIVEN])
+    again = forks.select([1, 1])
+    assert again._cache.prefix[0].shape[2] == length + forks._cache.longest
+    assert torch.equal(_roll(again, [Actions.GIVEN])[0], _roll(forks, [Actions.GIVEN])[1])
+    rows.rows = [replace(rows.rows[0], seed=3)]  # the original goes on in the same memory, behind what its forks see
+    assert torch.equal(_roll(rows, [Actions.GIVEN])[0], ahead[3])
+    mixed = Rows.stack([forks, rows])  # different pasts: each row gets its own copy
+    assert mixed._cache.prefix is None and len(mixed.rows) == 5
+    expected = torch.cat((_roll(forks, [Actions.ABSENT]), _roll(rows, [Actions.ABSENT])))
+    assert torch.equal(_roll(mixed, [Actions.ABSENT]), expected)
+
+
+def test_logits_of_a_shared_past_are_near_a_lone_rows(model, sequence, sharing) -> None:
+    prompts = [replace(_row(3, 4, 4), seed=seed) for seed in range(5)]
+
+    def logits(members: list[int]) -> torch.Tensor:
+        rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
+        return rows._step.step(rows._plan([None] * len(members)), 0)
+
+    with torch.inference_mode():
+        together, alone = logits([0, 1, 2, 3, 4]), logits([0])
+        assert (together - alone).abs().max().item() <= 1e-5 and together.std() > 0.5
+        assert torch.equal(logits([2, 3]), together[:2])  # among rows that share, bit for bit
+
+
+def test_roll_puts_rows_of_one_past_together(model, sequence, sharing, monkeypatch) -> None:
+    sizes, use = [], Rows._use
+
+    def seen(self, cache) -> None:
+        sizes.append((len(self.rows), cache.prefix is not None))
+        use(self, cache)
+
+    monkeypatch.setattr(Rows, "_use", seen)
+    rows = [replace(_row(3, 3), seed=seed) for seed in range(3)] + [_row(5, 2), _row(6, 1)]
+    jobs = [Job(row=row, num_latents=4, actions=Actions.ABSENT) for row in rows]
+    finished = roll(model, sequence, jobs, SAMPLED)
+    assert (3, True) in sizes and (2, False) in sizes
+    for job, row in zip(jobs, finished, strict=True):
+        (alone,) = roll(model, sequence, [job], SAMPLED)
+        assert len(row.tokens) == 4 and torch.equal(torch.stack(alone.tokens), torch.stack(row.tokens))

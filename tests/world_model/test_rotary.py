@@ -1,6 +1,7 @@
 import torch
+from wfm_kernels.qk_norm_rope_cache.cpu import turn, turns
 
-from wfm_ar.world_model.rotary import axis_sizes, rotary_frequencies, rotary_tables, rotate, sincos_positions
+from wfm_ar.world_model.rotary import axis_sizes, position_tables, rotary_frequencies, rotary_tables, sincos_positions
 
 
 def test_published_split_of_the_head():
@@ -13,7 +14,7 @@ def test_scores_depend_on_differences_of_positions_only():
     q, k = torch.randn(2, 1, 1, 1, 32, dtype=torch.float64)
 
     def score(a, b):
-        turned = [rotate(x, *rotary_tables(torch.tensor([[p]]), frequencies, torch.float64)) for x, p in ((q, a), (k, b))]
+        turned = [turn(x, *rotary_tables(torch.tensor([[p]]), frequencies, torch.float64)) for x, p in ((q, a), (k, b))]
         return float((turned[0] * turned[1]).sum())
 
     assert abs(score([3, 2, 1], [1, 5, 0]) - score([7, 4, 9], [5, 7, 8])) < 1e-5
@@ -23,8 +24,16 @@ def test_scores_depend_on_differences_of_positions_only():
 def test_negative_positions_neither_rotate_nor_add():
     x = torch.randn(1, 1, 2, 32)
     positions = torch.full((1, 1, 3), -1)
-    assert torch.equal(rotate(x, *rotary_tables(positions, rotary_frequencies(32, 100.0), x.dtype)), x)
+    assert torch.equal(turn(x, *rotary_tables(positions, rotary_frequencies(32, 100.0), x.dtype)), x)
     assert not sincos_positions(positions, 96).any()
+
+
+def test_tables_by_position_are_those_by_token():
+    """What the kernels look up a token at a time equals what the transformer works out for a whole row, bit for bit."""
+    positions, frequencies = torch.randint(-1, 60, (2, 7, 3)), rotary_frequencies(32, 100.0, (3, 40))
+    looked_up = turns(*position_tables(60, frequencies), positions, axis_sizes(32))
+    for got, expected in zip(looked_up, rotary_tables(positions, frequencies, torch.float32), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_golden(golden):

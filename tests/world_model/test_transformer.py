@@ -71,13 +71,20 @@ def test_hints_are_required_exactly_when_the_model_has_them():
 
 
 def test_loss_counts_weights_only_and_adds_z():
-    logits, targets = torch.randn(2, 3, 30), torch.randint(30, (2, 3))
+    hidden, head, targets = torch.randn(2, 3, 8), torch.nn.Linear(8, 30, bias=False), torch.randint(30, (2, 3))
+    hidden.requires_grad_()
     weights = torch.tensor([[1.0, 0, 2], [0, 0, 1]])
+    logits = head(hidden)
+    targets[0, 2] = logits[0, 2].argmax()
+    targets[1, 0] = logits[1, 0].argmax()
     each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    assert float(next_token_loss(logits, targets, weights, 0.0)) == pytest.approx(float((each * weights).sum() / 4), rel=1e-5)
-    z = logits.logsumexp(-1).square()
-    expected = float(((each + 0.1 * z) * weights).sum() / 4)
-    assert float(next_token_loss(logits, targets, weights, 0.1)) == pytest.approx(expected, rel=1e-5)
+    for z_loss in (0.0, 0.1):
+        expected = ((each + z_loss * logits.logsumexp(-1).square()) * weights).sum() / 4
+        loss, hits = next_token_loss(hidden, head, targets, weights, z_loss)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        for got, wanted in zip(*(torch.autograd.grad(x, (hidden, head.weight), retain_graph=True) for x in (loss, expected)), strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-4)
+    assert hits.tolist() == ((logits.argmax(-1) == targets) & (weights > 0)).tolist() and hits[0, 2] and not hits[1, 0]
 
 
 def _from_published(weights: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:

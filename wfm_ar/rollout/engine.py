@@ -1,7 +1,9 @@
 """Rows of tokens rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
 
 Promises: a row's tokens depend on its own prompt, actions, seed and the settings alone, bit for bit, whatever its neighbours
-and however many there are; a fork goes on exactly as the original would. Knows tokens only, neither pixels nor text.
+and however many there are; a fork goes on as the original would. Rows of one past of at least SHARED_FROM tokens, and forks
+behind that many, hold and read it once: their logits are a lone row's up to rounding (below 1e-5), so a draw within that of the
+edge between two tokens may fall on the other side. Knows tokens only, neither pixels nor text.
 
 When the trained length is full, a row rolls on from its last `max_latents // 2` latents: they are prefilled anew at the
 beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
@@ -12,13 +14,13 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.decode_step import DecodeStep
-from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.kernel_step import KernelStep
+from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
@@ -60,10 +62,16 @@ class Rows:
 
     @torch.inference_mode()
     def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
-        """Prefills each row's prompt, each alone. A prompt longer than the trained length keeps its last latents."""
+        """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
         self.model, self.sequence, self.sampling = model, sequence, sampling
         self.rows = [self._rolled(row) for row in rows]
-        self._use(KVCache.stack([self._prefill(row) for row in self.rows]))
+        pasts = [_past(row) for row in self.rows]
+        caches = {past: self._prefill(row) for past, row in dict(zip(pasts, self.rows, strict=True)).items()}
+        if len(caches) == 1:
+            (cache,) = caches.values()
+            self._use(cache if len(pasts) == 1 else cache.fork(torch.zeros(len(pasts), dtype=torch.int64)))
+        else:
+            self._use(KVCache.stack([caches[past] for past in pasts]))
 
     @torch.inference_mode()
     def advance(self, actions: Actions, bins_BrA: Tensor | None = None) -> Tensor:
@@ -75,21 +83,15 @@ class Rows:
         assert (bins_BrA is not None) == (actions is Actions.GIVEN)
         assert actions is Actions.ABSENT or all(row.tokens for row in self.rows), "no action leads to a first latent"
         self._roll_on()
-        num_tokens = self.sequence.latent_size
         if actions is Actions.IMAGINED:
             bins_BrA, logits, fed = self._imagine()
         else:
             ids_BL = self._plan([None] * len(self.rows) if bins_BrA is None else bins_BrA)
             logits, fed = self._step.step(ids_BL, 0), ids_BL.shape[1]
-
-        video_Bn = self._uniforms(Stream.VIDEO, num_tokens)
-        tokens = []
-        for i in range(num_tokens):
-            tokens.append(sample(logits, video_Bn[:, i], self.sampling, (0, self.sequence.config.video_vocab)))
-            if i + 1 < num_tokens:  # the last one is fed with the next latent: only then is it known what follows it
-                logits = self._step.step(tokens[-1].unsqueeze(1), fed + i)
-        grid = (self.sequence.config.grid_h, self.sequence.config.grid_w)
-        tokens_Bhw = torch.stack(tokens, 1).cpu().unflatten(1, grid)
+        ranges = [(0, self.sequence.config.video_vocab)] * self.sequence.latent_size
+        # the last token is fed with the next latent: only then is it known what follows it
+        ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed)
+        tokens_Bhw = ids_Bn.cpu().unflatten(1, (self.sequence.config.grid_h, self.sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
             self.rows[i] = replace(row, tokens=(*row.tokens, tokens_Bhw[i]), bins=(*row.bins, bins))
@@ -117,7 +119,7 @@ class Rows:
         return other
 
     def _use(self, cache: KVCache) -> None:
-        self._cache, self._step = cache, DecodeStep(self.model, cache)
+        self._cache, self._step = cache, step_for(self.model, cache)
 
     def _rolled(self, row: Row) -> Row:
         """`row` with a context that has room for one more latent."""
@@ -149,8 +151,8 @@ class Rows:
         cache = self.model.new_cache(1, self.sequence.max_length)
         ids, positions, hints = self.sequence.join(self._pieces(row))
         if len(ids) > 1:
-            device, step = self.model.head.weight.device, DecodeStep(self.model, cache)
-            step.plan(positions[None, :-1].to(device), hints[None, :-1].to(device))
+            device, step = self.model.head.weight.device, step_for(self.model, cache)
+            step.plan(positions[None, :-1], hints[None, :-1])
             step.step(ids[None, :-1].to(device), 0)
         return cache
 
@@ -158,25 +160,21 @@ class Rows:
         """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
         sequence, channels = self.sequence, len(self.sequence.channels)
         unknown_BrA = torch.zeros(len(self.rows), sequence.config.rate, channels, dtype=torch.int64)
-        fed_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
-        action_Bn, ids = self._uniforms(Stream.ACTION, sequence.action_size), []
-        for i in range(sequence.action_size):
-            logits = self._step.step(fed_B1, i)
-            ids.append(sample(logits, action_Bn[:, i], self.sampling, sequence.action_range(i % channels)))
-            fed_B1 = ids[-1].unsqueeze(1)
+        pending_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
+        ranges = [sequence.action_range(i % channels) for i in range(sequence.action_size)]
+        ids_Bn = self._draw(self._step.step(pending_B1, 0), Stream.ACTION, ranges, 1)
         starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
-        bins_BrA = torch.stack(ids, 1).cpu().unflatten(1, (-1, channels)) - starts_A
+        bins_BrA = ids_Bn.cpu().unflatten(1, (-1, channels)) - starts_A
         self._plan(bins_BrA, slice(sequence.action_size, None))  # only now is it known what leads to the video tokens
-        return bins_BrA, self._step.step(fed_B1, 0), 1
+        return bins_BrA, self._step.step(ids_Bn[:, -1:], 0), 1
 
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
         actions `bins`, one [r, A] or None a row."""
-        device = self.model.head.weight.device
         coming = [self._coming(row, bins_rA) for row, bins_rA in zip(self.rows, bins, strict=True)]
         ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
-        self._step.plan(positions_BL3[:, part].to(device), hints_BLF[:, part].to(device))
-        return ids_BL.to(device)
+        self._step.plan(positions_BL3[:, part], hints_BLF[:, part])
+        return ids_BL.to(self.model.head.weight.device)
 
     def _coming(self, row: Row, bins_rA: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """What is fed for the next latent: (ids of the pending token and the actions, positions [L, 3] of these and of all video
@@ -190,10 +188,41 @@ class Rows:
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
         return ids, positions, torch.cat([piece.hints for piece in pieces])
 
-    def _uniforms(self, stream: Stream, count: int) -> Tensor:
-        """float64 [B, count] for the next latent of each row."""
-        uniforms = [draws(row.seed, len(row.tokens), stream, count) for row in self.rows]
-        return torch.from_numpy(np.stack(uniforms)).to(self.model.head.weight.device)
+    def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
+        """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
+        row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
+        if isinstance(self._step, KernelStep):
+            return self._step.roll(row_keys, self.sampling.settings, ranges, first)
+        uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)), []
+        for i, allowed in enumerate(ranges):
+            ids.append(sample(logits_BV, uniforms_Bn[:, i], self.sampling, allowed))
+            if i + 1 < len(ranges):
+                logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
+        return torch.stack(ids, 1)
+
+
+def step_for(model: WorldModel, cache: KVCache) -> DecodeStep | KernelStep:
+    """Kernels and a captured graph on CUDA; elsewhere the library."""
+    return KernelStep(model, cache) if cache.k.is_cuda else DecodeStep(model, cache)
+
+
+def _past(row: Row) -> tuple:
+    """What the context of a row consists of; equal for rows whose caches would be."""
+    begin = row.base
+    bins = tuple(None if bins is None else bins.numpy().tobytes() for bins in row.bins[begin + 1 :])
+    return tuple(row.text_ids), tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins
+
+
+def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list[int]]:
+    """`members` in batches: those of one long past together, so that they share it, and all others in one."""
+    groups: dict[tuple, list[int]] = {}
+    for i in members:
+        groups.setdefault(_past(jobs[i].row), []).append(i)
+    shared, rest = [], []
+    for lot in groups.values():
+        together = len(lot) > 1 and len(jobs[lot[0]].row.tokens) * sequence.latent_size >= SHARED_FROM
+        shared, rest = (shared + [lot], rest) if together else (shared, rest + lot)
+    return shared + ([sorted(rest)] if rest else [])
 
 
 def roll(
@@ -202,26 +231,30 @@ def roll(
     """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made."""
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
     for kind in Actions:
-        members = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
-        batches = []
-        begun = [i for i in members if jobs[i].row.tokens]
-        if begun:
-            batches.append(Rows(model, sequence, [jobs[i].row for i in begun], sampling))
-        if fresh := [i for i in members if not jobs[i].row.tokens]:
-            batches.append(Rows(model, sequence, [jobs[i].row for i in fresh], sampling))
-            _advance(batches[-1], Actions.ABSENT, None, progress)
-        members = begun + fresh
-        rows = Rows.stack(batches) if batches else None
-        while members:
-            finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
-            going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
-            if len(going) < len(members):
-                members = [members[place] for place in going]
-                rows = rows.select(going) if going else rows
-                continue
-            bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
-            _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+        waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
+        for lot in _lots(sequence, jobs, waiting):
+            finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, progress)
     return [finished[i] for i in range(len(jobs))]
+
+
+def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, progress) -> dict[int, Row]:
+    """Finish the jobs `lot` as one batch -> {index: row}."""
+    finished: dict[int, Row] = {}
+    begun, fresh = ([i for i in lot if bool(jobs[i].row.tokens) is has] for has in (True, False))
+    batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling) for part in (begun, fresh) if part]
+    if fresh:
+        _advance(batches[-1], Actions.ABSENT, None, progress)
+    members, rows = begun + fresh, Rows.stack(batches)
+    while members:
+        finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
+        going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
+        if len(going) < len(members):
+            members = [members[place] for place in going]
+            rows = rows.select(going) if going else rows
+            continue
+        bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
+        _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+    return finished
 
 
 def _advance(rows: Rows, kind: Actions, bins_BrA: Tensor | None, progress: Callable[[int], None] | None) -> None:

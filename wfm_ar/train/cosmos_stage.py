@@ -91,12 +91,10 @@ class CosmosStage:
         return [self.stores["train"][i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model(batch["ids"], batch["positions"], context=batch.get("context"))
-        loss = next_token_loss(logits, batch["targets"], batch["weights"], self.training.z_loss)
-        with torch.no_grad():
-            kept = batch["weights"] > 0
-            hit = (logits.argmax(-1) == batch["targets"])[kept].float().mean()
-        return loss, {"accuracy": hit, "tokens": kept.sum()}
+        hidden = model.features(batch["ids"], batch["positions"], context=batch.get("context"))
+        loss, hits = next_token_loss(hidden, model.head, batch["targets"], batch["weights"], self.training.z_loss)
+        kept = batch["weights"] > 0
+        return loss, {"accuracy": hits[kept].float().mean(), "tokens": kept.sum()}
 
     @torch.no_grad()
     def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -135,19 +135,11 @@ class WorldModelStage:
         return self._text_ids[text]
 
     def loss(self, model, batch, generator):
-        features_BLD = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"], head=False)
-        targets_BL, weights_BL = batch["targets"], batch["weights"]
-        with torch.autocast(features_BLD.device.type, enabled=False):
-            head = model.head.weight.to(features_BLD.dtype)
-            loss = linear_cross_entropy(
-                features_BLD.flatten(0, 1), head, targets_BL.flatten(), weights_R=weights_BL.flatten(), z_loss=self.training.z_loss
-            )
-            with torch.no_grad():  # the accuracy of a few rows says enough and costs little
-                few = slice(max(1, len(targets_BL) // 4))
-                hit = (features_BLD[few] @ head.T).argmax(-1) == targets_BL[few]
-                video = (weights_BL[few] > 0) & (targets_BL[few] < self.sequence.action_start)
-                actions = (weights_BL[few] > 0) & ~video
-        return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": (weights_BL > 0).sum()}
+        hidden_BLD = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"], head=False)
+        loss, hit = next_token_loss(hidden_BLD, model.head, batch["targets"], batch["weights"], self.training.z_loss)
+        video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
+        actions = (batch["weights"] > 0) & ~video
+        return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
 
     @torch.no_grad()
     def validate(self, model, device):

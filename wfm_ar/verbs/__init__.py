@@ -170,4 +170,11 @@ VERBS: tuple[Verb, ...] = (
         module="bench_cosmos",
         examples=("wfm bench cosmos", "wfm bench cosmos work=[tokenizer]"),
     ),
+    Verb(
+        words="bench",
+        line="check the kernels' numbers, then time them beside their rivals and a copy",
+        module="bench",
+        examples=("wfm bench", "wfm bench only=shared_prefix", "wfm bench device=cuda out=bench.json"),
+        literal=("only", "out"),
+    ),
 )

@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wfm_kernels.qk_norm_rope_cache.cpu import turn
 
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.linear import Linear
-from wfm_ar.world_model.rotary import rotate
+from wfm_ar.world_model.norm import RMSNorm
 
 
 class SelfAttention(nn.Module):
@@ -17,14 +18,14 @@ class SelfAttention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.qkv = Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.out = Linear(heads * head_dim, dim, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+        self.q_norm, self.k_norm = RMSNorm(head_dim, eps=eps), RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, cos, sin, layer: int, cache: KVCache | None = None) -> torch.Tensor:
         """x [B, L, D]; with a cache, its tokens come before x's and x's keys and values are written into it."""
         qkv = self.qkv(x_BLD).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
-        q = rotate(self.q_norm(q), cos, sin).transpose(1, 2)
-        k = rotate(self.k_norm(k), cos, sin).transpose(1, 2)
+        q = turn(self.q_norm(q), cos, sin).transpose(1, 2)
+        k = turn(self.k_norm(k), cos, sin).transpose(1, 2)
         v = v.transpose(1, 2)
         if cache is None:
             group = self.heads // self.kv_heads
@@ -44,7 +45,7 @@ class CrossAttention(nn.Module):
         self.q = Linear(dim, heads * head_dim, bias=False)
         self.kv = Linear(context_dim, 2 * kv_heads * head_dim, bias=False)
         self.out = Linear(heads * head_dim, dim, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
+        self.q_norm, self.k_norm = RMSNorm(head_dim, eps=eps), RMSNorm(head_dim, eps=eps)
 
     def forward(self, x_BLD, context_BSC, mask_BS, layer: int, cache: KVCache | None = None) -> torch.Tensor:
         """mask_BS bool, True = attend; None = attend to all; [B, L, S] where each token sees a context of its own."""

@@ -3,9 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wfm_kernels import swiglu
 
 from wfm_ar.world_model.attention import CrossAttention, SelfAttention
 from wfm_ar.world_model.linear import Linear
+from wfm_ar.world_model.norm import RMSNorm
 
 
 class SwiGLU(nn.Module):
@@ -22,7 +24,7 @@ class SwiGLU(nn.Module):
         if x.shape[-2] > self.AT_ONCE and not torch.is_grad_enabled():
             return torch.cat([self(piece) for piece in x.split(self.AT_ONCE, -2)], -2)
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(F.silu(gate) * up if torch.is_grad_enabled() else swiglu(gate, up))  # the op has no gradient on CUDA
 
 
 class Block(nn.Module):
@@ -31,11 +33,11 @@ class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         heads = (config.heads, config.kv_heads, config.head_dim, config.eps)
-        self.attention_norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.attention_norm = RMSNorm(config.dim, eps=config.eps)
         self.attention = SelfAttention(config.dim, *heads)
-        self.cross_norm = nn.RMSNorm(config.dim, eps=config.eps) if config.context_dim else None
+        self.cross_norm = RMSNorm(config.dim, eps=config.eps) if config.context_dim else None
         self.cross_attention = CrossAttention(config.dim, config.context_dim, *heads) if config.context_dim else None
-        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.ffn_norm = RMSNorm(config.dim, eps=config.eps)
         self.ffn = SwiGLU(config.dim, config.hidden)
 
     def forward(self, x, cos, sin, layer, cache=None, context=None, context_mask=None) -> torch.Tensor:

@@ -3,14 +3,17 @@
 Promises: the logits of `WorldModel.forward` up to rounding, and bit for bit the same logits for a row whatever its neighbours
 and however many there are. A plain matrix product breaks that: its rounding changes with the number of rows. Here each row is
 an entry of a batched product over shared (expanded, not copied) weights, so every row sees a product of its own shape.
-At a few million parameters calling an operation costs more than computing it, hence tables made once a latent and the
-written-out norm. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive positions.
+At a few million parameters calling an operation costs more than computing it, hence tables made once a latent, and the kernels'
+CPU paths called past their checks. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive
+positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wfm_kernels import attention
+from wfm_kernels.qk_norm_rope_cache.cpu import norm_and_turn
+from wfm_kernels.rms_norm.cpu import rms_norm
+from wfm_kernels.swiglu.cpu import swiglu
 
 from wfm_ar.errors import BadConfig
 from wfm_ar.world_model.kv_cache import KVCache
@@ -28,17 +31,16 @@ class DecodeStep:
             raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
         self.model, self.cache = model, cache
         rows = cache.lengths_B.shape[0]
-        self._kv_heads, self._heads, self._head_dim = config.kv_heads, config.heads, config.head_dim
+        self._kv_heads, self._heads, self._head_dim, self._eps = config.kv_heads, config.heads, config.head_dim, config.eps
         self._head_t = _expanded(model.head, rows)
-        self._norm = _Norm(model.norm.weight, config.eps)
         self._hint_layers = None if model.hints is None else (_expanded(model.hints.up, rows), _expanded(model.hints.down, rows))
         self._layers = [
             (
-                _Norm(block.attention_norm.weight, config.eps),
+                block.attention_norm.weight.detach(),
                 _expanded(block.attention.qkv, rows),
-                _Norm(_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads), config.eps),
+                _per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads),
                 _expanded(block.attention.out, rows),
-                _Norm(block.ffn_norm.weight, config.eps),
+                block.ffn_norm.weight.detach(),
                 _expanded(block.ffn.gate_up, rows),
                 _expanded(block.ffn.down, rows),
             )
@@ -47,12 +49,12 @@ class DecodeStep:
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
-        model = self.model
-        self._cos, self._sin = rotary_tables(positions_BL3, model.frequencies, model.head.weight.dtype)
+        model, device = self.model, self.model.head.weight.device
+        self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, model.head.weight.dtype)
         self._hints = None
         if hints_BLF is not None:
             up_t, down_t = self._hint_layers
-            hidden = torch.bmm(hints_BLF.to(up_t.dtype).contiguous(), up_t) + model.hints.up.bias
+            hidden = torch.bmm(hints_BLF.to(device, up_t.dtype).contiguous(), up_t) + model.hints.up.bias
             self._hints = torch.bmm(F.silu(hidden), down_t)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
@@ -66,35 +68,18 @@ class DecodeStep:
         x = F.embedding(ids_BT, self.model.embedding.weight)
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
-        longest, lengths_B = cache.longest + count, cache.lengths_B + count
+        longest, lengths_B, eps = cache.longest + count, cache.lengths_B + count, self._eps
         for layer, (attention_norm, qkv_t, head_norm, out_t, ffn_norm, gate_up_t, down_t) in enumerate(self._layers):
-            qkv = torch.bmm(attention_norm(x), qkv_t).view(rows, count, N + 2 * H, K)
-            qk = head_norm(qkv.narrow(2, 0, N + H))
-            swapped = torch.cat((qk, qk), -1).narrow(-1, K // 2, K)  # halves exchanged, cheaper than roll
-            qk = torch.addcmul(qk * cos, swapped, sin).transpose(1, 2)
+            qkv = torch.bmm(rms_norm(x, attention_norm, eps=eps), qkv_t).view(rows, count, N + 2 * H, K)
+            qk = norm_and_turn(qkv.narrow(2, 0, N + H), head_norm, cos, sin, eps).transpose(1, 2)
             k, v = cache.update(layer, qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
-            y = attention(qk.narrow(1, 0, N), k, v, lengths_B, max_length=longest)
+            y = cache.read(layer, qk.narrow(1, 0, N), k, v, lengths_B, longest)
             x = torch.baddbmm(x, y.transpose(1, 2).reshape(rows, count, N * K), out_t)
-            gate, up = torch.bmm(ffn_norm(x), gate_up_t).chunk(2, -1)
-            x = torch.baddbmm(x, F.silu(gate) * up, down_t)
+            gate, up = torch.bmm(rms_norm(x, ffn_norm, eps=eps), gate_up_t).chunk(2, -1)
+            x = torch.baddbmm(x, swiglu(gate, up), down_t)
         cache.advance(count)
-        return torch.bmm(self._norm(x.narrow(1, count - 1, 1)), self._head_t).squeeze(1).float()
-
-
-class _Norm:
-    """RMSNorm. On the CPU torch's own takes many calls in fp32; this takes five."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        size = weight.shape[-1]
-        self.own = weight.is_cpu and weight.dtype == torch.float32
-        self.weight, self.eps, self.shape = weight, eps, weight.shape[-1:]
-        self.scaled, self.total_eps = weight * size**0.5, torch.full((), size * eps, device=weight.device, dtype=weight.dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self.own:
-            return torch.rms_norm(x, self.shape, None, self.eps) * self.weight
-        length = torch.linalg.vector_norm(x, 2, -1, True)
-        return x * torch.rsqrt(torch.addcmul(self.total_eps, length, length)) * self.scaled
+        last = rms_norm(x.narrow(1, count - 1, 1), self.model.norm.weight, eps=eps)
+        return torch.bmm(last, self._head_t).squeeze(1).float()
 
 
 def _expanded(linear: nn.Linear, rows: int) -> Tensor:

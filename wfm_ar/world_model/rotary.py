@@ -34,17 +34,17 @@ def rotary_frequencies(head_dim: int, theta: float, yarn_shape: tuple[int, int] 
     return rows
 
 
-def rotate(x_BLNK: torch.Tensor, cos_BL1K: torch.Tensor, sin_BL1K: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (i, i + K/2) of every head; cos and sin hold their K/2 values twice, sin's first half negated."""
-    half = x_BLNK.shape[-1] // 2
-    return x_BLNK * cos_BL1K + x_BLNK.roll(half, -1) * sin_BL1K
-
-
 def rotary_tables(positions_BL3: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin) [B, L, 1, K] for `rotate`. Negative positions mean "no position" and rotate by nothing."""
+    """(cos, sin) [B, L, 1, K] for `turn` of wfm_kernels. Negative positions mean "no position" and rotate by nothing."""
     angles = positions_BL3.clamp_min(0).float() @ frequencies
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1).unsqueeze(2).to(dtype), torch.cat((-sin, sin), -1).unsqueeze(2).to(dtype)
+
+
+def position_tables(count: int, frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 (cos, sin) [count, K / 2]: row p holds every frequency's turn at position p, whichever axis the frequency follows."""
+    angles = torch.arange(count, dtype=torch.float32, device=frequencies.device)[:, None] * frequencies.sum(0)
+    return angles.cos(), angles.sin()
 
 
 def sincos_positions(positions_BL3: torch.Tensor, dim: int) -> torch.Tensor:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wfm_kernels import linear_cross_entropy
 
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.sizes import check_parameters, check_sizes
 from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.linear import Linear
+from wfm_ar.world_model.norm import RMSNorm
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
 from wfm_ar.world_model.shared_cache import SharedKVCache
 
@@ -71,7 +73,7 @@ class WorldModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab, config.dim)
         self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.eps)
+        self.norm = RMSNorm(config.dim, eps=config.eps)
         self.head = Linear(config.dim, config.out_vocab, bias=False)
         frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -142,11 +144,20 @@ class WorldModel(nn.Module):
         return KVCache(c.layers, rows, capacity, c.kv_heads, c.head_dim, weight.dtype, weight.device)
 
 
-def next_token_loss(logits_BLV: torch.Tensor, targets_BL: torch.Tensor, weights_BL: torch.Tensor, z_loss: float) -> torch.Tensor:
-    """Weighted mean cross-entropy plus z_loss * logsumexp^2 (which keeps logits from drifting)."""
-    kept = weights_BL > 0
-    logits, targets, weights = logits_BLV[kept], targets_BL[kept], weights_BL[kept]
-    each = F.cross_entropy(logits, targets, reduction="none")
-    if z_loss:
-        each = each + z_loss * logits.logsumexp(-1).square()
-    return (each * weights).sum() / weights.sum()
+def next_token_loss(
+    hidden_BLD: torch.Tensor, head: nn.Linear, targets_BL: torch.Tensor, weights_BL: torch.Tensor, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weighted mean cross-entropy plus z_loss * logsumexp^2 (which keeps logits from drifting), bool [B, L]: is the target likeliest?)
+
+    hidden_BLD: what `features` gives. The logits never exist as a whole. Rows of weight 0 are left out, on the CPU before any work.
+    """
+    hidden, targets, weights, weight_VD = hidden_BLD.flatten(0, 1), targets_BL.flatten(), weights_BL.flatten(), head.weight
+    if torch.is_autocast_enabled(hidden.device.type):
+        half = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight_VD = hidden.to(half), weight_VD.to(half)
+    if not hidden.is_cpu:
+        loss, hits = linear_cross_entropy(hidden, weight_VD, targets, weights_R=weights, z_loss=z_loss, return_hits=True)
+        return loss, hits.view_as(targets_BL)
+    kept = (weights > 0).nonzero().squeeze(1)
+    loss, hits = linear_cross_entropy(hidden[kept], weight_VD, targets[kept], weights_R=weights[kept], z_loss=z_loss, return_hits=True)
+    return loss, torch.zeros_like(targets_BL, dtype=torch.bool).view(-1).index_put((kept,), hits).view_as(targets_BL)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wfm_kernels.attention import sdpa
 from wfm_kernels.attention.masks import CAUSAL, FULL, Causal, Full, Mask, RingWindow, Tree, check_mask
-from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
+from wfm_kernels.errors import KernelError, check_cache_format, check_last_stride, check_tensor
 
 __all__ = ["CAUSAL", "FULL", "Causal", "Full", "RingWindow", "Tree", "attention"]
 
@@ -68,6 +68,7 @@ def _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_s
         check_tensor("attention", "k_scale", k_scale_BHL, (B, H, L), (torch.float32,), q_BNTK)
         check_tensor("attention", "v_scale", v_scale_BHL, (B, H, L), (torch.float32,), q_BNTK)
         cache_dtypes = (k_BHLK.dtype,)
+        check_cache_format("attention", "k", k_BHLK)
     else:
         if k_scale_BHL is not None or v_scale_BHL is not None:
             raise KernelError(f"attention: k_scale or v_scale given for a {k_BHLK.dtype} cache, expected int8 or float8_e4m3fn")

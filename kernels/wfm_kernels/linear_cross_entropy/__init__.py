@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.errors import KernelError, check_tensor
-from wfm_kernels.linear_cross_entropy import reference
+from wfm_kernels.linear_cross_entropy import cpu
 
 __all__ = ["linear_cross_entropy"]
 
@@ -26,13 +26,15 @@ def linear_cross_entropy(
     weights_R: Tensor | None = None,
     z_loss: float = 0.0,
     chunk_rows: int | None = None,
-) -> Tensor:
+    return_hits: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Weighted mean cross-entropy (+ z_loss * log-sum-exp^2) of rows against logits hidden_RD @ weight_VD.T; float32 scalar.
 
     hidden_RD, weight_VD: one dtype of float32, float16, bfloat16. targets_R: int64 in 0..V-1 (of rows with weight 0 too).
     weights_R: float32 >= 0, default 1 each; 0 leaves a row out; weights that sum to 0 give loss 0. chunk_rows: rows of logits at a
-    time, default by memory. Differentiable in hidden_RD and weight_VD. Targets are checked on the CPU only.
-    CPU tensors take reference.rows_in_place, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, devices, targets.
+    time, default by memory. With return_hits also bool [R]: is the target a likeliest token of its row?
+    Differentiable in hidden_RD and weight_VD. Targets are checked on the CPU only.
+    CPU tensors take cpu.rows_in_place, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, devices, targets.
     """
     if hidden_RD.dim() != 2 or weight_VD.dim() != 2:
         raise KernelError(f"{OP}: hidden and weight have {hidden_RD.dim()} and {weight_VD.dim()} axes, expected [R, D] and [V, D]")
@@ -48,26 +50,29 @@ def linear_cross_entropy(
         raise KernelError(f"{OP}: targets are in {int(targets_R.min())}..{int(targets_R.max())}, expected 0..{V - 1}")
     if chunk_rows is None:
         chunk_rows = max(1, CHUNK_BYTES[hidden_RD.device.type] // (V * hidden_RD.element_size()))
-    return _LinearCrossEntropy.apply(hidden_RD, weight_VD, targets_R, weights_R, z_loss, chunk_rows)
+    loss, hits_R = _LinearCrossEntropy.apply(hidden_RD, weight_VD, targets_R, weights_R, z_loss, chunk_rows)
+    return (loss, hits_R) if return_hits else loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_RD, weight_VD, targets_R, weights_R, z_loss, chunk_rows):
         if hidden_RD.is_cpu:
-            rows_in_place = reference.rows_in_place
+            rows_in_place = cpu.rows_in_place
         else:
             from wfm_kernels.linear_cross_entropy.triton import rows_in_place
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = weights_R.sum()
         share_R = weights_R / torch.where(total > 0.0, total, 1.0)
-        losses = []
+        losses, hits = [], []
         grad_hidden_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for start in range(0, len(hidden_RD), chunk_rows):
             rows = slice(start, start + chunk_rows)
             logits_CV = hidden_RD[rows] @ weight_VD.T
-            losses.append(rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight).sum())
+            loss_C, hit_C = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
+            losses.append(loss_C.sum())
+            hits.append(hit_C)
             if wants_hidden:
                 torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
             if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
@@ -75,9 +80,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             elif wants_weight:
                 grad_weight_VD += logits_CV.T @ hidden_RD[rows]
         ctx.save_for_backward(grad_hidden_RD, grad_weight_VD.to(weight_VD.dtype) if wants_weight else None)
-        return torch.stack(losses).sum() if losses else hidden_RD.new_zeros((), dtype=torch.float32)
+        hits_R = torch.cat(hits) if hits else targets_R.new_zeros(0, dtype=torch.bool)
+        ctx.mark_non_differentiable(hits_R)
+        return torch.stack(losses).sum() if losses else hidden_RD.new_zeros((), dtype=torch.float32), hits_R
 
     @staticmethod
-    def backward(ctx, grad_loss):
+    def backward(ctx, grad_loss, _):
         grads = [None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
         return *grads, None, None, None, None

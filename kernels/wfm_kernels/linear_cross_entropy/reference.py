@@ -9,13 +9,3 @@ def linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor
     lse_R = logits_RV.logsumexp(dim=-1)
     loss_R = lse_R - logits_RV.gather(-1, targets_R[:, None])[:, 0] + z_loss * lse_R.square()
     return (loss_R * weights_R).sum() / weights_R.sum()
-
-
-def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss: float, gradient: bool) -> Tensor:
-    """Loss of each row times its share; with `gradient`, logits_CV is overwritten by the gradient of the sum of those."""
-    lse_C = logits_CV.float().logsumexp(dim=-1)
-    picked_C = logits_CV.gather(-1, targets_C[:, None])[:, 0].float()
-    if gradient:
-        logits_CV.sub_(lse_C[:, None]).exp_().mul_((share_C * (1.0 + 2.0 * z_loss * lse_C))[:, None])
-        logits_CV.scatter_add_(-1, targets_C[:, None], -share_C[:, None].to(logits_CV.dtype))
-    return (lse_C - picked_C + z_loss * lse_C.square()) * share_C

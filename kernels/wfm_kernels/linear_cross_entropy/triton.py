@@ -8,7 +8,7 @@ from torch import Tensor
 
 @triton.jit
 def cross_entropy_kernel(
-    logits_ptr, target_ptr, share_ptr, loss_ptr, stride_l, vocabulary, z_loss, GRADIENT: tl.constexpr, BLOCK_V: tl.constexpr
+    logits_ptr, target_ptr, share_ptr, loss_ptr, hit_ptr, stride_l, vocabulary, z_loss, GRADIENT: tl.constexpr, BLOCK_V: tl.constexpr
 ):  # fmt: skip
     """Grid (rows,): one sweep for the log-sum-exp, one for the gradient."""
     row = tl.program_id(0).to(tl.int64)
@@ -26,6 +26,7 @@ def cross_entropy_kernel(
     m = tl.max(m_V, 0)
     lse = m + tl.log(tl.sum(l_V * tl.exp(m_V - m), 0))
     picked = tl.load(logits_ptr + target).to(tl.float32)
+    tl.store(hit_ptr + row, (picked >= m).to(hit_ptr.dtype.element_ty))
     tl.store(loss_ptr + row, (lse - picked + z_loss * lse * lse) * share)
     if GRADIENT:
         tl.debug_barrier()  # the target's logit is read before any thread overwrites it
@@ -38,17 +39,18 @@ def cross_entropy_kernel(
 
 
 @torch.library.custom_op("wfm_kernels::cross_entropy_rows", mutates_args=("logits_CV",))
-def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss: float, gradient: bool) -> Tensor:
-    """See reference.rows_in_place."""
+def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss: float, gradient: bool) -> tuple[Tensor, Tensor]:
+    """See cpu.rows_in_place."""
     C, V = logits_CV.shape
     loss_C = torch.empty(C, dtype=torch.float32, device=logits_CV.device)
+    hit_C = torch.empty(C, dtype=torch.bool, device=logits_CV.device)
     block = min(triton.next_power_of_2(V), 4096)
     cross_entropy_kernel[(C,)](
-        logits_CV, targets_C, share_C, loss_C, logits_CV.stride(0), V, z_loss, GRADIENT=gradient, BLOCK_V=block, num_warps=8
+        logits_CV, targets_C, share_C, loss_C, hit_C, logits_CV.stride(0), V, z_loss, GRADIENT=gradient, BLOCK_V=block, num_warps=8
     )
-    return loss_C
+    return loss_C, hit_C
 
 
 @rows_in_place.register_fake
 def _(logits_CV, targets_C, share_C, z_loss, gradient):
-    return share_C.new_empty(share_C.shape)
+    return share_C.new_empty(share_C.shape), torch.empty(share_C.shape, dtype=torch.bool, device=share_C.device)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
-from wfm_kernels.qk_norm_rope_cache import reference
+from wfm_kernels.errors import KernelError, check_cache_format, check_last_stride, check_tensor
+from wfm_kernels.qk_norm_rope_cache import cpu
 
 __all__ = ["qk_norm_rope_cache"]
 
@@ -39,7 +39,7 @@ def qk_norm_rope_cache(
     k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
     k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so a row out of range
     is the caller's fault there; on the CPU indexing raises.
-    CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
+    CPU tensors take cpu.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
     """
     if qkv_BTE.dim() != 3 or k_cache_BHLK.dim() != 4 or cos_PF.dim() != 2:
         got = f"{qkv_BTE.dim()}, {k_cache_BHLK.dim()} and {cos_PF.dim()}"
@@ -51,6 +51,7 @@ def qk_norm_rope_cache(
     cache_dtypes = (qkv_BTE.dtype,) if k_scale_BHL is None else QUANTISED
     check_tensor(OP, "qkv", qkv_BTE, (B, T, (heads + 2 * H) * K), FLOATS, qkv_BTE)
     check_tensor(OP, "k_cache", k_cache_BHLK, (B, H, L, K), cache_dtypes, qkv_BTE)
+    check_cache_format(OP, "k_cache", k_cache_BHLK)
     check_tensor(OP, "v_cache", v_cache_BHLK, (B, H, L, K), (k_cache_BHLK.dtype,), qkv_BTE)
     for name, weight_K in (("q_weight", q_weight_K), ("k_weight", k_weight_K)):
         check_tensor(OP, name, weight_K, (K,), FLOATS, qkv_BTE)
@@ -71,7 +72,7 @@ def qk_norm_rope_cache(
     for name, tensor in (("qkv", qkv_BTE), ("k_cache", k_cache_BHLK), ("v_cache", v_cache_BHLK)):
         check_last_stride(OP, name, tensor)
     if qkv_BTE.is_cpu:
-        path = reference.qk_norm_rope_cache
+        path = cpu.qk_norm_rope_cache
     else:
         from wfm_kernels.qk_norm_rope_cache.triton import qk_norm_rope_cache as path
     return path(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
-from wfm_kernels.rms_norm import reference
+from wfm_kernels.rms_norm import cpu
 
 __all__ = ["rms_norm"]
 
@@ -15,7 +15,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps
     """x: [..., D] float32, float16 or bfloat16, last axis contiguous; weight_D: any of these dtypes; residual: like x.
 
     Returns the normed tensor in x's dtype; with a residual (normed x + residual, x + residual). Computed in fp32. No gradient
-    on CUDA. CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
+    on CUDA. CPU tensors take cpu.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
     """
     if x.dim() < 1 or not 1 <= x.shape[-1] <= 65536:
         raise KernelError(f"rms_norm: x has shape {tuple(x.shape)}, expected [..., D] with D in 1..65536")
@@ -27,7 +27,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps
         check_tensor("rms_norm", "residual", residual, tuple(x.shape), (x.dtype,), x)
         check_last_stride("rms_norm", "residual", residual)
     if x.is_cpu:
-        return reference.rms_norm(x, weight_D, residual=residual, eps=eps)
+        return cpu.rms_norm(x, weight_D, residual=residual, eps=eps)
     from wfm_kernels.rms_norm import triton as triton_path
 
     return triton_path.rms_norm(x, weight_D, residual=residual, eps=eps)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
-from wfm_kernels.sample import reference
+from wfm_kernels.sample import cpu
 
 __all__ = ["sample"]
 
@@ -31,7 +31,7 @@ def sample(
     top_k, top_p (mass among those), min_p (share of the likeliest token's probability); ties of the last kept token are kept.
     unguided_BV: second row of logits; scores are unguided + guidance * (logits - unguided).
     Returns (token int64 [B], log-probability float32 [B]): in the filtered distribution, for temperature 0 in softmax(scores).
-    CPU tensors take reference.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices, settings.
+    CPU tensors take cpu.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices, settings.
     """
     if logits_BV.dim() != 2 or logits_BV.shape[1] < 1:
         raise KernelError(f"sample: logits have shape {tuple(logits_BV.shape)}, expected [B, V] with V >= 1")
@@ -47,7 +47,7 @@ def sample(
         check_tensor("sample", "unguided", unguided_BV, tuple(logits_BV.shape), FLOATS, logits_BV)
         check_last_stride("sample", "unguided", unguided_BV)
     if logits_BV.is_cpu:
-        path = reference.sample
+        path = cpu.sample
     else:
         from wfm_kernels.sample.triton import sample as path
     settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, unguided_BV=unguided_BV, guidance=guidance)

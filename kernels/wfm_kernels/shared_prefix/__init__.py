@@ -1,15 +1,19 @@
 """B futures that branch off one past: the past is stored once and read once, not once a future.
 
 A prefix pass takes the queries of all rows as one long row over the shared keys; a suffix pass takes each row's private keys;
-log-sum-exps merge the two. Forking a cache therefore copies no prefix. The composition is the same on CPU and CUDA; only the
-attention beneath and the merge differ by device. Source: Hydragen (arXiv 2402.05099), FlashInfer's cascade.
+log-sum-exps merge the two. Forking a cache therefore copies no prefix. On CUDA these are two launches of the decode kernel and one
+that merges; the CPU path (cpu.py) lets the past join the suffix's softmax. Source: Hydragen (arXiv 2402.05099), FlashInfer's cascade.
 """
 
+import torch
 from torch import Tensor
 
-from wfm_kernels.attention import CAUSAL, FULL, Mask, attention
-from wfm_kernels.errors import KernelError
-from wfm_kernels.shared_prefix.reference import merge as merge_reference
+from wfm_kernels.attention import CAUSAL, FLOATS, Mask
+from wfm_kernels.attention import _check as check_attention
+from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
+from wfm_kernels.shared_prefix import cpu
+
+OP = "attention_shared_prefix"
 
 __all__ = ["attention_shared_prefix"]
 
@@ -33,19 +37,23 @@ def attention_shared_prefix(
     query sees all of them. k_BHLK, v_BHLK, lengths_B, max_length, mask: the private suffix, as for `attention`; lengths_B counts
     suffix tokens only, the T queries included. Returns out_BNTK in q's dtype. Raises KernelError as `attention` does.
     """
-    if prefix_k_HPK.dim() != 3 or q_BNTK.dim() != 4:
-        got = f"{q_BNTK.dim()} and {prefix_k_HPK.dim()}"
-        raise KernelError(f"attention_shared_prefix: q and prefix_k have {got} axes, expected [B, N, T, K] and [H, P, K]")
-    B, N, T, K = q_BNTK.shape
-    q_1NRK = q_BNTK.transpose(0, 1).reshape(1, N, B * T, K)
-    past_1NRK, past_lse_1NR = attention(
-        q_1NRK, prefix_k_HPK[None], prefix_v_HPK[None], prefix_length_1, scale=scale, mask=FULL, return_lse=True
-    )
-    out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, return_lse=True)
-    past_BNTK = past_1NRK.view(N, B, T, K).transpose(0, 1)
-    past_lse_BNT = past_lse_1NR.view(N, B, T).transpose(0, 1)
+    if prefix_k_HPK.dim() != 3 or q_BNTK.dim() != 4 or k_BHLK.dim() != 4:
+        got = f"{q_BNTK.dim()}, {prefix_k_HPK.dim()} and {k_BHLK.dim()}"
+        raise KernelError(f"{OP}: q, prefix_k and k have {got} axes, expected [B, N, T, K], [H, P, K] and [B, H, L, K]")
+    K = q_BNTK.shape[-1]
+    H, P = k_BHLK.shape[1], prefix_k_HPK.shape[1]
+    check_attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, None, None)
+    for name, tensor in (("prefix_k", prefix_k_HPK), ("prefix_v", prefix_v_HPK)):
+        check_tensor(OP, name, tensor, (H, P, K), FLOATS, q_BNTK)
+        check_last_stride(OP, name, tensor)
+    check_tensor(OP, "prefix_length", prefix_length_1, (1,), (torch.int32, torch.int64), q_BNTK)
     if q_BNTK.is_cpu:
-        return merge_reference(past_BNTK, past_lse_BNT, out_BNTK, lse_BNT)
-    from wfm_kernels.shared_prefix.triton import merge
-
-    return merge(past_BNTK, past_lse_BNT, out_BNTK, lse_BNT)
+        if not 0 <= int(prefix_length_1) <= P:
+            raise KernelError(f"{OP}: prefix_length is {int(prefix_length_1)}, expected 0..{P}, the capacity of the prefix")
+        path = cpu.attention_shared_prefix
+    else:
+        from wfm_kernels.shared_prefix.triton import attention_shared_prefix as path
+    return path(
+        q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B,
+        prefix_length_1=prefix_length_1, scale=scale, max_length=max_length, mask=mask,
+    )  # fmt: skip

@@ -1,9 +1,12 @@
-"""Merge of two partial attentions on CUDA: one program a query vector."""
+"""`attention_shared_prefix` on CUDA: the decode kernel over the past for all rows, again over each row's own tokens, and a merge."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from wfm_kernels.attention.masks import CAUSAL, FULL
+from wfm_kernels.attention.triton import attention
 
 
 @triton.jit
@@ -43,3 +46,16 @@ def merge(out_a_BNTK: Tensor, lse_a_BNT: Tensor, out_b_BNTK: Tensor, lse_b_BNT: 
 @merge.register_fake
 def _(out_a_BNTK, lse_a_BNT, out_b_BNTK, lse_b_BNT):
     return torch.empty(out_a_BNTK.shape, dtype=out_a_BNTK.dtype, device=out_a_BNTK.device)
+
+
+def attention_shared_prefix(
+    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL
+) -> Tensor:  # fmt: skip
+    """See reference.py. Reads nothing back to the host."""
+    B, N, T, K = q_BNTK.shape
+    q_1NRK = q_BNTK.transpose(0, 1).reshape(1, N, B * T, K)
+    past = prefix_k_HPK[None], prefix_v_HPK[None], prefix_length_1
+    past_1NRK, past_lse_1NR = attention(q_1NRK, *past, scale=scale, mask=FULL, return_lse=True)
+    out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, return_lse=True)
+    past_BNTK = past_1NRK.view(N, B, T, K).transpose(0, 1)
+    return merge(past_BNTK, past_lse_1NR.view(N, B, T).transpose(0, 1), out_BNTK, lse_BNT)

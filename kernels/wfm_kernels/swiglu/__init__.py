@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.errors import KernelError, check_last_stride, check_tensor
-from wfm_kernels.swiglu import reference
+from wfm_kernels.swiglu import cpu
 
 __all__ = ["swiglu"]
 
@@ -14,7 +14,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up. gate, up: [..., F] of one shape and dtype, last axes contiguous (the two halves of one product will do).
 
-    Returns gate's dtype, computed in fp32. No gradient on CUDA. CPU tensors take reference.py, CUDA tensors triton.py.
+    Returns gate's dtype, computed in fp32. No gradient on CUDA. CPU tensors take cpu.py, CUDA tensors triton.py.
     Raises KernelError for shapes, dtypes, strides, devices.
     """
     if gate.dim() < 1 or gate.shape[-1] < 1:
@@ -24,7 +24,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     check_last_stride("swiglu", "gate", gate)
     check_last_stride("swiglu", "up", up)
     if gate.is_cpu:
-        return reference.swiglu(gate, up)
+        return cpu.swiglu(gate, up)
     from wfm_kernels.swiglu import triton as triton_path
 
     return triton_path.swiglu(gate, up)

@@ -1,6 +1,6 @@
 """The benchmarks: ops, shapes and rivals. A case knows how to make its inputs, what to run, and what must come out.
 
-Used by test_benchmarks.py (pytest-benchmark). Numbers are checked against the reference before anything is timed.
+The one registry, run by `pytest kernels/benchmarks` and by `wfm bench`. timing.py checks the numbers before anything is timed.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from wfm_kernels import attention, attention_shared_prefix, linear_cross_entropy, rms_norm, sample, swiglu
 from wfm_kernels.attention import reference as attention_reference
+from wfm_kernels.benchmark import rivals
 from wfm_kernels.linear_cross_entropy import reference as cross_entropy_reference
 from wfm_kernels.rms_norm import reference as rms_norm_reference
 from wfm_kernels.sample import reference as sample_reference
@@ -29,26 +31,41 @@ class Case:
     rivals: dict[str, Callable[[], Tensor]]
     bytes_moved: int  # that a perfect implementation would have to
     tolerance: float
-    gpu_only: bool = False
+    randomised: tuple[str, ...] = ()  # rivals whose numbers cannot be compared: they draw by another generator
 
 
 def tensor_bytes(*tensors: Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def decode(device: str, dtype: torch.dtype, B: int, N: int, H: int, L: int, K: int, T: int = 1) -> Case:
-    """Decode attention over full caches, against torch's SDPA with the same heads."""
+def decode(device: str, dtype: torch.dtype, B: int, N: int, H: int, L: int, K: int, T: int = 1, cache: torch.dtype | None = None) -> Case:
+    """Decode attention over full caches, against the library's; with a quantised `cache` against our own plain one."""
     q, k, v = (torch.randn(B, heads, n, K, device=device, dtype=dtype) for heads, n in ((N, T), (H, L), (H, L)))
     lengths = torch.full((B,), L, device=device)
-    bias = torch.full((T, L), float("-inf"), device=device, dtype=dtype).triu_(L - T + 1) if T > 1 else None
+    if cache is None:
+        caches = dict(k_BHLK=k, v_BHLK=v)
+    else:
+        (k8, k_scale), (v8, v_scale) = quantised(k, cache), quantised(v, cache)
+        caches = dict(k_BHLK=k8, v_BHLK=v8, k_scale_BHL=k_scale, v_scale_BHL=v_scale)
+    stored = "" if cache is None else f" cache {str(cache)[6:]}"
+    others = rivals.decode(q, k, v) if cache is None else {f"own {str(dtype)[6:]} cache": lambda: attention(q, k, v, lengths)}
     return Case(
-        name=f"attention B{B} N{N} H{H} L{L} K{K} T{T} {str(dtype)[6:]}",
-        ours=lambda: attention(q, k, v, lengths),
-        reference=lambda: attention_reference.attention(q, k, v, lengths),
-        rivals={"sdpa": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=N != H)},
-        bytes_moved=tensor_bytes(k, v),
+        name=f"attention B{B} N{N} H{H} L{L} K{K} T{T} {str(dtype)[6:]}{stored}",
+        ours=lambda: attention(q, lengths_B=lengths, **caches),
+        reference=lambda: attention_reference.attention(q, lengths_B=lengths, **caches),
+        rivals=others,
+        bytes_moved=tensor_bytes(*caches.values()),
         tolerance=TOLERANCE[dtype],
+        randomised=tuple(others) if cache is not None else (),
     )
+
+
+def quantised(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(stored, float32 scale a token and head)."""
+    largest = 127.0 if dtype == torch.int8 else 448.0
+    scale = x.float().abs().amax(-1) / largest
+    stored = x.float() / scale[..., None]
+    return (stored.round() if dtype == torch.int8 else stored).to(dtype), scale
 
 
 def shared_prefix(device: str, dtype: torch.dtype, B: int, N: int, H: int, P: int, L: int, K: int) -> Case:
@@ -109,6 +126,7 @@ def draw(device: str, dtype: torch.dtype, B: int, V: int) -> Case:
         rivals={"softmax+sort+multinomial": sort_and_draw},
         bytes_moved=tensor_bytes(logits),
         tolerance=0.0,
+        randomised=("softmax+sort+multinomial",),
     )
 
 
@@ -126,7 +144,7 @@ def vocabulary_loss(device: str, dtype: torch.dtype, R: int, D: int, V: int) -> 
         name=f"linear_cross_entropy R{R} D{D} V{V} {str(dtype)[6:]}",
         ours=lambda: gradient(linear_cross_entropy(hidden, weight, targets)),
         reference=lambda: gradient(cross_entropy_reference.linear_cross_entropy(hidden, weight, targets, weights_R=ones)),
-        rivals={"F.cross_entropy": lambda: gradient(F.cross_entropy((hidden @ weight.T).float(), targets))},
+        rivals=rivals.cross_entropy(hidden, weight, targets, gradient),
         bytes_moved=2 * tensor_bytes(hidden, weight),
         tolerance=100 * TOLERANCE[dtype],
     )
@@ -137,6 +155,7 @@ CPU_CASES = [
     (decode, dict(B=1, N=8, H=4, L=450, K=32)),
     (decode, dict(B=1, N=8, H=4, L=450, K=32, T=16)),
     (decode, dict(B=16, N=8, H=4, L=512, K=32)),
+    (decode, dict(B=1, N=8, H=4, L=450, K=32, cache=torch.int8)),
     (shared_prefix, dict(B=16, N=4, H=4, P=512, L=16, K=32)),
     (shared_prefix, dict(B=64, N=4, H=4, P=512, L=16, K=32)),
     (shared_prefix, dict(B=64, N=8, H=4, P=512, L=16, K=32)),
@@ -149,6 +168,8 @@ CPU_CASES = [
 GPU_CASES = [
     (decode, dict(B=32, N=32, H=8, L=4096, K=128)),
     (decode, dict(B=32, N=32, H=8, L=4096, K=128, T=16)),
+    (decode, dict(B=32, N=32, H=8, L=4096, K=128, cache=torch.int8)),
+    (decode, dict(B=32, N=32, H=8, L=4096, K=128, cache=torch.float8_e4m3fn)),
     (decode, dict(B=1, N=32, H=8, L=1024, K=128)),
     (decode, dict(B=1, N=32, H=8, L=4096, K=128)),
     (shared_prefix, dict(B=64, N=32, H=8, P=4096, L=256, K=128)),
@@ -158,3 +179,15 @@ GPU_CASES = [
     (draw, dict(B=64, V=65536)),
     (vocabulary_loss, dict(R=32768, D=1024, V=65536)),
 ]
+
+
+def cases(device: str) -> list[tuple[Callable[..., Case], dict]]:
+    """(maker, shape) of every case of a device; the maker also takes device and dtype (see `dtype_of`)."""
+    if device == "cpu":
+        return CPU_CASES
+    fp8 = torch.cuda.get_device_capability() >= (8, 9)
+    return [(maker, shape) for maker, shape in GPU_CASES if fp8 or shape.get("cache") != torch.float8_e4m3fn]
+
+
+def dtype_of(device: str) -> torch.dtype:
+    return torch.float32 if device == "cpu" else torch.bfloat16

@@ -1,0 +1,168 @@
+"""Decoding through the kernels: the tokens of the reference path, nothing read back to the host, one graph for every token."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.sampling import SamplingConfig
+from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.kernel_step import KernelStep
+
+CONFIG = SequenceConfig(video_vocab=12, levels=(4, 3), grid_h=2, grid_w=2, rate=1, action_bins=(3, 4), max_latents=4)
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def sequence() -> Sequence:
+    return Sequence(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(sequence, device) -> WorldModel:
+    torch.manual_seed(0)
+    sizes = dict(layers=2, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=24)
+    model = WorldModel(WorldModelConfig(**sequence.model_vocabularies(), **sizes)).eval()
+    for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.down.weight, 0.3)):
+        torch.nn.init.normal_(weight, std=std)
+    return model.to(device)
+
+
+@pytest.fixture
+def through_kernels(monkeypatch) -> None:
+    monkeypatch.setattr("wfm_ar.rollout.engine.step_for", KernelStep)
+
+
+def row(seed: int, latents: int = 2) -> Row:
+    tokens = torch.randint(0, 12, (latents, 2, 2), generator=torch.Generator().manual_seed(seed))
+    return Row(seed=seed, tokens=tuple(tokens), bins=(None,) * latents)
+
+
+def both(model, sequence, rows, sampling, kinds, monkeypatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of the library path and of the kernel path."""
+    out = []
+    for step in (DecodeStep, KernelStep):
+        monkeypatch.setattr("wfm_ar.rollout.engine.step_for", step)
+        batch = Rows(model, sequence, rows, sampling)
+        bins = torch.tensor([[[1, 2]]]).expand(len(rows), -1, -1)
+        out.append(torch.stack([batch.advance(kind, bins if kind is Actions.GIVEN else None) for kind in kinds], 1))
+        if Actions.IMAGINED in kinds:
+            out[-1] = torch.cat((out[-1].flatten(1), torch.stack([r.bins[-1] for r in batch.rows]).flatten(1)), 1)
+    return out[0], out[1]
+
+
+@pytest.mark.parametrize("kinds", [[Actions.GIVEN], [Actions.IMAGINED]], ids=["given", "imagined"])
+def test_greedy_tokens_equal_those_of_the_reference_path(kinds, model, sequence, monkeypatch) -> None:
+    expected, found = both(model, sequence, [row(1, 1), row(2)] if kinds == [Actions.GIVEN] else [row(3, 1)], GREEDY, kinds, monkeypatch)
+    assert torch.equal(found, expected) and found.unique().numel() >= 3
+
+
+def test_drawn_tokens_equal_those_of_the_library_path(model, sequence, monkeypatch) -> None:
+    """One Philox, one order of the vocabulary: the same seed gives the same tokens on both paths. Ragged rows."""
+    expected, found = both(model, sequence, [row(1, 1), row(2)], SamplingConfig(top_p=0.9, top_k=8), [Actions.ABSENT], monkeypatch)
+    assert torch.equal(found, expected)
+
+
+def test_futures_of_one_past_share_it(model, sequence, monkeypatch) -> None:
+    monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 4)
+    rows = [replace(row(1), seed=seed) for seed in (5, 6)]
+    expected, found = both(model, sequence, rows, SamplingConfig(), [Actions.ABSENT], monkeypatch)
+    assert torch.equal(found, expected) and not torch.equal(found[0], found[1])
+
+
+def test_a_prompt_longer_than_a_pass_is_a_prefill(model, device) -> None:
+    """65 tokens at once take the library's attention; then three more behind them equal the uncached forward."""
+    ids = torch.randint(0, 12, (1, 68), device=device)
+    positions = torch.arange(68)[None, :, None].expand(-1, -1, 3).contiguous()
+    hints = torch.zeros(1, 68, model.config.hint_width, device=device)
+    with torch.inference_mode():
+        step = KernelStep(model, model.new_cache(1, 80))
+        step.plan(positions, hints)
+        found = [step.step(ids[:, :65], 0).clone(), step.step(ids[:, 65:], 65)]
+        whole = model(ids, positions.to(device), hints_BLF=hints)
+    assert (found[0] - whole[:, 64]).abs().max() <= 1e-5 and (found[1] - whole[:, 67]).abs().max() <= 1e-5
+    with pytest.raises(BadPrompt, match="KV cache: got 68 . 13 tokens, capacity 80"):
+        step.step(torch.zeros(1, 13, dtype=torch.int64, device=device), 0)
+    with pytest.raises(BadPrompt, match="position: got 94, expected below 80"):
+        step.plan(positions + 27, hints)
+
+
+def test_models_with_a_context_are_refused() -> None:
+    model = WorldModel(WorldModelConfig(vocab=8, out_vocab=8, layers=1, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=8, context_dim=4))
+    with pytest.raises(BadConfig, match="cross-attention or additive positions"):
+        KernelStep(model, model.new_cache(1, 8))
+
+
+class HostRead(Exception):
+    pass
+
+
+class NoHostReadOps(TorchDispatchMode):
+    REFUSED = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in self.REFUSED:
+            raise HostRead(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class NoHostReadCalls(TorchFunctionMode):
+    """The reads of a CPU tensor that never reach the dispatcher. Triton's interpreter reads its tensors: that is its launch."""
+
+    REFUSED = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in self.REFUSED:
+            frame = sys._getframe(1)
+            while frame is not None and "triton/runtime" not in frame.f_code.co_filename:
+                frame = frame.f_back
+            if frame is None:
+                raise HostRead(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def prepared(model, step_class, rows: int = 2):
+    cache = model.new_cache(rows, 24)
+    step = step_class(model, cache)
+    step.plan(torch.arange(12)[None, :, None].expand(rows, -1, 3).contiguous(), torch.zeros(rows, 12, model.config.hint_width))
+    step.step(torch.zeros(rows, 3, dtype=torch.int64, device=cache.k.device), 0)
+    return step
+
+
+def test_a_token_is_drawn_and_fed_without_a_host_read(model) -> None:
+    with torch.inference_mode():
+        step, library = prepared(model, KernelStep), prepared(model, DecodeStep)
+        step._planned_1.fill_(3)
+        with NoHostReadOps(), NoHostReadCalls():
+            for settings in (GREEDY.settings, SamplingConfig(top_k=3).settings):
+                step._body(settings, (0, 12))
+        assert step._made_1.item() == 2 and step.cache.lengths_B.tolist() == [5, 5]
+        with pytest.raises(HostRead), NoHostReadOps(), NoHostReadCalls():  # the library's path reads lengths: the modes do see it
+            library.step(torch.zeros(2, 1, dtype=torch.int64), 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: graph capture and synchronisation are CUDA's")
+@pytest.mark.gpu
+def test_a_captured_graph_gives_the_eager_tokens_without_synchronising(model, sequence) -> None:
+    keys = [(5, 0, 0), (6, 0, 0)]
+    with torch.inference_mode():
+        eager, graphed = prepared(model, KernelStep), prepared(model, KernelStep)
+        eager._replay = eager._body
+        expected = eager.roll(keys, SamplingConfig().settings, [(0, 12)] * 8, 3)
+        graphed.roll(keys, SamplingConfig().settings, [(0, 12)] * 2, 3)  # captures
+        graphed = prepared(model, KernelStep)
+        first = graphed.roll(keys, SamplingConfig().settings, [(0, 12)] * 8, 3)
+        assert torch.equal(first, expected) and len(graphed._graphs) == 1
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(4):
+                graphed._replay(SamplingConfig().settings, (0, 12))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
