@@ -100,8 +100,7 @@ class LeRobotReader:
     def _view(self, episode: Episode, camera: str, start: int, count: int) -> np.ndarray:
         span = episode.source
         if self.info.features[camera].get("dtype") == "image":
-            first = int(self._rows(span)[start])
-            images = read_images(span.data, camera, first, count)
+            images = read_images(span.data, camera, self._rows(span)[start : start + count])
             return np.stack([decode_image(image, f"{_where(episode)}, {camera} frame {start + t}") for t, image in enumerate(images)])
         path, begin = span.videos[camera]
         rate = self._rate(path)
@@ -382,7 +381,7 @@ def _fill(root: Path, template: str, values: dict[str, Any], key: str) -> Path:
     """A path template with its fields filled in by hand: str.format would let a file reach into our objects."""
 
     def field(found: re.Match) -> str:
-        if found[1] not in values or not re.fullmatch(r"(0?\d+d)?", found[2] or ""):
+        if found[1] not in values or not re.fullmatch(r"(0?\d{1,2}d)?", found[2] or ""):
             raise BadData(f"{root / INFO}: {key} has the field {found[0]}, expected one of {sorted(values)}; fix: write the usual template")
         return format(values[found[1]], found[2] or "")
 

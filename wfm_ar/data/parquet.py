@@ -39,9 +39,9 @@ def read_arrays(path: Path, columns: Iterable[str]) -> dict[str, np.ndarray]:
     return {name: _array(column, f"{path}: column {name}") for name, column in _read(path, columns).items()}
 
 
-def read_images(path: Path, column: str, start: int, count: int) -> list[bytes]:
-    """The encoded pictures of an image column, rows `start` to `start + count`. Raises BadData."""
-    values = _read(path, [column])[column].slice(start, count).to_pylist()
+def read_images(path: Path, column: str, rows: np.ndarray) -> list[bytes]:
+    """The encoded pictures of an image column in these rows. Raises BadData."""
+    values = _read(path, [column])[column].take(need_pyarrow(str(path)).array(rows)).to_pylist()
     images = [value.get("bytes") if isinstance(value, dict) else value for value in values]
     if any(not isinstance(image, bytes) for image in images):
         raise BadData(f"{path}: column {column} holds no encoded pictures, expected PNG or JPEG bytes; fix: embed the images")
