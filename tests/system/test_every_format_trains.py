@@ -67,7 +67,7 @@ def robots(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("width", [2, 7, 14])
+@pytest.mark.parametrize("width", [14])  # 2: the tabletop's smoke test; 7: the real sets above
 def test_any_width_trains_by_config_alone(robots, width, tmp_path):
     assert train(robots / f"robot{width}", tmp_path / "run") == 0
     world = load_world(tmp_path / "run" / "world")
