@@ -73,7 +73,13 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path):
 
 
 def test_what_is_no_example():
-    for content in (b"\xff" * 40, message(1, message(1, message(2, b""))), b"\x0a\x7f\x01", message(1, b"\x0b")):
+    for content in (
+        b"\xff" * 40,
+        message(1, message(1, message(2, b""))),
+        b"\x0a\x7f\x01",
+        message(1, b"\x0b"),
+        message(1, message(1, b"\x08\x7f")),
+    ):
         with pytest.raises(BadData, match="place: is no tf.train.Example"):
             features_of(content, "place")
     with pytest.raises(BadData, match="place: cannot be read"):
