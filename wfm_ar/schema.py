@@ -179,6 +179,12 @@ class MixedSchema:
 Schema = ActionSchema | MixedSchema
 
 
+def channels_of(schema: Schema) -> list[tuple[str, list[str], float]]:
+    """(robot, names of its channels, rate) of each robot: what two schemas must share for one to stand in for the other's ranges."""
+    parts = [("", schema)] if isinstance(schema, ActionSchema) else schema.embodiments
+    return [(name, [channel.name for channel in part.channels], part.rate_hz) for name, part in parts]
+
+
 def schema_from_json(data: Any) -> Schema:
     """What `to_json` of either kind wrote. Strict; raises BadData."""
     if not isinstance(data, dict) or "embodiments" not in data:

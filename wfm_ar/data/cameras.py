@@ -22,7 +22,8 @@ def choose_cameras(cameras: Sequence[str], camera: str | None, where: str) -> tu
         return tuple(cameras), f"{len(cameras)} cameras in one picture"
     found = [name for name in cameras if camera in (name, name.rpartition(".")[2], name.rpartition("/")[2])]
     if len(found) != 1:
-        raise BadConfig(f"camera: got {camera!r}{nearest(camera, cameras)}, expected one of {[*cameras, TILE]} of {where}; fix: name one")
+        near = nearest(camera, [name.rpartition("/")[2].rpartition(".")[2] for name in cameras])
+        raise BadConfig(f"camera: got {camera!r}{near}, expected one of {[*cameras, TILE]} of {where}; fix: name one")
     return (found[0],), f"camera {found[0]}"
 
 

@@ -6,6 +6,8 @@ uint8 [T, H, W, 3] arrays, cut out of the file window by window; other arrays un
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +119,17 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
     )
 
 
-def _open(path: Path):
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The file, read-only; whatever h5py makes of damage becomes one line. Raises BadData, MissingDependency."""
     try:
         import h5py
     except ImportError:
         raise MissingDependency(f"{path}: needs the package h5py, expected it installed; fix: pip install 'wfm-ar[hdf5]'") from None
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
         raise BadData(f"{path}: cannot be read as HDF5 ({_short(error)}), expected a whole file; fix: copy it again") from None
 
 
@@ -190,7 +195,10 @@ def _masked(file) -> dict[str, str]:
     for mask, split in _MASKS.items():
         names = file.get(f"mask/{mask}")
         if names is not None and hasattr(names, "dtype"):
-            out |= {name.decode() if isinstance(name, bytes) else str(name): split for name in np.asarray(names[()]).ravel().tolist()}
+            out |= {
+                name.decode(errors="replace") if isinstance(name, bytes) else str(name): split
+                for name in np.asarray(names[()]).ravel().tolist()
+            }
     return out
 
 

@@ -100,8 +100,7 @@ class LeRobotReader:
     def _view(self, episode: Episode, camera: str, start: int, count: int) -> np.ndarray:
         span = episode.source
         if self.info.features[camera].get("dtype") == "image":
-            first = int(self._rows(span)[start])
-            images = read_images(span.data, camera, first, count)
+            images = read_images(span.data, camera, self._rows(span)[start : start + count])
             return np.stack([decode_image(image, f"{_where(episode)}, {camera} frame {start + t}") for t, image in enumerate(images)])
         path, begin = span.videos[camera]
         rate = self._rate(path)
@@ -142,7 +141,8 @@ class LeRobotReader:
         for name, values in self.columns(episode, self.info.states).items():
             feature = self.info.features[name]
             shape = feature.get(STATE_SHAPE, list(values.shape[1:]))
-            if not isinstance(shape, list) or math.prod(shape) != math.prod(values.shape[1:]):
+            known = isinstance(shape, list) and all(isinstance(side, int) for side in shape)
+            if not known or math.prod(shape) != math.prod(values.shape[1:]):
                 raise BadData(f"{_where(episode)}: {name} is said to be {shape}, expected {list(values.shape[1:])}; fix: write it again")
             out[str(feature.get(STATE_NAME, name))] = values.reshape(len(values), *shape)
         return out
@@ -198,7 +198,7 @@ def read_info(root: Path) -> Info:
     if not found:
         raise BadData(f"{where}: codebase_version is {version!r}, expected v2.0, v2.1 or v3.0; fix: convert it with LeRobot's own scripts")
     number, fps, features = int(found[1]), data.get("fps"), data.get("features")
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not math.isfinite(fps) or fps <= 0:
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1e6:
         raise BadData(f"{where}: fps is {fps!r}, expected a number above 0; fix: give the frames a second")
     if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
         raise BadData(f"{where}: features is no object of objects, expected one a column; fix: write the data set again")
@@ -255,7 +255,7 @@ def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[
 def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> tuple[Path, float]:
     """(file, second at which the episode begins). Without the columns that say it there must be one file only."""
     numbers, begin = _indices(row, f"videos/{key}"), row.get(f"videos/{key}/from_timestamp")
-    if numbers is not None and isinstance(begin, (int, float)) and math.isfinite(begin) and begin >= 0:
+    if numbers is not None and isinstance(begin, (int, float)) and 0 <= begin <= 1e9:
         return _fill(root, info.video_path, numbers | {"video_key": key}, "video_path"), float(begin)
     files = sorted(path for path in (root / "videos").rglob("*.mp4") if key in path.parts and re.fullmatch(r"\D*\d+\.mp4", path.name))
     if len(files) != 1:
@@ -298,13 +298,12 @@ def _splits(info: Info, rows: list[dict[str, Any]], names: list[str]) -> dict[st
 def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[Episode]) -> ActionSchema:
     names, units = [], []
     for column in info.actions:
-        feature = info.features[column]
-        width = int(np.prod(feature["shape"])) if isinstance(feature.get("shape"), list) and feature["shape"] else 1
+        feature, width = info.features[column], reader.values(episodes[0], [column]).shape[1]
         own = channel_names(feature, width)
         prefix = "" if len(info.actions) == 1 else column.rpartition(".")[2] + "."
         names += [f"{prefix}{name}" for name in own or [f"a{i}" for i in range(width)]]
         given = feature.get("units") or feature.get("unit") or ""
-        units += [given] * width if isinstance(given, str) else [str(unit) for unit in given]
+        units += [str(unit) for unit in given] if isinstance(given, list) and len(given) == width else [str(given)] * width
     arrays = [reader.values(episode, info.actions) for episode in episodes]
     states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
     told = states if len(states) == len(arrays) and all(state is not None for state in states) else None
@@ -349,7 +348,10 @@ def _tasks(root: Path) -> dict[int, str]:
             raise BadData(f"{table}: got columns {sorted(columns)}, expected task_index and a text; fix: write the data set again")
         return dict(zip(columns["task_index"], texts, strict=True))
     if lines.exists():
-        return {row["task_index"]: row["task"] for row in _json_lines(lines) if isinstance(row.get("task"), str) and "task_index" in row}
+        rows = _json_lines(lines)
+        return {
+            row["task_index"]: row["task"] for row in rows if isinstance(row.get("task"), str) and isinstance(row.get("task_index"), int)
+        }
     return {}
 
 
@@ -382,7 +384,7 @@ def _fill(root: Path, template: str, values: dict[str, Any], key: str) -> Path:
     """A path template with its fields filled in by hand: str.format would let a file reach into our objects."""
 
     def field(found: re.Match) -> str:
-        if found[1] not in values or not re.fullmatch(r"(0?\d+d)?", found[2] or ""):
+        if found[1] not in values or not re.fullmatch(r"(0?\d{1,2}d)?", found[2] or ""):
             raise BadData(f"{root / INFO}: {key} has the field {found[0]}, expected one of {sorted(values)}; fix: write the usual template")
         return format(values[found[1]], found[2] or "")
 

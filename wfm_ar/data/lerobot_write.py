@@ -192,7 +192,7 @@ class _Rows:
         path = self.root / DATA.format(chunk_index=self._file // CHUNK, file_index=self._file % CHUNK)
         path.parent.mkdir(parents=True, exist_ok=True)
         kinds = [(name, _kind(values, pyarrow)) for name, values in columns.items()]
-        self._writer = pyarrow.parquet.ParquetWriter(path, pyarrow.schema(kinds))
+        self._writer = pyarrow.parquet.ParquetWriter(path, pyarrow.schema(kinds), write_page_checksum=True)
 
     def finish(self, robot: str | None, pixels: str, meanings: dict[str, dict[str, str]]) -> None:
         """Writes meta/ and actions.json."""
@@ -234,7 +234,7 @@ class _Rows:
             table.append({key: value for key, value in row.items() if key != "stats"} | flat)
         path = self.root / META
         path.parent.mkdir(parents=True)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path, write_page_checksum=True)
 
 
 def goes_by_frame(values: np.ndarray, frames: int) -> bool:
@@ -310,7 +310,7 @@ def _write_tasks(path: Path, tasks: dict[str, int], pyarrow) -> None:
         "pandas_version": "2.0.0",
     }
     table = pyarrow.table({"task_index": list(tasks.values()), index: list(tasks)})
-    pyarrow.parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(about)}), path)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(about)}), path, write_page_checksum=True)
 
 
 def _ranges(splits: list[str]) -> dict[str, str]:

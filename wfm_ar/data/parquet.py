@@ -25,13 +25,13 @@ def column_names(path: Path) -> list[str]:
     pyarrow = need_pyarrow(str(path))
     try:
         return list(pyarrow.parquet.read_schema(path).names)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise BadData(f"{path}: cannot be read ({_first(error)}), expected a Parquet file; fix: copy it again") from None
 
 
 def read_rows(path: Path, columns: Iterable[str] | None = None) -> dict[str, list[Any]]:
     """Small tables as Python values by column. Raises BadData."""
-    return {name: column.to_pylist() for name, column in _read(path, columns).items()}
+    return {name: _values(column, f"{path}: column {name}") for name, column in _read(path, columns).items()}
 
 
 def read_arrays(path: Path, columns: Iterable[str]) -> dict[str, np.ndarray]:
@@ -39,9 +39,9 @@ def read_arrays(path: Path, columns: Iterable[str]) -> dict[str, np.ndarray]:
     return {name: _array(column, f"{path}: column {name}") for name, column in _read(path, columns).items()}
 
 
-def read_images(path: Path, column: str, start: int, count: int) -> list[bytes]:
-    """The encoded pictures of an image column, rows `start` to `start + count`. Raises BadData."""
-    values = _read(path, [column])[column].slice(start, count).to_pylist()
+def read_images(path: Path, column: str, rows: np.ndarray) -> list[bytes]:
+    """The encoded pictures of an image column in these rows. Raises BadData."""
+    values = _values(_read(path, [column])[column].take(need_pyarrow(str(path)).array(rows)), f"{path}: column {column}")
     images = [value.get("bytes") if isinstance(value, dict) else value for value in values]
     if any(not isinstance(image, bytes) for image in images):
         raise BadData(f"{path}: column {column} holds no encoded pictures, expected PNG or JPEG bytes; fix: embed the images")
@@ -53,13 +53,20 @@ def _read(path: Path, columns: Iterable[str] | None) -> dict[str, Any]:
     if not path.is_file():
         raise BadData(f"{path}: does not exist or is not a regular file, expected a Parquet file; fix: copy the data set again")
     try:
-        table = pyarrow.parquet.ParquetFile(path).read(columns=None if columns is None else list(columns))
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True).read(columns=None if columns is None else list(columns))
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise BadData(f"{path}: cannot be read ({_first(error)}), expected a Parquet file; fix: copy it again") from None
     missing = [name for name in columns or () if name not in table.column_names]
     if missing:
         raise BadData(f"{path}: column {missing[0]!r} is missing, got {table.column_names[:12]}; fix: write the data set again")
     return {name: table.column(name) for name in table.column_names}
+
+
+def _values(column, where: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except ValueError as error:  # text that is not UTF-8
+        raise BadData(f"{where} cannot be read ({_first(error)}), expected whole values; fix: copy the file again") from None
 
 
 def _array(column, where: str) -> np.ndarray:

@@ -88,8 +88,8 @@ def _range(values: np.ndarray, bins: int) -> dict:
     if len(levels) <= MOST_LEVELS:
         levels = np.unique(values)
     low, high = float(levels[0]), float(levels[-1])
-    if low == high:
-        return dict(low=low, high=high, constant=True)
+    if np.float32(low) == np.float32(high):
+        return dict(low=low, high=low, constant=True)
     if len(levels) == 2 and len(values) > 2:
         whole = low.is_integer() and high - low == 1
         return dict(low=low, high=high, bins=2, discrete=whole)

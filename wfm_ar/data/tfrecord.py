@@ -56,6 +56,8 @@ def features_of(content, where: str) -> dict[str, memoryview]:
         for features in _messages(content, 1):
             for entry in _messages(features, 1):
                 fields = dict(_fields(entry))
+                if isinstance(fields[1], int):  # bytes(n) would make n of them
+                    raise ValueError("a name that is a number")
                 out[bytes(fields[1]).decode()] = memoryview(fields.get(2, b""))
         return out
     except (ValueError, KeyError, IndexError, TypeError) as error:

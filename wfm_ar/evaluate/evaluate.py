@@ -41,6 +41,7 @@ from wfm_ar.evaluate.sections import (
 )
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
+from wfm_ar.schema import channels_of
 from wfm_ar.shapes import latent_frames
 
 JSON, HTML, TABLE = "report.json", "report.html", "table.md"  # the table is what a README or model card shows
@@ -68,6 +69,8 @@ def evaluate(
     loaded = load_world(world, device)
     latent_frames(config.frames, loaded.rate)
     episodes = open_episodes(data, config.split)
+    if episodes.schema_made and loaded.action_schema and channels_of(episodes.schema) == channels_of(loaded.action_schema):
+        episodes = replace(episodes, schema=loaded.action_schema)  # ranges found in data yield to those the world was trained with
     if loaded.action_schema is not None and episodes.schema is not None:
         loaded.check_schema(episodes.schema, str(episodes.path))
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}

@@ -210,9 +210,15 @@ class World:
         if isinstance(schema, MixedSchema) and self.parts.action_schema == schema:
             return
         if self.action_schema is None:
-            raise BadActions(f"{where}: got an action schema, expected none: this world takes no actions; fix: leave the actions out")
+            raise self._no_actions(where)
         if difference := self.action_schema.diff(schema):
             raise BadActions(f"{where}: the schema differs from the world's ({difference}); fix: convert the actions, or train on them")
+
+    def _no_actions(self, where: str) -> BadActions:
+        if isinstance(self.parts.action_schema, MixedSchema):
+            robots = ", ".join(self.parts.action_schema.names)
+            return BadActions(f"{where}: got actions, expected embodiment= too, one of {robots}; fix: name the robot that acts")
+        return BadActions(f"{where}: got actions, expected none: this world takes no actions; fix: leave them out")
 
     def _painter(self, seed: int, refine: bool = False, refine_steps: int = 2) -> Painter:
         denoiser = self.parts.diffusion_decoder
@@ -258,10 +264,7 @@ class World:
     def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
         """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
         if self.action_tokenizer is None:
-            if isinstance(self.parts.action_schema, MixedSchema):
-                robots = ", ".join(self.parts.action_schema.names)
-                raise BadActions(f"{where}: got some, expected embodiment= too, one of {robots}; fix: name the robot that acts")
-            raise BadActions(f"{where}: got some, expected none: this world takes no actions; fix: leave them out")
+            raise self._no_actions(where)
         return self.action_tokenizer.encode(actions, where)
 
     def _encode(self, video: np.ndarray, where: str) -> Tensor:

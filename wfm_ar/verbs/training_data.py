@@ -7,7 +7,7 @@ from pathlib import Path
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet, open_episodes
 from wfm_ar.data.files import write_atomic
 from wfm_ar.errors import BadData
-from wfm_ar.schema import ActionSchema, Schema, schema_from_json
+from wfm_ar.schema import Schema, channels_of, schema_from_json
 
 
 def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | None) -> tuple[EpisodeSet, EpisodeSet]:
@@ -35,13 +35,10 @@ def kept_schema(path: Path, made: Schema) -> Schema:
         return made
     except (ValueError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read ({error}), expected an action schema; fix: choose another run=") from None
-    if _names(kept) != _names(made):
-        raise BadData(f"{path}: this run has actions {_names(kept)}, expected those of the data, {_names(made)}; fix: choose another run=")
+    if channels_of(kept) != channels_of(made):
+        raise BadData(
+            f"{path}: this run has actions {channels_of(kept)}, expected those of the data, {channels_of(made)}; fix: choose another run="
+        )
     if difference := kept.diff(made):
         print(f"{path}: the run's action ranges are kept; the data would now give others ({difference[:200]})", flush=True)
     return kept
-
-
-def _names(schema: Schema) -> list:
-    parts = [("", schema)] if isinstance(schema, ActionSchema) else schema.embodiments
-    return [(name, [channel.name for channel in part.channels], part.rate_hz) for name, part in parts]

@@ -1,0 +1,159 @@
+"""The format of a path is found by looking; folders of videos with actions and texts beside them; several sets as one."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wfm_ar.data import open_episodes, write_episode, write_episodes, write_video
+from wfm_ar.data.formats import format_of
+from wfm_ar.errors import BadActions, BadConfig, BadData
+from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
+
+REAL = Path(__file__).parents[3] / "shared" / "real"
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+def own_set(root, width, rate=10, name="dx"):
+    channels = tuple(ActionChannel(name=f"{name}{i}", unit="m", low=-1, high=1, bins=8) for i in range(width))
+    actions = np.linspace(-1, 1, 4 * width, dtype=np.float32).reshape(4, width)
+    records = [
+        write_episode(root, id=i, frames_THWC=FRAMES, fps=rate, split=s, text="go", actions=actions)
+        for i, s in (("a", "train"), ("b", "val"))
+    ]
+    write_episodes(root, records, ActionSchema(channels=channels, rate_hz=rate))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["episodes.jsonl", "a.tfrecord"], "episodes"),
+        (["meta/info.json", "meta/episodes.jsonl", "videos/a.mp4"], "lerobot"),
+        (["sub/a-train.tfrecord-00000-of-00002"], "rlds"),
+        (["sub/a.hdf5"], "hdf5"),
+        (["a.mp4"], "folder"),
+    ],
+)
+def test_format_is_found(tmp_path, files, kind):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert format_of(tmp_path) == (kind, tmp_path)
+    if kind in ("rlds", "hdf5"):
+        assert format_of(tmp_path / files[0]) == (kind, tmp_path / files[0])
+
+
+def test_paths_that_are_no_data(tmp_path):
+    (tmp_path / "a.csv").touch()
+    for path, line in (
+        (tmp_path / "a.csv", "is a file of no known kind"),
+        (tmp_path / "no", "is not a folder"),
+        (tmp_path, "got no episodes.jsonl"),
+    ):
+        with pytest.raises(BadData, match=line):
+            open_episodes(path)
+    with pytest.raises(BadConfig, match="fps: got -1"):
+        open_episodes(tmp_path, fps=-1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three videos with .npz of a row a frame and constant last channels, one of them with a text."""
+    for i in range(3):
+        write_video(tmp_path / f"{i}.mp4", FRAMES + np.uint8(i), 20)
+        actions = np.concatenate([np.random.default_rng(i).normal(size=(5, 2)), np.zeros((5, 1))], 1).astype(np.float32)
+        np.savez(tmp_path / f"{i}.npz", actions)
+    (tmp_path / "1.txt").write_text("open the drawer\n")
+    return tmp_path
+
+
+def test_videos_with_actions_and_texts(folder):
+    episodes = open_episodes(folder)
+    assert episodes.format == "bridge" and [e.text for e in episodes] == [None, "open the drawer", None]
+    assert [c.constant for c in episodes.schema.channels] == [False, False, True] and episodes.schema.rate_hz == 20
+    assert (episodes.load_actions(2) == np.load(folder / "2.npz")["arr_0"][:4]).all()
+    assert "1 of them constant and left out" in episodes.about()
+    (folder / "0.npz").unlink()
+    assert open_episodes(folder).load_actions(0) is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "line"),
+    [
+        ({"arr_0": np.zeros((3, 3), np.float32)}, BadActions, "got 3 actions for 5 frames, expected 4 or 5"),
+        ({"arr_0": np.zeros((5, 2), np.float32)}, BadActions, "expected one width"),
+        ({"other": np.zeros((5, 3), np.float32)}, BadData, "expected one of .*arr_0"),
+        ({"arr_0": np.array([["a"] * 3] * 5)}, BadActions, "expected numbers"),
+        ({"arr_0": np.array([None])}, BadData, "cannot be read"),
+    ],
+)
+def test_npz_with_a_mistake(folder, arrays, error, line):
+    np.savez(folder / "1.npz", **arrays)
+    with pytest.raises(error, match=line) as caught:
+        open_episodes(folder).load_actions(1)
+    assert "\n" not in str(caught.value) and "; fix: " in str(caught.value)
+
+
+def test_texts_and_links_that_cannot_be(folder, tmp_path_factory):
+    (folder / "0.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadData, match="0.txt: got no UTF-8 text"):
+        open_episodes(folder)
+    (folder / "0.txt").unlink()
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.npz"
+    elsewhere.write_bytes((folder / "0.npz").read_bytes())
+    (folder / "0.npz").unlink()
+    os.symlink(elsewhere, folder / "0.npz")
+    with pytest.raises(BadData, match="leads out of the folder"):
+        open_episodes(folder)
+
+
+def test_folders_called_train_and_val_are_splits(tmp_path):
+    for name in ("train/a.mp4", "train/b.mp4", "validation/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, FRAMES, 10)
+    assert [e.split for e in open_episodes(tmp_path)] == ["train", "train", "val"]
+
+
+def test_robots_of_several_sets_are_told_apart(tmp_path):
+    first, second, third = own_set(tmp_path / "arm", 2), own_set(tmp_path / "hand", 3, rate=5), own_set(tmp_path / "twin", 2)
+    write_video(tmp_path / "bare" / "a.mp4", FRAMES, 10) if (tmp_path / "bare").mkdir() is None else None
+    mixed = open_episodes(":".join(str(path) for path in (first, second, third, tmp_path / "bare")))
+    assert isinstance(mixed.schema, MixedSchema) and mixed.schema.names == ("arm", "hand")  # the twin has the arm's schema
+    assert [(e.id, e.embodiment) for e in mixed][1:5] == [("arm/b", "arm"), ("hand/a", "hand"), ("hand/b", "hand"), ("twin/a", "arm")]
+    assert (
+        mixed.load_actions(2).shape == (4, 3)
+        and mixed.schema_of(2).rate_hz == 5
+        and mixed.load_actions(6) is None
+        and mixed[6].embodiment is None
+    )
+    assert (mixed.load_frames(3) == open_episodes(second).load_frames(1)).all() and mixed.num_frames(3) == 5
+    assert len(mixed.of_split("val")) >= 3 and mixed.about().count("\n") == 4
+    same = open_episodes(f"{first}:{third}")
+    assert isinstance(same.schema, ActionSchema) and same.load_actions(3).shape == (4, 2)
+
+
+def test_a_set_of_several_robots_of_our_own(tmp_path):
+    mixed = open_episodes(f"{own_set(tmp_path / 'arm', 2)}:{own_set(tmp_path / 'hand', 3)}")
+    root = tmp_path / "both"
+    records = [
+        write_episode(root, id=f"e{i}", frames_THWC=FRAMES, fps=10, split=e.split, actions=mixed.load_actions(i), embodiment=e.embodiment)
+        for i, e in enumerate(mixed)
+    ]
+    write_episodes(root, records, mixed.schema)
+    again = open_episodes(root)
+    assert again.schema == mixed.schema and [e.embodiment for e in again] == ["arm", "arm", "hand", "hand"]
+    assert (again.load_actions(2) == mixed.load_actions(2)).all()
+    text = (root / "episodes.jsonl").read_text()
+    (root / "episodes.jsonl").write_text(text.replace('"hand"', '"hund"', 1))
+    with pytest.raises(BadData, match=r"episodes.jsonl line 3: embodiment: got 'hund'.*hand.*expected one of"):
+        open_episodes(root)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real clips are not beside this checkout")
+def test_real_bridge_clips():
+    episodes = open_episodes(REAL / "bridge")
+    assert len(episodes) == 9 and episodes[0].fps == 20 and episodes.schema.width == 10
+    assert [c.constant for c in episodes.schema.channels] == [False] * 7 + [True] * 3
+    assert episodes.load_actions(0).shape == (39, 10) and episodes.load_frames(0, 5, 3).shape == (3, 256, 256, 3)

@@ -1,0 +1,108 @@
+"""robomimic's layout in HDF5: windows, masks, rates, and every mistake in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from wfm_ar.data import open_episodes
+from wfm_ar.errors import BadActions, BadClip, BadData
+
+h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(change) -> an .hdf5 file of three demos of 6 frames, after change(file)."""
+
+    def build(change=lambda file: None, name="demo.hdf5"):
+        rng = np.random.default_rng(0)
+        with h5py.File(tmp_path / name, "w") as file:
+            data = file.create_group("data")
+            data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 12}})
+            for i in (0, 2, 10):
+                demo = data.create_group(f"demo_{i}")
+                demo["actions"] = rng.uniform(-1, 1, (6, 7)).astype(np.float32)
+                demo.create_dataset(
+                    "obs/front_image",
+                    data=np.full((6, 8, 8, 3), 20 * i, np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None],
+                    chunks=(1, 8, 8, 3),
+                    compression="gzip",
+                )
+                demo["obs/eef_pos"] = rng.normal(size=(6, 3))
+            data["demo_2"].attrs["language_instruction"] = "lift the cube"
+            file["mask/train"], file["mask/valid"] = np.array([b"demo_0", b"demo_2"]), np.array([b"demo_10"])
+            change(file)
+        return tmp_path / name
+
+    return build
+
+
+def test_episodes_in_order_with_masks_texts_and_rate(make):
+    episodes = open_episodes(make())
+    assert [(e.id, e.split, e.text) for e in episodes] == [
+        ("demo_0", "train", None),
+        ("demo_2", "train", "lift the cube"),
+        ("demo_10", "val", None),
+    ]
+    assert episodes.format == "hdf5" and episodes[0].fps == 12 == episodes.schema.rate_hz and episodes.num_frames(2) == 6
+    assert (episodes.load_frames(2, 3, 2)[:, 0, 0, 0] == [203, 204]).all() and episodes.load_actions(1).shape == (5, 7)
+    assert episodes.load_state(0).keys() == {"eef_pos"} and episodes.load_state(0)["eef_pos"].shape == (6, 3)
+    with pytest.raises(BadClip, match="front_image: got 6 frames, expected frames 5 to 6 too"):
+        episodes.load_frames(0, 5, 2)
+
+
+def test_a_folder_of_files_and_a_rate_that_is_not_told(make, tmp_path):
+    def no_rate(file):
+        del file["data"].attrs["env_args"], file["mask"]
+
+    make(no_rate, "a.hdf5"), make(no_rate, "b.h5")
+    episodes = open_episodes(tmp_path)
+    assert [e.id for e in episodes][:4] == ["a/demo_0", "a/demo_2", "a/demo_10", "b/demo_0"] and {e.split for e in episodes} == {
+        "train",
+        "val",
+    }
+    assert "20 frames a second assumed" in episodes.about() and open_episodes(tmp_path, fps=5)[0].fps == 5
+
+
+def change(name, value):
+    def apply(file):
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "line"),
+    [
+        (change("data", None), BadData, "got groups .*expected data/demo_0"),
+        (change("data/demo_0/obs", None), BadData, "data/demo_0 has no obs"),
+        (change("data/demo_0/obs/front_image", np.zeros((6, 8, 8, 3), np.float32)), BadData, "data/demo_0/obs holds no uint8"),
+        (change("data/demo_2/obs/front_image", None), BadData, "data/demo_2/obs/front_image cannot be found"),
+        (change("data/demo_2/obs/front_image", h5py.ExternalLink("other.hdf5", "/x")), BadData, "leads to another file"),
+        (change("data/demo_2", h5py.ExternalLink("other.hdf5", "/x")), BadData, "leads to another file"),
+        (
+            change("data/demo_2/actions", np.zeros((3, 7), np.float32)),
+            BadActions,
+            "data/demo_2 has 3 actions for 6 frames, expected 5 or 6",
+        ),
+        (change("data/demo_2/actions", np.zeros(6)), BadActions, r"data/demo_2/actions is float64 \[6\], expected numbers"),
+        (change("data/demo_2/actions", np.full((6, 7), np.inf)), BadActions, "got inf in column 0"),
+    ],
+)
+def test_one_line_a_mistake(make, mistake, error, line):
+    with pytest.raises(error, match=line) as caught:
+        episodes = open_episodes(make(mistake))
+        [(episodes.load_frames(i), episodes.load_actions(i)) for i in range(len(episodes))]
+    assert "\n" not in str(caught.value) and "; fix: " in str(caught.value)
+
+
+def test_damage(make):
+    path = make()
+    whole = path.read_bytes()
+    for broken in (b"no hdf5 at all", whole[: len(whole) // 3], b""):
+        path.write_bytes(broken)
+        with pytest.raises(BadData, match="cannot be read as HDF5"):
+            open_episodes(path)

@@ -1,0 +1,137 @@
+"""RLDS episodes: real ones of BridgeData, and small ones of our own with every mistake in them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wfm_ar.data import open_episodes, write_image
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
+
+_spec = importlib.util.spec_from_file_location("tfrecord_maker", Path(__file__).parent / "tfrecord_maker.py")
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+example, write_records = maker.example, maker.write_records
+
+REAL = Path(__file__).parents[3] / "shared" / "real" / "octo_bridge"
+
+
+def picture(value: int, folder: Path, size: int = 8) -> bytes:
+    path = folder / f"{value}-{size}.png"
+    if not path.exists():
+        write_image(path, np.full((size, size, 3), value, np.uint8))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(**changed features of the second episode) -> folder of three episodes of 4 steps, 2-D actions, two cameras."""
+
+    def build(**changes):
+        records = []
+        for i in range(3):
+            features = {
+                "steps__observation__front": [picture(40 * i + t, tmp_path) for t in range(4)],
+                "steps__observation__wrist": [picture(200 + t, tmp_path, 4) for t in range(4)],
+                "steps__observation__state": np.arange(12, dtype=np.float32),
+                "steps__action": np.arange(8, dtype=np.float32) + i,
+                "steps__language_instruction": [b"push"] * 4,
+            }
+            if i == 1:
+                features = {k: v for k, v in (features | changes).items() if v is not None}
+            records.append(example(**features))
+        folder = tmp_path / "set"
+        folder.mkdir(exist_ok=True)
+        write_records(folder / "some.tfrecord-00000-of-00001", records)
+        return folder
+
+    return build
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real clips octo_bridge are not beside this checkout")
+def test_real_bridge_episodes():
+    episodes = open_episodes(REAL)
+    assert len(episodes) == 25 and episodes.format == "rlds" and episodes.schema.width == 7 and episodes[0].fps == 5
+    assert episodes[3].text == "turn lever vertical to front" and {e.split for e in episodes} == {"train", "val"}
+    assert episodes.num_frames(3) == 10 and episodes.load_actions(3).shape == (9, 7)
+    whole = episodes.load_frames(3)
+    assert whole.shape == (10, 64, 64, 3) and (episodes.load_frames(3, 4, 2) == whole[4:6]).all()
+    assert whole.mean() == pytest.approx(120.25, abs=0.5)
+    channels = episodes.schema.channels
+    assert (channels[6].low, channels[6].high, channels[6].motion) == (0, 1, "")  # the gripper, a few times half open
+    assert all(channel.motion == "delta" for channel in channels[:6])  # measured against the state
+    tiled = open_episodes(REAL, camera="tile")
+    assert tiled.load_frames(0, 0, 1).shape == (1, 128, 128, 3) and (tiled.load_frames(3, 0, 1)[0, :64, :64] == whole[0]).all()
+
+
+def test_windows_cameras_state_and_rate(make):
+    folder = make()
+    episodes = open_episodes(folder, fps=4)
+    assert (episodes.load_frames(2, 1, 2)[:, 0, 0, 0] == [81, 82]).all() and episodes[0].fps == 4 == episodes.schema.rate_hz
+    assert (episodes.load_actions(1) == [[1, 2], [3, 4], [5, 6]]).all()  # the last step's action leads nowhere
+    assert episodes.load_state(0)["state"].shape == (4, 3)
+    assert (
+        "front of 2" in episodes.about()
+        and "assumed" not in episodes.about()
+        and "5 frames a second assumed" in open_episodes(folder).about()
+    )
+    wrist = open_episodes(folder, camera="wrist")
+    assert wrist.load_frames(0).shape == (4, 4, 4, 3)
+    both = open_episodes(folder, camera="tile").load_frames(0)
+    assert both.shape == (4, 4, 8, 3) and (both[:, :, :4, 0] == np.arange(4)[:, None, None]).all() and (both[0, :, 4:] == 200).all()
+    with pytest.raises(BadConfig, match="camera: got 'wirst'.*did you mean.*wrist.*fix"):
+        open_episodes(folder, camera="wirst")
+    with pytest.raises(BadClip, match="record 0: got 4 steps, expected frames 3 to 4 too"):
+        episodes.load_frames(0, 3, 2)
+
+
+def test_dictionaries_of_actions_are_joined_in_the_order_of_their_names(make):
+    parts = {
+        "steps__action": None,
+        "steps__action__b_grip": np.arange(4, dtype=np.float32),
+        "steps__action__a_arm": np.arange(4, 8).astype(np.float32),
+    }
+    episodes = open_episodes(make(**parts))
+    assert (episodes.load_actions(1) == [[4, 0], [5, 1], [6, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "line"),
+    [
+        ({"steps__action": np.zeros(7, np.float32)}, BadActions, r"record 1: got \[7\] action numbers for 4 steps"),
+        ({"steps__action": np.zeros(12, np.float32)}, BadActions, r"got actions of \[2, 3\] numbers, expected one width"),
+        ({"steps__action": np.full(8, np.nan, np.float32)}, BadActions, "got nan in column 0"),
+        ({"steps__observation__front": None}, BadData, "record 1: has no pictures of steps/observation/front"),
+        ({"steps__language_instruction": [b"\xff\xfe"]}, BadData, "record 1: .* is not UTF-8"),
+    ],
+)
+def test_one_line_a_mistake(make, changes, error, line):
+    with pytest.raises(error, match=line) as caught:
+        open_episodes(make(**changes))
+    assert "\n" not in str(caught.value) and "; fix: " in str(caught.value)
+
+
+def test_damage_is_found_when_frames_or_actions_are_taken(make):
+    folder = make()
+    path = next(folder.iterdir())
+    whole = bytearray(path.read_bytes())
+    episodes = open_episodes(folder)
+    (folder / "actions.json").write_text(json.dumps(episodes.schema.to_json()))  # or opening would read all actions, and find it
+    whole[episodes[1].source.offset + 200] ^= 1  # inside a picture: opening does not look there
+    path.write_bytes(whole)
+    damaged = open_episodes(folder)
+    assert damaged.load_frames(0).shape == (4, 8, 8, 3)
+    for look in (damaged.load_frames, damaged.load_actions):
+        with pytest.raises(BadData, match="record 1: does not match its check sum"):
+            look(1)
+
+
+def test_no_pictures_and_no_episodes(tmp_path):
+    write_records(tmp_path / "a.tfrecord", [example(steps__action=np.zeros(4, np.float32))])
+    with pytest.raises(BadData, match="record 0: got no pictures in"):
+        open_episodes(tmp_path)
+    (tmp_path / "a.tfrecord").write_bytes(b"")
+    with pytest.raises(BadData, match="is empty"):
+        open_episodes(tmp_path / "a.tfrecord")

@@ -1,0 +1,77 @@
+"""What a run learns from: one lone episode is both splits, and ranges found in data stay those of the run."""
+
+import numpy as np
+import pytest
+
+from wfm_ar.cli import main
+from wfm_ar.data import write_video
+from wfm_ar.errors import BadData
+from wfm_ar.verbs.training_data import training_sets
+
+NO_TRAIN = b"".join(b'{"id": "%s", "video": "a.mp4", "fps": 5, "split": "%s"}\n' % pair for pair in ((b"a", b"test"), (b"b", b"val")))
+FRAMES = np.zeros((5, 16, 16, 3), np.uint8)
+
+
+def folder(root, count, width=2, scale=1.0):
+    root.mkdir(exist_ok=True)
+    for i in range(count):
+        if not (root / f"{i}.mp4").exists():
+            write_video(root / f"{i}.mp4", FRAMES, 10)
+        np.savez(root / f"{i}.npz", scale * np.random.default_rng(i).normal(size=(5, width)).astype(np.float32))
+    return root
+
+
+def test_one_episode_is_trained_on_and_validated_with(tmp_path, capsys):
+    train, val = training_sets(folder(tmp_path / "a", 1), tmp_path / "run", camera=None, fps=None)
+    assert train is val and len(train) == 1 and "validation says nothing of clips not seen" in capsys.readouterr().out
+    train, val = training_sets(folder(tmp_path / "a", 4), tmp_path / "other", camera=None, fps=None)
+    assert len(train) + len(val) == 4 and len(val) >= 1
+
+
+def test_a_run_keeps_the_ranges_it_began_with(tmp_path, capsys):
+    data, run = folder(tmp_path / "a", 2), tmp_path / "run"
+    first = training_sets(data, run, camera=None, fps=None)[0].schema
+    folder(data, 3, scale=5.0)
+    capsys.readouterr()
+    again = training_sets(data, run, camera=None, fps=None)[0].schema
+    assert again == first and "the run's action ranges are kept" in capsys.readouterr().out
+    assert training_sets(data, tmp_path / "new", camera=None, fps=None)[0].schema.channels[0].high > 2 * first.channels[0].high
+
+
+def test_another_robot_is_refused(tmp_path):
+    training_sets(folder(tmp_path / "a", 2), tmp_path / "run", camera=None, fps=None)
+    with pytest.raises(BadData, match="this run has actions .*expected those of the data.*another run="):
+        training_sets(folder(tmp_path / "b", 2, width=3), tmp_path / "run", camera=None, fps=None)
+    (tmp_path / "run" / "actions.json").write_text("{")
+    with pytest.raises(BadData, match="actions.json: cannot be read"):
+        training_sets(tmp_path / "a", tmp_path / "run", camera=None, fps=None)
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "line"),
+    [
+        ({}, [], "got no episodes.jsonl, no meta/info.json"),
+        ({"a.csv": b"1"}, [], "got no episodes.jsonl"),
+        ({"meta/info.json": b"{"}, [], "info.json: cannot be read as JSON"),
+        ({"meta/info.json": b'{"codebase_version": "v9.0"}'}, [], "codebase_version is 'v9.0'"),
+        ({"a.tfrecord": b"\0" * 40}, [], "a.tfrecord record 0: its length does not match its check sum"),
+        ({"a.hdf5": b"\x89HDF\r\n\x1a\n" + bytes(40)}, [], "a.hdf5: cannot be read as HDF5"),
+        ({"a.mp4": b"no video"}, [], "a.mp4: cannot be read as video"),
+        ({"episodes.jsonl": b"[]\n"}, [], "episodes.jsonl line 1: got a list"),
+        ({"episodes.jsonl": NO_TRAIN}, [], "got no episode of split 'train'"),
+        ({}, ["fps=0"], "fps: got 0"),
+    ],
+)
+def test_wfm_train_tells_every_mistake_in_one_line(tmp_path, capsys, files, more, line):
+    if any(name.startswith("meta") for name in files):
+        pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
+    if any(name.endswith("hdf5") for name in files):
+        pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
+    data = tmp_path / "data"
+    for name, content in files.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(content)
+    data.mkdir(exist_ok=True)
+    assert main(["train", "stage=all", "experiment=smoke", f"data={data}", f"run={tmp_path / 'run'}", *more]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and line in err and "; fix: " in err, err
