@@ -78,6 +78,7 @@ def campaign(place: Path, kills: int, seed: int, stages: tuple[str, ...] = STAGE
         same(wholes[stage], run / stage, f"{stage}, seed {seed}, run {report.runs}")
         shutil.rmtree(run)
         report.runs += 1
+        print(f"{report.kills} kills, {report.inside} inside a save, {report.runs} runs the same as one never killed", flush=True)
     return report
 
 
@@ -117,6 +118,5 @@ if __name__ == "__main__":
             print("0 passed, 1 failed")
             sys.exit(1)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{result.kills} kills, {result.inside} inside a save, {result.runs} runs ended with the bytes of one never killed")
     print(f"slowest start-to-kill {result.slowest:.1f} s, peak memory {usage.ru_maxrss / 1024:.0f} MiB, {time.monotonic() - began:.0f} s")
     print(f"{result.kills} passed, 0 failed")

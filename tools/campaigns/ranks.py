@@ -32,7 +32,7 @@ HARMS = {
     "stop 0": (signal.SIGSTOP, [0]),
     "stop 1": (signal.SIGSTOP, [1]),
 }
-LIMIT = 60  # seconds from the harm to a restart or a named error
+LIMIT = 60  # seconds from the harm to an error that names the rank
 STEPS = 40
 
 
@@ -62,7 +62,7 @@ def workers(torchrun: int) -> dict[int, int]:
 
 
 def one_case(data: Path, base: Path, place: Path, harm: str, rng: random.Random, restarts: int) -> tuple[str, float]:
-    """-> (what became of it: "restarted" or "named", seconds until then). Raises AssertionError."""
+    """-> (what became of it in the end, seconds until the error that names the rank). Raises AssertionError."""
     run, log = place / "run", place / "told.txt"
     shutil.copytree(base, run)
     process = start(data, run, log, restarts)
@@ -75,22 +75,22 @@ def one_case(data: Path, base: Path, place: Path, harm: str, rng: random.Random,
     pids = workers(process.pid)
     reported = step_of(newest_checkpoint(stage))
     if process.poll() is not None or len(pids) < 2:
+        process.wait(timeout=600)
         return "too late", 0.0
     for victim in victims:
         os.kill(pids[victim], number)
     began, became = time.monotonic(), None
     while became is None:
-        assert time.monotonic() - began < LIMIT, f"{harm}: neither restarted nor ended in {LIMIT} s\n{log.read_text()[-3000:]}"
+        assert time.monotonic() - began < LIMIT, f"{harm}: no error that names the rank in {LIMIT} s\n{log.read_text()[-3000:]}"
         time.sleep(0.1)
         text = log.read_text()
         if number == signal.SIGSTOP and f"rank {victims[0]} has not been heard of" in text:
             became = "named"  # a restart follows, once torchrun has waited 30 s for the one that stands still
-        elif number == signal.SIGKILL and restarts and "going on from" in text:
-            became = "restarted"
-        elif number == signal.SIGKILL and "Signal 9 (SIGKILL)" in text and process.poll() is not None:
-            became = "named"
+        elif number == signal.SIGKILL and any(f"(exitcode: -9) local_rank: {victim}" in text for victim in victims):
+            became = "named"  # by torchrun, which starts all again or ends
     took = time.monotonic() - began
-    code = process.wait(timeout=300)
+    code = process.wait(timeout=600)
+    became = "restarted, ended" if code == 0 else "ended with that error"
     newest = newest_checkpoint(stage)
     assert newest is not None and step_of(newest) >= reported, f"{harm}: step {reported} is lost"
     assert (code == 0) == bool(restarts), f"{harm}: exit {code}\n{log.read_text()[-3000:]}"
@@ -119,7 +119,7 @@ def campaign(place: Path, cases: int, seed: int, harms: tuple[str, ...] = tuple(
             for path in sorted(expected.glob("*.safetensors")):
                 assert sha256_of(path) == sha256_of(last / path.name), f"case {case}, {harm}: {path.name} differs"
         results.append((harm, became, took))
-        print(f"case {case}: {harm}, {'restart allowed' if restarts else 'no restart'}: {became} in {took:.1f} s", flush=True)
+        print(f"case {case}: {harm}, {'restart allowed' if restarts else 'no restart'}: named in {took:.1f} s, {became}", flush=True)
         shutil.rmtree(folder)
     return results
 
@@ -138,5 +138,5 @@ if __name__ == "__main__":
             print("0 passed, 1 failed")
             sys.exit(1)
     slowest = max(took for _, _, took in done)
-    print(f"{len(done)} cases, {time.monotonic() - started:.0f} s; slowest to a restart or a named error {slowest:.1f} s")
+    print(f"{len(done)} cases, {time.monotonic() - started:.0f} s; slowest to an error that names the rank {slowest:.1f} s")
     print(f"{len(done)} passed, 0 failed")
