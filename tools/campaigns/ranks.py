@@ -8,6 +8,7 @@ checkpoint, kills rank 0, rank 1 or both, or stops one of them (SIGSTOP).
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -77,19 +78,24 @@ def one_case(data: Path, base: Path, place: Path, harm: str, rng: random.Random,
     if process.poll() is not None or len(pids) < 2:
         process.wait(timeout=600)
         return "too late", 0.0
-    for victim in victims:
-        os.kill(pids[victim], number)
-    began, became = time.monotonic(), None
-    while became is None:
-        assert time.monotonic() - began < LIMIT, f"{harm}: no error that names the rank in {LIMIT} s\n{log.read_text()[-3000:]}"
-        time.sleep(0.1)
-        text = log.read_text()
-        if number == signal.SIGSTOP and f"rank {victims[0]} has not been heard of" in text:
-            became = "named"  # a restart follows, once torchrun has waited 30 s for the one that stands still
-        elif number == signal.SIGKILL and any(f"(exitcode: -9) local_rank: {victim}" in text for victim in victims):
-            became = "named"  # by torchrun, which starts all again or ends
-    took = time.monotonic() - began
-    code = process.wait(timeout=600)
+    try:
+        for victim in victims:
+            os.kill(pids[victim], number)
+        began, named = time.monotonic(), False
+        while not named:
+            assert time.monotonic() - began < LIMIT, f"{harm}: no error that names the rank in {LIMIT} s\n{log.read_text()[-3000:]}"
+            time.sleep(0.1)
+            text = log.read_text()
+            if number == signal.SIGSTOP:
+                named = f"rank {victims[0]} has not been heard of" in text
+            else:  # by torchrun, which starts all again or ends
+                named = any(f"(exitcode: -9) local_rank: {victim}" in text for victim in victims)
+        took = time.monotonic() - began
+        code = process.wait(timeout=900)
+    finally:
+        for pid in [process.pid, *pids.values()] if process.poll() is None else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     became = "restarted, ended" if code == 0 else "ended with that error"
     newest = newest_checkpoint(stage)
     assert newest is not None and step_of(newest) >= reported, f"{harm}: step {reported} is lost"
