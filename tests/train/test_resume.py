@@ -68,3 +68,19 @@ def test_the_batch_says_which_clips_it_has(data):
         stage = tiny.make_stage(name, data)
         clips = stage.clip_ids(stage.batch(0, 3, 0))
         assert 1 <= len(clips) <= 5 and set(clips) <= ({f"clip-{i}" for i in range(12)} | {f"{i}.mp4" for i in range(4)})
+
+
+def test_memory_is_flat(data, tmp_path):
+    """Less than 2 % more between step 200 and step 500, with checkpoints, validations and log lines all along."""
+    stage, sizes = tiny.make_stage("world_model", data), {}
+    batch = stage.batch
+
+    def looking(step, size, seed):
+        sizes[step] = int(Path("/proc/self/statm").read_text().split()[1])
+        return batch(step, size, seed)
+
+    stage.batch = looking
+    settings = {"checkpoint_every": 100, "val_every": 100, "log_every": 10, "num_workers": 0}
+    train(stage, tiny.loop_config(500, **settings), tmp_path)
+    early, late = (sorted(sizes[step] for step in steps)[len(steps) // 2] for steps in (range(200, 230), range(470, 500)))
+    assert late < 1.02 * early, (early, late)

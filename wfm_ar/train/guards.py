@@ -89,7 +89,7 @@ class Buffers:
     def finish(self, ranks: Ranks) -> None:
         """The means over all micro-batches of all ranks are the new buffers."""
         for live, change in zip(self.live, self.changes, strict=True):
-            live.add_(ranks.sum(change))
+            live.add_(ranks.sum(change), alpha=1 / ranks.size)
 
     def undo(self) -> None:
         """As if the step had not been."""
