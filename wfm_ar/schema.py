@@ -4,7 +4,6 @@ It travels with a data set (`actions.json`) and with every checkpoint trained on
 refused with a readable difference. This file knows nothing of tokens; `tokenizers/action.py` turns values into ids.
 """
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -64,7 +63,7 @@ class ActionSchema:
         if double:
             raise BadData(f"action schema: channel {double[0]!r} occurs twice, expected distinct names; fix: rename one")
         rate = self.rate_hz
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate <= 0:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e6:
             raise BadData(f"action schema: rate_hz is {rate!r:.80}, expected a number above 0; fix: give the actions per second")
         object.__setattr__(self, "rate_hz", float(rate))
 
