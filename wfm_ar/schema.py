@@ -5,7 +5,6 @@ refused with a readable difference. Data of several robots has a schema for each
 tokens (`tokenizers/action.py` turns values into ids) nor of how a schema is found in data (`data/schema_from_data.py`).
 """
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -77,7 +76,7 @@ class ActionSchema:
         if double:
             raise BadData(f"action schema: channel {double[0]!r} occurs twice, expected distinct names; fix: rename one")
         rate = self.rate_hz
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate <= 0:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e6:
             raise BadData(f"action schema: rate_hz is {rate!r:.80}, expected a number above 0; fix: give the actions per second")
         object.__setattr__(self, "rate_hz", float(rate))
 

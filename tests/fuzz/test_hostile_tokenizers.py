@@ -12,11 +12,10 @@ def test_two_hundred_models(tmp_path):
     assert report.failures == [] and report.cases == 200
 
 
-@pytest.mark.parametrize("at", [1722, 3744])
-def test_pieces_that_are_not_text(at):
+def test_pieces_that_are_not_text():
     """Bytes that the native parser takes and Python cannot read as text: an error of ours, not a UnicodeDecodeError."""
     model = bytearray(TextTokenizer.train(campaign.TEXTS, vocab_size=300).model_bytes)
-    at = model.index(b"<0x41>") if at == 1722 else model.index(b"<unk>")
+    at = model.index(b"<0x41>")
     model[at : at + 2] = b"\xff\xff"
     with pytest.raises(BadCheckpoint, match="no SentencePiece model"):
         TextTokenizer(bytes(model))

@@ -26,7 +26,7 @@ def hook(event, arguments):
         seen.append((verb, event, [str(one)[:300] for one in arguments], where))
 
 
-import torch, torch._dynamo  # noqa: E401 - what the libraries do while they are imported is not ours
+import torch  # what a library does while it is imported is not ours
 
 sys.addaudithook(hook)
 sys.path.insert(0, sys.argv[1])

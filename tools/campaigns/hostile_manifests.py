@@ -146,7 +146,9 @@ class Watch:
                 self.outside.append(path)
             if path.startswith(os.path.dirname(self.root)) and not path.startswith((self.root, os.path.dirname(self.root) + "/T")):
                 self.outside.append(path)
-        elif event in ("pickle.find_class", "os.system", "socket.connect", "exec"):
+        elif event in ("pickle.find_class", "os.system", "socket.connect"):
+            self.outside.append(event)
+        elif event == "exec" and getattr(arguments[0], "co_filename", "<").startswith("<"):  # modules imported late have a file
             self.outside.append(event)
 
 
