@@ -42,14 +42,16 @@ class CurateConfig:
                 raise BadConfig(f"{key}: got {value}, expected a number above 0; fix: see `wfm data curate --help`")
         if self.max_seconds is not None and self.max_seconds < 2 * self.min_seconds:
             raise BadConfig(
-                f"max_seconds: got {self.max_seconds:g}, expected at least twice min_seconds ({self.min_seconds:g}), or parted pieces would "
+                f"max_seconds: got {self.max_seconds:g}, expected at least twice min_seconds ({self.min_seconds:g}), or pieces would "
                 f"be too short; fix: max_seconds={2 * self.min_seconds:g}"
             )
         for key, most in (("black_level", 255), ("min_motion", 255), ("crf", 51)):
             if not 0 <= getattr(self, key) <= most:
                 raise BadConfig(f"{key}: got {getattr(self, key)}, expected 0 to {most}; fix: see `wfm data curate --help`")
         if self.duplicate_distance is not None and not 0 <= self.duplicate_distance < 0.5:
-            raise BadConfig(f"duplicate_distance: got {self.duplicate_distance}, expected 0 to 0.5; fix: 0.1 is a good value, null keeps all")
+            raise BadConfig(
+                f"duplicate_distance: got {self.duplicate_distance}, expected 0 to 0.5; fix: 0.1 is a good value, null keeps all"
+            )
         if self.caption_command is not None:
             arguments(self.caption_command)
 
