@@ -42,6 +42,8 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "h5py": {"wfm_ar/data/hdf5.py"},
     "triton": {"kernels/wfm_kernels/"},
     "mujoco": {"wfm_ar/worlds/"},
+    "scenedetect": {"wfm_ar/data/curate/shots.py"},
+    "cv2": {"wfm_ar/data/curate/shots.py"},
 }
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torchvision", "requests", "urllib.request"}
 FORBIDDEN_NAMES = {"utils.py", "util.py", "misc.py", "common.py", "helpers.py", "helper.py"}

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wfm_ar.data.episodes import INDEX, SCHEMA, Episode, load_actions, load_state, open_episodes, parse_line, read_schema
+from wfm_ar.data.episodes import INDEX, SCHEMA, Episode, EpisodeSet, load_actions, load_state, open_episodes, parse_line, read_schema
 from wfm_ar.data.video import VIDEO_SUFFIXES, count_frames, read_video, video_info
 from wfm_ar.errors import BadData, WfmError
 from wfm_ar.schema import ActionSchema
@@ -58,7 +59,8 @@ def check_data(path: str | Path, *, decode: bool = False, on_progress: Callable[
     path = Path(path)
     root = path.parent if path.name == INDEX else path
     if not (root / INDEX).is_file():
-        return _check_videos(root, decode, on_progress)
+        other = _open_other(path)
+        return _check_videos(root, decode, on_progress) if other is None else _check_other(other, path, decode, on_progress)
     defects: list[Defect] = []
     schema = _check_schema(root, defects)
     lines = (root / INDEX).read_bytes().splitlines()
@@ -181,7 +183,43 @@ def _check_videos(root: Path, decode: bool, on_progress: Callable[[int, int], No
     return defects
 
 
-def _try(errors: list[WfmError], check: Callable[[], int | None]) -> int | None:
+def _open_other(path: Path) -> EpisodeSet | None:
+    """A set in a format that is neither ours nor a bare folder of videos, where `path` holds one that opens."""
+    try:
+        episodes = open_episodes(path)
+    except WfmError:
+        return None  # what is wrong is told by the check of its files
+    return None if episodes.format in ("episodes", "videos") else episodes
+
+
+def _check_other(episodes: EpisodeSet, path: Path, decode: bool, on_progress: Callable[[int, int], None] | None) -> list[Defect]:
+    """The defects of a set in another format, through its reader: the first and the last frames, or all, and every array."""
+    defects = []
+    for i, episode in enumerate(episodes):
+        errors: list[WfmError] = []
+        frames = _try(errors, lambda i=i: _readable_frames(episodes, i, decode))
+        actions = _try(errors, lambda i=i: episodes.load_actions(i))
+        _try(errors, lambda i=i: episodes.load_state(i))
+        if frames is not None and actions is not None and len(actions) != frames - 1:
+            errors.append(
+                BadData(f"got {len(actions)} actions for {frames} frames, expected {frames - 1}; fix: one between every two frames")
+            )
+        defects += [_defect(error, Path(f"{path} episode {episode.id}"), None) for error in errors]
+        if on_progress:
+            on_progress(i + 1, len(episodes))
+    return defects
+
+
+def _readable_frames(episodes: EpisodeSet, i: int, decode: bool) -> int:
+    if decode:
+        return len(episodes.load_frames(i))
+    count = episodes.num_frames(i)
+    episodes.load_frames(i, 0, 1)
+    episodes.load_frames(i, max(0, count - 1), 1)
+    return count
+
+
+def _try(errors: list[WfmError], check: Callable[[], Any]) -> Any:
     try:
         return check()
     except WfmError as error:

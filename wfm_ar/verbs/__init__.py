@@ -80,7 +80,7 @@ VERBS: tuple[Verb, ...] = (
         line="check a data set: one line a defect, with file, line and remedy",
         module="data_check",
         examples=("wfm data check data/tabletop",),
-        literal=("path",),
+        literal=("path", "sheet"),
         positional="path",
     ),
     Verb(
@@ -97,7 +97,7 @@ VERBS: tuple[Verb, ...] = (
         words="data stats",
         line="what a data set holds, as plots in one HTML page",
         module="data_stats",
-        examples=("wfm data stats mydata", "wfm data stats mydata out=mydata.html decode=true"),
+        examples=("wfm data stats mydata", "wfm data stats mydata out=mydata.html"),
         literal=("path", "out"),
         positional="path",
     ),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.episodes import EpisodeSet, open_episodes
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.video import resize_crop
+from wfm_ar.errors import WfmError
 
 GAP, LINE, DPI = 4, 20, 100  # pixels between frames, pixels a line of label, pixels an inch
 
@@ -29,6 +30,25 @@ def sample_frames(
     frames = [episodes.load_frames(index, start + number, 1)[0] for number in pick_frames(end - start, count)]
     width = max(1, round(frames[0].shape[1] * height / frames[0].shape[0]))
     return resize_crop(np.stack(frames), height, min(width, 3 * height))
+
+
+def write_sample_sheet(path: Path, data: Path, most: int) -> None:
+    """A contact sheet of up to `most` episodes spread evenly over the data set at `data`; those that cannot be read are left out,
+    and where none can, nothing is written. Replaces `path`."""
+    try:
+        episodes = open_episodes(data)
+    except WfmError:
+        return
+    rows = []
+    for index in pick_frames(len(episodes), most):
+        episode = episodes[index]
+        try:
+            frames = sample_frames(episodes, index)
+        except WfmError:
+            continue
+        rows.append((f"{episode.id}  {episode.split}  {episode.text or ''}"[:120], frames))
+    if rows:
+        write_contact_sheet(path, rows, title=f"{data}: frames spread over each episode", columns=8, overwrite=True)
 
 
 def write_contact_sheet(

@@ -1,8 +1,13 @@
-"""`wfm data check`: one line a defect on stdout, or a summary of a sound set."""
+"""`wfm data check`: one line a defect on stdout, or a summary of a sound set; and a picture of some of its episodes."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from wfm_ar.errors import BadConfig
+
+AUTO = "auto"
+SAMPLES = 12  # rows of the contact sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,21 +16,47 @@ class Settings:
 
     path: Path
     decode: bool
+    sheet: Path | None
+
+    def __post_init__(self) -> None:
+        if self.sheet is not None and str(self.sheet) != AUTO and self.sheet.suffix.lower() != ".png":
+            raise BadConfig(f"sheet: got {self.sheet}, expected a name that ends in .png; fix: sheet={self.sheet.with_suffix('.png')}")
 
 
 def run(settings: Settings) -> int:
     """Prints what was found; 0 for a sound set, 2 for one with defects."""
     from wfm_ar.data.check import check_data, summarize
+    from wfm_ar.data.stats import data_stats
 
     defects = check_data(settings.path, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None)
     for defect in defects:
         print(defect)
+    sheet = _draw(settings)
     if defects:
         plural = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
         print(f"wfm data check: {settings.path}: {plural} found, expected none; fix: as each line says", file=sys.stderr)
         return 2
     print(f"{settings.path}: {summarize(settings.path)}; no defects")
+    for note in data_stats(settings.path).notes:
+        print(f"note: {note}")
+    if sheet is not None:
+        print(f"samples: {sheet}")
     return 0
+
+
+def _draw(settings: Settings) -> Path | None:
+    """The contact sheet's file, where one was wanted and some episode could be read."""
+    if settings.sheet is None:
+        return None
+    name = settings.path.resolve()
+    name = name.parent.name if name.name == "episodes.jsonl" else name.stem
+    sheet = Path("outputs") / f"{name}-samples.png" if str(settings.sheet) == AUTO else settings.sheet
+    if settings.path.exists():
+        from wfm_ar.verbs.contact_sheet import write_sample_sheet
+
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        write_sample_sheet(sheet, settings.path, SAMPLES)
+    return sheet if sheet.exists() else None
 
 
 def _say(done: int, total: int) -> None:

@@ -188,7 +188,7 @@ def _check_captions(captions: dict[str, str], episodes: EpisodeSet, pieces: list
     for name in captions:
         if name not in known:
             raise BadData(
-                f"{config.captions}: id {name!r} is neither a source nor a clip{nearest(name, known)}, expected one of them; fix: correct it"
+                f"{config.captions}: id {name!r} is neither a source nor a clip{nearest(name, known)}, expected one; fix: correct it"
             )
 
 
@@ -205,7 +205,7 @@ def _schema(episodes: EpisodeSet, config: CurateConfig) -> ActionSchema | None:
         raise BadConfig(f"fps: got {config.fps:g} for data of several robots, expected one; fix: curate each robot's data by itself")
     if max(slower) != min(slower) or len(slower) < len(rates):
         raise BadConfig(
-            f"fps: got {config.fps:g} for actions of {min(rates):g} to {max(rates):g} a second, expected one rate; fix: part the data by rate"
+            f"fps: got {config.fps:g} for actions of {min(rates):g} to {max(rates):g} a second, expected one rate; fix: part the data"
         )
     return retimed_schema(schema, slower[0], float(config.fps), rules_of(schema, config.actions))
 

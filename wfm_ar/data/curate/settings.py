@@ -42,7 +42,7 @@ class CurateConfig:
                 raise BadConfig(f"{key}: got {value}, expected a number above 0; fix: see `wfm data curate --help`")
         if self.max_seconds is not None and self.max_seconds < 2 * self.min_seconds:
             raise BadConfig(
-                f"max_seconds: got {self.max_seconds:g}, expected at least twice min_seconds ({self.min_seconds:g}), or parted pieces would "
+                f"max_seconds: got {self.max_seconds:g}, expected at least twice min_seconds ({self.min_seconds:g}), or pieces would "
                 f"be too short; fix: max_seconds={2 * self.min_seconds:g}"
             )
         for key, most in (("black_level", 255), ("min_motion", 255), ("crf", 51)):

@@ -1,0 +1,59 @@
+"""`wfm data stats`: what a data set holds, as plots in one HTML page and its numbers on stdout."""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLES = 8  # episodes on the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of conf/data_stats.yaml, which explains them."""
+
+    path: Path
+    out: Path | None
+    samples: bool
+    overwrite: bool
+
+
+def run(settings: Settings) -> int:
+    """Writes the page and prints the main numbers."""
+    from wfm_ar.data.files import refuse_existing, write_atomic
+    from wfm_ar.data.stats import data_stats
+    from wfm_ar.verbs.stats_page import render_page
+
+    name = settings.path.resolve()
+    name = name.parent.name if name.name == "episodes.jsonl" else name.stem
+    out = settings.out or Path("outputs") / f"{name}-stats.html"
+    if settings.out is not None:  # the page with the default name is ours to replace
+        refuse_existing(out, settings.overwrite)
+    stats = data_stats(settings.path, on_progress=_say if sys.stderr.isatty() else None)
+    sheet = _sheet(settings.path) if settings.samples else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, render_page(stats, sheet).encode(), overwrite=True)
+    rates = ", ".join(f"{rate:g}" for rate in stats.rates)
+    sizes = ", ".join(f"{height}x{width}" for height, width in list(stats.sizes)[:4]) + (" ..." if len(stats.sizes) > 4 else "")
+    print(f"{settings.path}: {len(stats.frames)} episodes, {sum(stats.frames)} frames, {sum(stats.seconds) / 60:.1f} min")
+    print(f"  {rates} frames a second; {sizes} pixels; {len(stats.texts)} texts of {len(stats.words)} words")
+    for channel in stats.channels:
+        told = f"{channel.minimum:.4g} to {channel.maximum:.4g}, mean {channel.mean:.4g}, std {channel.std:.4g}"
+        print(f"  {channel.robot + ' ' if channel.robot else ''}{channel.name}: {told}, {100 * channel.clipped:.1f} % clipped")
+    for note in stats.notes:
+        print(f"  note: {note}")
+    print(f"the page is {out}")
+    return 0
+
+
+def _sheet(path: Path) -> bytes:
+    from wfm_ar.verbs.contact_sheet import write_sample_sheet
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "samples.png"
+        write_sample_sheet(file, path, SAMPLES)
+        return file.read_bytes() if file.exists() else b""
+
+
+def _say(done: int, total: int) -> None:
+    print(f"\r{done}/{total} episodes read", end="\n" if done == total else "", file=sys.stderr, flush=True)
