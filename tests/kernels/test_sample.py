@@ -4,7 +4,7 @@ import pytest
 import torch
 from wfm_kernels import KernelError, sample
 from wfm_kernels.sample import cpu, reference
-from wfm_kernels.sample.philox import philox, uniform
+from wfm_kernels.sample.philox import philox, philox_word, uniform
 from wfm_kernels.sample.triton import sample as triton_sample
 
 
@@ -21,6 +21,13 @@ def test_philox_known_answers():
     assert int(again[0][0]) == int(first) and int(again[1][0]) == int(second)
     assert 0 <= float(uniform(torch.tensor(0))) and float(uniform(torch.tensor(0xFFFFFFFF))) < 1.0
     assert [int(w) for w in philox(ones, zero, zero, 0)] != [int(w) for w in philox(torch.tensor([0xFFFFFFFF]), zero, zero, 0)]
+
+
+def test_philox_of_one_key_is_that_of_many():
+    seed, row, step = torch.randint(-(2**62), 2**62, (3, 40))
+    words = philox(seed, row, step, 3)[0]
+    assert [philox_word(*key, 3) for key in zip(seed.tolist(), row.tolist(), step.tolist(), strict=True)] == words.tolist()
+    assert torch.equal(cpu.uniforms(seed, row, step)[:5], cpu.uniforms(seed[:5], row[:5], step[:5]))
 
 
 SETTINGS = [

@@ -78,17 +78,15 @@ def _flex(q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Run:
 
 
 def _flash_attn(q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Run:
-    from flash_attn import flash_attn_with_kvcache
-
+    run = importlib.import_module("flash_attn").flash_attn_with_kvcache  # optional: the package itself needs torch and triton alone
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q_BNTK, k_BHLK, v_BHLK))  # its layout is [B, L, H, K]
     lengths = torch.full((len(q),), k.shape[1], dtype=torch.int32, device=q.device)
-    return lambda: flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, causal=True).transpose(1, 2)
+    return lambda: run(q, k, v, cache_seqlens=lengths, causal=True).transpose(1, 2)
 
 
 def _flashinfer(q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Run:
     """Its batch decode with one page a row."""
-    import flashinfer
-
+    flashinfer = importlib.import_module("flashinfer")
     B, N, _, K = q_BNTK.shape
     H, L = k_BHLK.shape[1:3]
     workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q_BNTK.device)

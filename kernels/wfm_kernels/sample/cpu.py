@@ -8,14 +8,18 @@ the same for a row in any batch.
 import torch
 from torch import Tensor
 
-from wfm_kernels.sample.philox import philox, uniform
+from wfm_kernels.sample.philox import philox, philox_word, uniform
 from wfm_kernels.sample.reference import keep_BV
 
 CANDIDATES = 256  # likeliest tokens looked at first
+FEW = 16  # keys up to which Python's integers draw sooner than torch
 
 
 def uniforms(seed: Tensor, row: Tensor, step: Tensor) -> Tensor:
     """float32 in [0, 1), shaped as the int64 keys: what `sample` draws for each of them."""
+    if seed.numel() <= FEW:
+        words = [philox_word(*key, 0) for key in zip(*(x.flatten().tolist() for x in (seed, row, step)), strict=True)]
+        return uniform(torch.tensor(words, dtype=torch.int64)).view(seed.shape)
     return uniform(philox(seed, row, step, 0)[0])
 
 
@@ -61,7 +65,7 @@ def _kept(probs_BV: Tensor, top_k: int | None, top_p: float, min_p: float) -> Te
     top_k = V if top_k is None else min(top_k, V)
     if top_k == V and top_p >= 1.0:
         return probs_BV if min_p == 0.0 else probs_BV * (probs_BV >= min_p * probs_BV.amax(-1, True))
-    if max(CANDIDATES, V // 8) < top_k < V:
+    if max(CANDIDATES, V // 2) < top_k < V:
         return probs_BV * keep_BV(probs_BV.log(), top_k, top_p, min_p)
     count = min(V, max(CANDIDATES, top_k + 1) if top_k < V else CANDIDATES)
     falling_BC = probs_BV.topk(count, -1).values
