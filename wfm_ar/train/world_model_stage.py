@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from wfm_kernels import linear_cross_entropy
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
