@@ -16,6 +16,7 @@ from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import side_by_side, to_uint8
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+from wfm_ar.world_model.transformer import next_token_loss
 
 SHOWN = 3  # held-out clips rolled out at each validation
 
