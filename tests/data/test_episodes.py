@@ -199,7 +199,7 @@ def test_one_video_is_a_set_too(tmp_path):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(BadData, match="got no episodes.jsonl"):
+    with pytest.raises(BadData, match="got neither episodes.jsonl nor any"):
         open_episodes(tmp_path)
     with pytest.raises(BadData, match="is not a folder"):
         open_episodes(tmp_path / "none")

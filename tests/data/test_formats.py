@@ -50,7 +50,7 @@ def test_paths_that_are_no_data(tmp_path):
     for path, line in (
         (tmp_path / "a.csv", "is a file of no known kind"),
         (tmp_path / "no", "is not a folder"),
-        (tmp_path, "got no episodes.jsonl"),
+        (tmp_path, "got neither episodes.jsonl nor any"),
     ):
         with pytest.raises(BadData, match=line):
             open_episodes(path)

@@ -50,8 +50,8 @@ def test_another_robot_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("files", "more", "line"),
     [
-        ({}, [], "got no episodes.jsonl, no meta/info.json"),
-        ({"a.csv": b"1"}, [], "got no episodes.jsonl"),
+        ({}, [], "got neither episodes.jsonl nor any meta/info.json"),
+        ({"a.csv": b"1"}, [], "got neither episodes.jsonl nor any"),
         ({"meta/info.json": b"{"}, [], "info.json: cannot be read as JSON"),
         ({"meta/info.json": b'{"codebase_version": "v9.0"}'}, [], "codebase_version is 'v9.0'"),
         ({"a.tfrecord": b"\0" * 40}, [], "a.tfrecord record 0: its length does not match its check sum"),

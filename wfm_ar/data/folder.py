@@ -48,8 +48,10 @@ def open_folder(root: Path) -> EpisodeSet:
     names = videos_in(root)
     if not names:
         kinds = "/".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
-        raise BadData(f"{root}: got no episodes.jsonl, no meta/info.json, no .tfrecord, no .hdf5 and no {kinds} file, expected a data set; "
-                      "fix: check the path")  # fmt: skip
+        raise BadData(
+            f"{root}: got neither episodes.jsonl nor any meta/info.json, .tfrecord, .hdf5 or {kinds} file, expected a data set; "
+            "fix: check the path"
+        )
     splits = splits_of(list(names))
     episodes = []
     for name, path in names.items():
