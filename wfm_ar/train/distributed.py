@@ -9,6 +9,7 @@ host gone) is noticed by the others' watchdogs, which read each other's signs of
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from torch import nn
 from wfm_ar.errors import BadConfig, WfmError
 
 METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
-TOGETHER = 600.0  # seconds in which all ranks must have started
+TOGETHER = 300.0  # seconds in which all ranks must have started
 LIFE = ".rank-{}"  # file of a rank's sign of life, in the run folder
 
 
@@ -189,6 +190,7 @@ def _never_together() -> None:
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     text = f"rank {rank}: the {size} ranks did not find each other in {TOGETHER:.0f} s, expected all at {os.environ.get('MASTER_ADDR')}"
     print(f"wfm train: {text}; fix: look at the ones that are missing, and at the network", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(all_threads=True)
     os._exit(2)
 
 
