@@ -9,6 +9,7 @@ host gone) is noticed by the others' watchdogs, which read each other's signs of
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from torch import nn
 from wfm_ar.errors import BadConfig, WfmError
 
 METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
+TOGETHER = 300.0  # seconds in which all ranks must have started
 LIFE = ".rank-{}"  # file of a rank's sign of life, in the run folder
 
 
@@ -161,7 +163,11 @@ def all_ranks(run: Path, device: str, silence: float) -> Iterator[Ranks]:
         if place.index >= torch.cuda.device_count():
             raise BadConfig(f"rank {os.environ['RANK']}: got {torch.cuda.device_count()} GPUs, expected one a rank; fix: --nproc_per_node")
         torch.cuda.set_device(place)
+    late = threading.Timer(TOGETHER, _never_together)
+    late.daemon = True
+    late.start()
     ranks, ended = Group(place, silence), threading.Event()
+    late.cancel()
     thread = threading.Thread(target=ranks.live, args=(run, ended), name="sign of life", daemon=True)
     thread.start()
     try:
@@ -178,6 +184,14 @@ def all_ranks(run: Path, device: str, silence: float) -> Iterator[Ranks]:
         ended.set()
         thread.join()
         ranks.dist.destroy_process_group()
+
+
+def _never_together() -> None:
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    text = f"rank {rank}: the {size} ranks did not find each other in {TOGETHER:.0f} s, expected all at {os.environ.get('MASTER_ADDR')}"
+    print(f"wfm train: {text}; fix: look at the ones that are missing, and at the network", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(all_threads=True)
+    os._exit(2)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ run repeats an uninterrupted one bit for bit.
 import contextlib
 import copy
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -87,13 +88,12 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
     due = history.get("validation_due", False)
     if config.compile:
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
-
     log = RunLog(run, start, again=due) if ranks.first else NoLog()
     progress = Progress(stage.name, start, config.steps, shown=ranks.first)
     guard = Guard(run, config.max_bad_steps, start, history, ranks)
     recent: list[dict[str, float | torch.Tensor]] = history.get("recent", [])  # what the steps since the last log line said
-    if due:  # the signal that ended the last run came before it
-        due = not validation.run(start, log, progress)
+    if due and not validation.run(start, log, progress):  # the signal that ended the last run came before it; and now again
+        sys.exit(128 + (stop.received or signal.SIGTERM))
     if start >= config.steps:
         log.close()
         progress.close()
@@ -137,14 +137,13 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
             seconds = now
             log.write(done, {"lr": optimizer.param_groups[0]["lr"], "bad_steps": guard.total} | numbers)
             progress.update(done, numbers)
-        random = rng_state()
+        due = False
         if done % config.val_every == 0 or done == config.steps:
+            random = rng_state()
             due = not validation.run(done, log, progress)
             seconds = time.monotonic()
-            if due:
+            if due:  # it is broken off, and has not been
                 restore_rng(random)
-            else:
-                random = rng_state()
         stopping = ranks.any(bool(stop.received))
         if done % config.checkpoint_every == 0 or done == config.steps or stopping:
             state = {
@@ -154,7 +153,7 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
                 "validation_due": due,
                 "recent": [{name: float(value) for name, value in each.items()} for each in recent],
                 "describe": stage.describe(),
-                "rng": random,
+                "rng": rng_state(),
             }
             with watchdog.section("checkpoint", step):
                 log.sync()
@@ -175,7 +174,7 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
     progress.close()
     if stopping:
         progress.say(f"stopped by signal after step {done}; go on with resume=auto")
-        sys.exit(128 + (stop.received or 15))
+        sys.exit(128 + (stop.received or signal.SIGTERM))
     return folder
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from wfm_ar.train.distributed import ALONE, Ranks
 
 SECTIONS = ("data", "step", "validation", "checkpoint")
-GRACE = 25.0  # seconds from a stop signal to the end, whatever the loop is doing
+GRACE = 25.0  # seconds from a stop signal to the end, whatever the loop is doing; a save under way has its own limit
 
 
 class Watchdog:
@@ -62,7 +62,7 @@ class Watchdog:
             if limit and now - began > limit:
                 text = f"{name} of step {self.step} has taken {now - began:.0f} s, expected at most {limit:.0f} s"
                 self._end(text, f"mend what hangs and run again with resume=auto, or raise watchdog.{name}", 2)
-            if self.signal and now - self._signalled > self.grace:
+            if self.signal and name != "checkpoint" and now - self._signalled > self.grace:
                 text = f"told to stop, but {name} of step {self.step} did not end within {self.grace:.0f} s; the last checkpoint is whole"
                 self._end(text, "run again with resume=auto", 128 + self.signal)
 
