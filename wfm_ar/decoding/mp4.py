@@ -38,12 +38,15 @@ class _Box(NamedTuple):
 def declared(fd: int, track_id: int) -> Declared:
     """Counts of the track with that id. Raises Refused where the file contradicts itself or cannot be whole."""
     size = os.fstat(fd).st_size
-    top = list(_boxes(fd, 0, size))
-    odd = [box.kind for box in top if box.kind not in TOP_LEVEL]
-    if odd:
-        raise _damaged(f"box {odd[0].decode('latin1')!r} at the top, expected a known one")
+    top, rest = _top_level(fd, size)
     moov = _only(top, b"moov", "the file")
     inside = list(_boxes(fd, moov.start, moov.end))
+    if any(one.kind == b"mvex" for one in inside):
+        if rest:
+            raise rest
+        odd = [box.kind for box in top if box.kind not in TOP_LEVEL]
+        if odd:
+            raise _damaged(f"box {odd[0].decode('latin1')!r} at the top, expected a known one")
     movie_scale = _times(fd, _only(inside, b"mvhd", "moov"))[0]
     for box in inside:
         if box.kind == b"trak":
@@ -55,6 +58,20 @@ def declared(fd: int, track_id: int) -> Declared:
                     return Declared(_fragments(fd, top, track_id) + _stored(fd, parts, size).count, 0)
                 return _track(fd, parts, size, movie_scale)
     raise _damaged(f"no track {track_id}, expected the one that is shown")
+
+
+def _top_level(fd: int, size: int) -> tuple[list[_Box], Refused | None]:
+    """The boxes of the file, and what is wrong with what follows them. Some cameras put things of their own behind the index,
+    which do no harm: the tables say how many samples there are, and where."""
+    top: list[_Box] = []
+    try:
+        for box in _boxes(fd, 0, size):
+            top.append(box)
+    except Refused as refused:
+        if not any(box.kind == b"moov" for box in top):
+            raise
+        return top, refused
+    return top, None
 
 
 class _Stored(NamedTuple):

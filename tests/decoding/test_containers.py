@@ -1,0 +1,112 @@
+"""What containers say of their frames, read without libav: mp4.py, matroska.py, avi.py."""
+
+import os
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from wfm_ar.data import read_video, video_info
+from wfm_ar.data.video import count_frames
+from wfm_ar.decoding import avi, matroska, mp4
+from wfm_ar.decoding.limits import Refused
+from wfm_ar.errors import BadClip
+
+
+def make(path, frames=9, container=None, codec="libx264", first=0, container_options=None, **options) -> None:
+    """`frames` frames; those before `first` lie before the start, so that the container's edit list hides them."""
+    clip = np.random.default_rng(0).integers(0, 255, (frames, 32, 32, 3), dtype=np.uint8)
+    with av.open(str(path), "w", format=container, options=container_options or {}) as out:
+        stream = out.add_stream(codec, rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt, stream.options = 32, 32, "yuv420p", {"threads": "1", **options}
+        for i, image in enumerate(clip):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = i - first, Fraction(1, 10)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+@pytest.fixture
+def fd_of():
+    opened = []
+
+    def open_(path) -> int:
+        opened.append(os.open(path, os.O_RDONLY))
+        return opened[-1]
+
+    yield open_
+    for fd in opened:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+def test_samples_of_an_mp4(tmp_path, fd_of, bf):
+    make(tmp_path / "a.mp4", bf=bf)
+    assert mp4.declared(fd_of(tmp_path / "a.mp4"), 1) == mp4.Declared(9, 0)
+    with pytest.raises(Refused, match="no track 7"):
+        mp4.declared(fd_of(tmp_path / "a.mp4"), 7)
+
+
+def test_samples_of_fragments(tmp_path, fd_of):
+    make(tmp_path / "a.mp4", g="3", container_options={"movflags": "+frag_keyframe+empty_moov"})
+    assert mp4.declared(fd_of(tmp_path / "a.mp4"), 1) == mp4.Declared(9, 0)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(content[: content.rindex(b"mfra") - 4])
+    with pytest.raises(Refused, match="fragmented MP4 without an index at its end"):
+        mp4.declared(fd_of(tmp_path / "b.mp4"), 1)
+
+
+@pytest.mark.parametrize("first", [3, 6])
+def test_a_cut_by_edit_list_shows_the_rest(tmp_path, fd_of, first):
+    """As `ffmpeg -ss ... -c copy` leaves it: what lies before the cut is stored, and not shown."""
+    make(tmp_path / "whole.mp4", bf="0")
+    make(tmp_path / "cut.mp4", bf="0", first=first, container_options={"avoid_negative_ts": "disabled"})
+    assert mp4.declared(fd_of(tmp_path / "cut.mp4"), 1) == mp4.Declared(9, first)
+    assert video_info(tmp_path / "cut.mp4").frames == count_frames(tmp_path / "cut.mp4") == 9 - first
+    np.testing.assert_array_equal(read_video(tmp_path / "cut.mp4"), read_video(tmp_path / "whole.mp4")[first:])
+
+
+def test_things_behind_the_index_do_no_harm(tmp_path):
+    make(tmp_path / "a.mp4")
+    with open(tmp_path / "a.mp4", "ab") as file:
+        file.write(b"\x00\x00\x01\x00SEFT" + bytes(40))
+    assert len(read_video(tmp_path / "a.mp4")) == 9
+
+
+def test_blocks_of_a_matroska(tmp_path, fd_of):
+    make(tmp_path / "a.mkv", g="3", container_options={"cluster_time_limit": "300"})
+    fd = fd_of(tmp_path / "a.mkv")
+    assert matroska.stored_frames(fd, 0, 100) == 9
+    with pytest.raises(Refused, match="more than 3 frames"):
+        matroska.stored_frames(fd, 0, 3)
+    with pytest.raises(Refused, match="1 video tracks, expected number 1"):
+        matroska.stored_frames(fd, 1, 100)
+    content = (tmp_path / "a.mkv").read_bytes()
+    second = content.index(b"\x1f\x43\xb6\x75", content.index(b"\x1f\x43\xb6\x75") + 4)
+    (tmp_path / "b.mkv").write_bytes(content[:second] + b"\x1f\x43\xb6\x74" + content[second + 4 :])  # a cluster that is none
+    with pytest.raises(Refused, match="element 0x1f43b674 in the segment"):
+        matroska.stored_frames(fd_of(tmp_path / "b.mkv"), 0, 100)
+    with pytest.raises(BadClip, match="; fix: "):
+        read_video(tmp_path / "b.mkv")
+
+
+def test_a_live_matroska_cannot_be_known_whole(tmp_path):
+    make(tmp_path / "a.mkv", container_options={"live": "1"})
+    with pytest.raises(BadClip, match="was not finished when it was written"):
+        read_video(tmp_path / "a.mkv")
+
+
+def test_chunks_of_an_avi(tmp_path, fd_of):
+    make(tmp_path / "a.avi", codec="mpeg4")
+    assert avi.stored_frames(fd_of(tmp_path / "a.avi"), 100) == 9
+    content = (tmp_path / "a.avi").read_bytes()
+    at = content.index(b"00dc", content.index(b"movi"))
+    (tmp_path / "b.avi").write_bytes(content[:at] + b"00xx" + content[at + 4 :])
+    with pytest.raises(Refused, match="a chunk '00xx' among the frames"):
+        avi.stored_frames(fd_of(tmp_path / "b.avi"), 100)
+    header = content.index(b"strh") + 8 + 32
+    (tmp_path / "c.avi").write_bytes(content[:header] + struct.pack("<I", 12) + content[header + 4 :])
+    with pytest.raises(Refused, match="got 9 frames, expected 12"):
+        avi.stored_frames(fd_of(tmp_path / "c.avi"), 100)
