@@ -55,7 +55,7 @@ def test_stats_page(episodes, capsys):
     np.save(episodes / "actions" / "a.npy", np.array([[0], [0.5], [3], [9]], np.float32))
     assert main(["data", "stats", str(episodes), "out=page.html"]) == 0
     out, err = capsys.readouterr()
-    assert "2 episodes, 10 frames" in out and "dx: 0 to 9, mean 1.562, std 3.013, 25.0 % clipped" in out and err == ""
+    assert "2 episodes, 10 frames" in out and "dx: 0 to 9, mean 1.562, std 2.973, 25.0 % clipped" in out and err == ""
     page = Path("page.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 7 and page.count("data:image/png;base64,") == 1 and "<script" not in page
     assert "http" not in page.replace("http-equiv", "") and "25.0 % of its values" in page
