@@ -22,6 +22,7 @@ from wfm_ar.verbs import VERBS
 class FakeSettings:
     path: Path
     decode: bool
+    sheet: str
 
 
 @pytest.fixture

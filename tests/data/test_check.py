@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import check_data, summarize, write_episode, write_episodes, write_video
+from wfm_ar.data.episodes import Episode, EpisodeSet
+from wfm_ar.errors import BadClip
 from wfm_ar.schema import ActionChannel, ActionSchema
 
 SCHEMA = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
@@ -124,3 +126,37 @@ def test_no_data_set_is_a_defect(tmp_path):
     assert "is not a folder" in str(check_data(tmp_path / "none")[0])
     (tmp_path / "episodes.jsonl").write_text("")
     assert "is empty" in str(check_data(tmp_path)[0])
+
+
+class Recorded(EpisodeSet):
+    """Two episodes of some other format; the second has an action too few, and its last frame cannot be read."""
+
+    def num_frames(self, i):
+        return 5
+
+    def load_frames(self, i, start=0, count=None):
+        if i == 1 and (count is None or start + count == 5):
+            raise BadClip("episode b: frame 4 is damaged, expected a whole video; fix: copy it again")
+        return np.zeros((count or 5, 16, 16, 3), np.uint8)
+
+    def load_actions(self, i):
+        return np.zeros((4 - i, 1), np.float32)
+
+    def load_state(self, i):
+        return None
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_other_formats_are_checked_through_their_reader(tmp_path, monkeypatch, decode):
+    episodes = [Episode(id=i, video=tmp_path, text=None, actions=tmp_path, state=None, fps=10, split="train") for i in "ab"]
+    found = Recorded(path=tmp_path, format="other", schema=SCHEMA, episodes=tuple(episodes))
+    monkeypatch.setattr("wfm_ar.data.check.open_episodes", lambda path: found)
+    seen = []
+    defects = check_data(tmp_path, decode=decode, on_progress=lambda done, total: seen.append((done, total)))
+    assert [str(defect) for defect in defects] == [
+        f"{tmp_path} episode b: episode b: frame 4 is damaged, expected a whole video; fix: copy it again"
+    ]
+    assert seen == [(1, 2), (2, 2)]
+    monkeypatch.setattr(Recorded, "load_frames", lambda self, i, start=0, count=None: np.zeros((5, 16, 16, 3), np.uint8))
+    line = str(check_data(tmp_path)[0])
+    assert line == f"{tmp_path} episode b: got 3 actions for 5 frames, expected 4; fix: one between every two frames"

@@ -1,4 +1,4 @@
-"""`wfm data check` and `wfm data make` from the command line."""
+"""`wfm data check`, `stats`, `curate` and `make` from the command line."""
 
 from pathlib import Path
 
@@ -7,11 +7,16 @@ import pytest
 
 from wfm_ar.cli import main
 from wfm_ar.data.episodes import write_episode, write_episodes
-from wfm_ar.data.video import write_video
+from wfm_ar.data.video import read_image, write_video
 from wfm_ar.schema import ActionChannel, ActionSchema
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 SCHEMA = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 @pytest.fixture
@@ -30,6 +35,47 @@ def test_a_sound_set(episodes, capsys):
         assert main(["data", "check", str(path)]) == 0
         out, err = capsys.readouterr()
         assert "2 episodes" in out and "no defects" in out and err == ""
+
+
+def test_check_draws_samples_and_tells_what_is_seldom_meant(episodes, capsys):
+    np.save(episodes / "actions" / "a.npy", np.array([[0], [0.5], [3], [9]], np.float32))
+    (episodes / "videos" / "b.mp4").unlink()
+    assert main(["data", "check", str(episodes), "sheet=s.png"]) == 2
+    assert read_image("s.png").shape[1] == 40 + 24 + 80 + 12  # a title, one sound episode of two, margins
+    write_video(episodes / "videos" / "b.mp4", FRAMES, 10)
+    assert main(["data", "check", str(episodes)]) == 0
+    out = capsys.readouterr().out
+    assert "note: action channel 'dx': 25.0 % of its values lie beyond -1 to 1" in out
+    assert f"samples: outputs/{episodes.name}-samples.png" in out and read_image(f"outputs/{episodes.name}-samples.png").shape[1] > 200
+    assert main(["data", "check", str(episodes), "sheet=s.jpg"]) == 2
+    assert "ends in .png" in capsys.readouterr().err
+
+
+def test_stats_page(episodes, capsys):
+    np.save(episodes / "actions" / "a.npy", np.array([[0], [0.5], [3], [9]], np.float32))
+    assert main(["data", "stats", str(episodes), "out=page.html"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 episodes, 10 frames" in out and "dx: 0 to 9, mean 1.562, std 2.973, 25.0 % clipped" in out and err == ""
+    page = Path("page.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 7 and page.count("data:image/png;base64,") == 1 and "<script" not in page
+    assert "http" not in page.replace("http-equiv", "") and "25.0 % of its values" in page
+    assert main(["data", "stats", str(episodes), "out=page.html"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["data", "stats", str(episodes), "samples=false"]) == 0 and Path(f"outputs/{episodes.name}-stats.html").exists()
+
+
+def test_curate_prints_its_report(tmp_path, capsys):
+    moving = np.stack([np.roll(np.repeat(FRAMES[:1], 1, 0)[0], 3 * t, 1) for t in range(15)])
+    (tmp_path / "raw").mkdir()
+    write_video(tmp_path / "raw/a.mp4", moving, 10)
+    write_video(tmp_path / "raw/b.mp4", np.zeros_like(moving), 10)
+    command = ["data", "curate", f"src={tmp_path / 'raw'}", "out=clean", "shots=false"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "2 sources, 2 pieces" in out and "dropped      1 black" in out and "kept         1" in out and err == ""
+    assert read_image("clean/curation.png").shape[1] > 200
+    assert main([*command[:2], f"src={tmp_path / 'raw'}", "out=clean", "shots=false", "crf=20"]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 def test_one_line_a_defect_with_file_line_and_remedy(episodes, capsys):

@@ -40,11 +40,11 @@ def _draw(settings: Settings, sheet: Path) -> None:
     import json
 
     from wfm_ar.data.curate.curate import LINES
-    from wfm_ar.data.episodes import open_episodes
+    from wfm_ar.data.curate.sources import open_sources
     from wfm_ar.errors import WfmError
     from wfm_ar.verbs.contact_sheet import pick_frames, sample_frames, write_contact_sheet
 
-    episodes = open_episodes(settings.src)
+    episodes = open_sources(settings.src)
     index = {episode.id: i for i, episode in enumerate(episodes)}
     lines = [json.loads(line) for line in (settings.out / LINES).read_text().splitlines()]
     rows = []

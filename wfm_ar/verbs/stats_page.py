@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wfm_ar.data.stats import ChannelStats, DataStats
 from wfm_ar.evaluate.report import STYLE
@@ -35,7 +36,7 @@ def render_page(stats: DataStats, sheet_png: bytes | None) -> str:
         parts.append("<h3>Worth a look</h3><ul>" + "".join(f"<li>{_escaped(note)}</li>" for note in stats.notes) + "</ul>")
     parts.append("</section>")
     if sheet_png:
-        parts.append(f"<section><h2>Samples</h2>{_image('image/png', sheet_png, 'sample frames', 'sheet')}</section>")
+        parts.append(f"<section><h2>Samples</h2>{_image('image/png', sheet_png, 'sample frames', 'samples')}</section>")
     rates = {f"{rate:g} frames/s": count for rate, count in stats.rates.items()}
     sizes = {f"{height} x {width}": count for (height, width), count in stats.sizes.items()}
     figures = [
@@ -48,7 +49,7 @@ def render_page(stats: DataStats, sheet_png: bytes | None) -> str:
     parts.append(f"<section><h2>Text</h2>{_texts(stats)}</section>")
     parts.append(f"<section><h2>Actions</h2>{_actions(stats.channels)}</section>")
     body = "\n".join(parts)
-    style = STYLE + ".sheet { width: 100%; } ul { margin: 6px 0 0; padding-left: 20px; }"
+    style = STYLE + ".samples { width: 100%; } ul { margin: 6px 0 0; padding-left: 20px; }"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_escaped(stats.path)}: data</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>\n'
@@ -97,6 +98,7 @@ def _histogram(axes: Axes, values: Any, label: str) -> None:
     axes.hist(values, bins=min(40, max(1, len(np.unique(values)))), color=BLUE, alpha=0.75)
     axes.set_xlabel(label)
     axes.set_ylabel("episodes")
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _bars(axes: Axes, counts: Mapping[str, int], label: str) -> None:
@@ -104,6 +106,7 @@ def _bars(axes: Axes, counts: Mapping[str, int], label: str) -> None:
     axes.barh(range(len(counts)), list(counts.values()), color=BLUE, alpha=0.75, height=0.7)
     axes.set_yticks(range(len(counts)), names)
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel(label)
 
 

@@ -6,7 +6,7 @@ Four passes, each of which remembers what it did in `out/.curate`, so that an in
 3. write    kept pieces are cut out, resized, retimed and encoded; a file that needs no change is copied (parallel)
 4. caption  texts from the data, the captions file, the command; then the index and the report
 
-Sources are only ever read. The same sources and settings give the same bytes, whatever was interrupted.
+Sources are only ever read. The same sources and settings give the same data, whatever was interrupted.
 """
 
 import hashlib
@@ -26,9 +26,10 @@ from wfm_ar.data.curate.captions import read_captions, run_captioner
 from wfm_ar.data.curate.duplicates import DuplicateFinder, Fingerprint, hashes_of
 from wfm_ar.data.curate.retime import retimed_schema, rules_of
 from wfm_ar.data.curate.settings import CurateConfig
+from wfm_ar.data.curate.sources import open_sources
 from wfm_ar.data.curate.survey import Piece, survey
 from wfm_ar.data.curate.writing import write_piece
-from wfm_ar.data.episodes import INDEX, EpisodeSet, open_episodes, write_episodes
+from wfm_ar.data.episodes import INDEX, EpisodeSet, write_episodes
 from wfm_ar.data.files import as_wfm_error, write_atomic
 from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
 from wfm_ar.schema import ActionSchema
@@ -49,7 +50,7 @@ def curate(src: Path, out: Path, config: CurateConfig, *, workers: int = 2, on_p
     inside = os.path.realpath(src if src.is_dir() else src.parent)
     if os.path.commonpath([inside, os.path.realpath(out)]) == inside:
         raise BadConfig(f"out: {out} lies inside {src}, expected another place: originals are left alone; fix: choose a folder outside")
-    episodes = open_episodes(src)
+    episodes = open_sources(src)
     captions = {} if config.captions is None else read_captions(config.captions)
     schema = _schema(episodes, config)
     pinned = json.loads(json.dumps({"settings": config.to_json(), "captions": captions, "sources": _identity(episodes)}))

@@ -38,10 +38,9 @@ def survey(episodes: EpisodeSet, index: int, config: CurateConfig) -> tuple[list
 
 
 def _look(episodes: EpisodeSet, index: int, config: CurateConfig) -> tuple[list[Piece], list[Fingerprint | None]]:
-    fps = episodes[index].fps
+    fps, count = episodes[index].fps, episodes.num_frames(index)
     if config.fps is not None and fps < 0.99 * config.fps:
         detail = f"{fps:g} frames a second, expected at least {config.fps:g}: frames would have to be repeated"
-        count = episodes.num_frames(index)
         return [Piece(start=0, end=count, whole=True, luma=0.0, motion=0.0, reason="slow", detail=detail)], [None]
     finder = ShotFinder(fps, config.shot_threshold) if config.shots else None
     parts = []
