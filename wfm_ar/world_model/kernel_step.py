@@ -50,20 +50,21 @@ class KernelStep:
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
 
     def plan(self, positions_BL3: Tensor, hints_BLE: Tensor | None) -> None:
-        """As `DecodeStep.plan`; positions on the host. Buffers, and with them captured graphs, live on while plans have one length."""
-        highest, known = int(positions_BL3.max()), len(self._cos_PF)
+        """As `DecodeStep.plan`; positions on the host. The buffers that captured graphs read grow with the longest plan, and stay."""
+        highest, known, length = int(positions_BL3.max()), len(self._cos_PF), positions_BL3.shape[1]
         if highest >= known:
             raise BadPrompt(f"position: got {highest}, expected below {known}, the cache's tokens; fix: a larger cache")
         device, model = self.cache.k.device, self.model
         hints_BLD = None if hints_BLE is None else model.hints(hints_BLE.to(device).flatten(0, 1)).unflatten(0, hints_BLE.shape[:2])
-        if self._positions_BL3 is None or self._positions_BL3.shape != positions_BL3.shape:
+        if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:
             self._graphs.clear()
-            self._positions_BL3, self._hints_BLD = positions_BL3.to(device).contiguous(), hints_BLD
+            self._positions_BL3 = positions_BL3.to(device).contiguous()
+            self._hints_BLD = None if hints_BLD is None else hints_BLD.clone()
             self._out_Bn = torch.zeros(positions_BL3.shape[:2], dtype=torch.int64, device=device)
-        else:
-            self._positions_BL3.copy_(positions_BL3)
-            if hints_BLD is not None:
-                self._hints_BLD.copy_(hints_BLD)
+            return
+        self._positions_BL3[:, :length].copy_(positions_BL3)
+        if hints_BLD is not None:
+            self._hints_BLD[:, :length].copy_(hints_BLD)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`: float32 logits [B, V] behind the last token; they are also where a `roll` begins."""
