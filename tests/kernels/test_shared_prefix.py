@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
 from wfm_kernels.shared_prefix import reference
@@ -99,3 +101,16 @@ def test_what_does_not_fit_is_refused():
             attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, **wrong)
     with pytest.raises(KernelError, match=r"prefix_v has shape \(2, 39, 32\), expected \(2, 40, 32\)"):
         attention_shared_prefix(q, prefix_k, prefix_v[:, 1:], k, v, lengths, prefix_length_1=prefix)
+
+
+@given(
+    st.integers(1, 20), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2]), st.integers(1, 5), st.integers(0, 70), st.integers(0, 30),
+    st.sampled_from([8, 24, 32]),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+def test_drawn_shapes_on_the_cpu(assert_close, B, group, H, T, past, more, K):
+    tensors = inputs("cpu", B=B, N=group * H, H=H, T=T, P=max(past, 1) + 3, L=T + more, K=K)
+    lengths = torch.full((B,), T + more) if more % 2 else torch.randint(T, T + more + 1, (B,))
+    prefix = torch.tensor([past])
+    expected = reference.attention_shared_prefix(*tensors, lengths, prefix_length_1=prefix)
+    assert_close(attention_shared_prefix(*tensors, lengths, prefix_length_1=prefix), expected)

@@ -47,23 +47,24 @@ class KernelStep:
         self._seed_B, self._row_B, self._draw_B = torch.zeros(3, rows, dtype=torch.int64, device=device)
         self._planned_1, self._made_1 = torch.zeros(2, 1, dtype=torch.int64, device=device)  # of the plan fed, of the roll drawn
         self._positions_BL3 = self._hints_BLD = self._out_Bn = None
-        self._plans: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}  # length -> positions, hints, ids drawn
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
-        """As `DecodeStep.plan`; positions on the host. Every length of plan keeps its buffers, and with them its captured graphs."""
-        highest, known = int(positions_BL3.max()), len(self._cos_PF)
+        """As `DecodeStep.plan`; positions on the host. The buffers that captured graphs read grow with the longest plan, and stay."""
+        highest, known, length = int(positions_BL3.max()), len(self._cos_PF), positions_BL3.shape[1]
         if highest >= known:
             raise BadPrompt(f"position: got {highest}, expected below {known}, the cache's tokens; fix: a larger cache")
-        length, device, dtype = positions_BL3.shape[1], self.cache.k.device, self.model.head.weight.dtype
+        device, dtype = self.cache.k.device, self.model.head.weight.dtype
         hints_BLD = None if hints_BLF is None else self.model.hints(hints_BLF.to(device, dtype))
-        if length not in self._plans:
-            out_Bn = torch.zeros(positions_BL3.shape[:2], dtype=torch.int64, device=device)
-            self._plans[length] = (positions_BL3.to(device).contiguous(), hints_BLD, out_Bn)
-        self._positions_BL3, self._hints_BLD, self._out_Bn = self._plans[length]
-        self._positions_BL3.copy_(positions_BL3)
+        if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:
+            self._graphs.clear()
+            self._positions_BL3 = positions_BL3.to(device).contiguous()
+            self._hints_BLD = None if hints_BLD is None else hints_BLD.clone()
+            self._out_Bn = torch.zeros(positions_BL3.shape[:2], dtype=torch.int64, device=device)
+            return
+        self._positions_BL3[:, :length].copy_(positions_BL3)
         if hints_BLD is not None:
-            self._hints_BLD.copy_(hints_BLD)
+            self._hints_BLD[:, :length].copy_(hints_BLD)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`: float32 logits [B, V] behind the last token; they are also where a `roll` begins."""
@@ -115,7 +116,7 @@ class KernelStep:
             counter.add_(1)
 
     def _replay(self, settings: Settings, allowed: tuple[int, int]) -> None:
-        key = (self._positions_BL3.shape[1], allowed, *settings.values())
+        key = (allowed, *settings.values())
         if key not in self._graphs:
             state = [self._ids_B1, self._logits_BV, self._out_Bn, self._planned_1, self._made_1, self._draw_B, self.cache.lengths_B]
             before = [tensor.clone() for tensor in state]
