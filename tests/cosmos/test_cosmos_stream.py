@@ -11,7 +11,6 @@ from wfm_ar.rollout.cosmos_roll import CosmosRows
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt
 from wfm_ar.schema import ActionChannel, ActionSchema
-from wfm_ar.world_model.shared_cache import SharedKVCache
 from wfm_ar.world_model.transformer import WorldModel
 
 SCHEMA = ActionSchema(channels=tuple(ActionChannel(name=name, unit="m", low=-1.0, high=1.0, bins=5) for name in ("dx", "dy")), rate_hz=24.0)
@@ -65,12 +64,13 @@ def test_actions_may_begin_late_and_stop(tuned):
     assert none._rows._cache.longest == len(ids)  # what was fed step by step is what a new prefill would feed
 
 
-def test_forks_share_the_past_and_go_their_own_ways(tuned):
+def test_forks_share_the_past_and_go_their_own_ways(tuned, monkeypatch):
+    monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 8)
     stream = tuned.start(clip(9), seed=3, **FEW)
     stream.step(moves(8))
     left, right, again, seeded = stream.fork(), stream.fork(), stream.fork(), stream.fork(seed=4)
     cache = left._rows._cache
-    assert isinstance(cache, SharedKVCache) and cache.past_k.data_ptr() == stream._rows._cache.k.data_ptr()
+    assert cache.prefix is not None and cache.prefix[0].data_ptr() == stream._rows._cache.k.data_ptr()
     a, b, c, d = (one.step(moves(8, seed)) for one, seed in ((left, 1), (right, 2), (again, 1), (seeded, 1)))
     assert np.array_equal(a, c) and not np.array_equal(left.tokens, right.tokens) and not np.array_equal(left.tokens, seeded.tokens)
     stream.step(moves(8, 1))  # the stream itself goes on behind what its forks read
@@ -80,12 +80,13 @@ def test_forks_share_the_past_and_go_their_own_ways(tuned):
 
 
 def test_futures_of_one_past_with_actions_of_their_own(tuned, monkeypatch):
+    monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 8)
     prompts = [Prompt(video=clip(1), actions=moves(16, seed), num_frames=17, seed=seed) for seed in (1, 2, 3)]
     kinds = []
     prefill = CosmosRows._prefill
-    monkeypatch.setattr(CosmosRows, "_prefill", lambda self: prefill(self) or kinds.append(type(self._cache)))
+    monkeypatch.setattr(CosmosRows, "_prefill", lambda self: prefill(self) or kinds.append(self._cache.prefix is not None))
     rows = tuned.generate_batch(prompts, refine=False, **FEW)
-    assert kinds == [SharedKVCache]
+    assert kinds == [True]
     for prompt, row in zip(prompts, rows, strict=True):
         alone = tuned.generate(prompt.video, actions=prompt.actions, num_frames=17, seed=prompt.seed, refine=False, **FEW)
         assert np.array_equal(alone.tokens, row.tokens)

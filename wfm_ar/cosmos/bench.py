@@ -22,7 +22,6 @@ from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import materialise
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.shared_cache import SharedKVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 MODEL = WorldModelConfig(
@@ -30,7 +29,6 @@ MODEL = WorldModelConfig(
 )  # fmt: skip
 CAPACITY, POSITION, PROMPT, LATENT, FUTURES = 12800, 6144, 5120, 2560, 8
 WORKS = ("decode", "batch", "prefill", "tokenizer", "published")
-Cache = KVCache | SharedKVCache
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,10 @@ def _decoding(model: WorldModel, batch: bool, steps: int, clock: Clock, copy: fl
     if not batch:
         return
     past.truncate(POSITION)
-    futures = SharedKVCache(past, FUTURES)
+    futures = past.fork(torch.zeros(FUTURES, dtype=torch.int64))
     many = _decode(model, futures, FUTURES, steps, clock)
     yield f"{FUTURES} futures of one past: {many} a token of each, {FUTURES * single.middle / many.middle:.1f}x of {FUTURES} single runs"
-    _filled(futures.own, LATENT - futures.own.longest)
+    _filled(futures, LATENT - futures.longest)
     later = _decode(model, futures, FUTURES, steps, clock)
     del futures
     single = _decode(model, _filled(past, LATENT), 1, steps, clock)
@@ -156,7 +154,7 @@ def _filled(cache: KVCache, count: int) -> KVCache:
     return cache
 
 
-def _decode(model: WorldModel, cache: Cache, rows: int, steps: int, clock: Clock) -> Spread:
+def _decode(model: WorldModel, cache: KVCache, rows: int, steps: int, clock: Clock) -> Spread:
     """Steps of `rows` rows behind what the cache holds."""
     ids = torch.zeros(rows, 1, dtype=torch.int64, device=clock.device)
     positions = torch.tensor([[[2, 16, 0]]], device=clock.device).expand(rows, -1, -1)

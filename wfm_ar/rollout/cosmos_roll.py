@@ -16,7 +16,6 @@ from torch import Tensor
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.shared_cache import SharedKVCache
 from wfm_ar.world_model.transformer import WorldModel
 
 
@@ -76,7 +75,7 @@ class CosmosRows:
         _, given, self.h, self.w = self.tokens_Bthw.shape
         assert given or self.begins, "a model without BOV goes on from something"
         self.size, self.base = self.h * self.w, 0
-        self._cache: KVCache | SharedKVCache | None = None
+        self._cache: KVCache | None = None
 
     @property
     def keep(self) -> int:
@@ -125,7 +124,7 @@ class CosmosRows:
         other.jobs = [replace(self.jobs[0], seed=seed) for seed in seeds]
         other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
         if self._cache is not None:
-            other._cache = SharedKVCache(self._cache.row(0), len(seeds))
+            other._cache = self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64))
             other._logits_BV = self._logits_BV[:1].expand(len(seeds), -1)
         return other
 
@@ -173,7 +172,7 @@ class CosmosRows:
                 logits.append(last)
             places.append(first[key])
         if len(caches) == 1:  # one past
-            self._cache = caches[0] if len(self.jobs) == 1 else SharedKVCache(caches[0], len(self.jobs))
+            self._cache = caches[0] if len(self.jobs) == 1 else caches[0].fork(torch.zeros(len(self.jobs), dtype=torch.int64))
             self._logits_BV = logits[0].expand(len(self.jobs), -1)
         else:
             self._cache = KVCache.stack([caches[place] for place in places])

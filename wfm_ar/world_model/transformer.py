@@ -14,7 +14,6 @@ from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.norm import RMSNorm
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
-from wfm_ar.world_model.shared_cache import SharedKVCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ class WorldModel(nn.Module):
         positions_BL3,
         *,
         hints_BLF=None,
-        cache: KVCache | SharedKVCache | None = None,
+        cache: KVCache | None = None,
         context=None,
         context_mask=None,
         head: bool = True,
