@@ -43,6 +43,8 @@ def edit(world, *path, value):
         (("files", "world_model.safetensors", "bytes"), 1 << 60, "got 1152921504606846976 bytes, expected at most"),
         (("files", "README.md", "bytes"), "7", "expected whole numbers"),
         (("video_tokenizer", "norm"), "../x", "expected one of"),
+        (("diffusion_decoder",), None, "diffusion_decoder: got null, expected the settings of"),
+        (("text",), None, "text: got null, expected the settings of text_tokenizer.model"),
     ],
 )
 def test_sizes_are_checked_before_anything_is_allocated(world, path, value, words):

@@ -166,6 +166,11 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     Memory for weights is taken only once the file is known to hold them.
     """
     settings = _read_settings(folder)
+    for name, file in (("diffusion_decoder", "diffusion_decoder.safetensors"), ("text", TEXT_MODEL)):
+        if settings[name] is None and file in settings["files"]:
+            raise BadCheckpoint(
+                f"{folder / SETTINGS}: {name}: got null, expected the settings of {file}, which is listed; fix: copy it again"
+            )
     configs = {
         name: _config(kind, settings[name], f"{folder / SETTINGS}: {name}")
         for name, (kind, _) in _NETWORKS.items()
