@@ -78,8 +78,8 @@ def check_data(path: str | Path, *, decode: bool = False, on_progress: Callable[
 
 def summarize(path: str | Path) -> Summary:
     """Counts for a data set that opens. Raises BadData, BadClip."""
-    episodes = open_episodes(path).episodes
-    infos = [video_info(episode.video) for episode in episodes]
+    episodes = open_episodes(path)
+    frames = [episodes.num_frames(i) for i in range(len(episodes))]
     return Summary(
         episodes=len(episodes),
         splits=dict(Counter(episode.split for episode in episodes)),
@@ -87,8 +87,8 @@ def summarize(path: str | Path) -> Summary:
         with_actions=sum(episode.actions is not None for episode in episodes),
         with_state=sum(episode.state is not None for episode in episodes),
         texts=len({episode.text for episode in episodes if episode.text is not None}),
-        frames=sum(info.frames for info in infos),
-        seconds=sum(info.frames / episode.fps for info, episode in zip(infos, episodes, strict=True)),
+        frames=sum(frames),
+        seconds=sum(count / episode.fps for count, episode in zip(frames, episodes, strict=True)),
     )
 
 
