@@ -170,7 +170,7 @@ def wait_for_checkpoint(run: Path, children: list[int]) -> None:
 )
 def test_a_rank_that_dies_or_stands_still_ends_the_other_with_a_named_error(data, tmp_path, harm, victim):
     run = tmp_path / "run"
-    children = start_ranks(lambda ranks: endless(data, run, ranks), run, silence=4.0)
+    children = start_ranks(lambda ranks: endless(data, run, ranks), run, silence=15.0)
     wait_for_checkpoint(run, children)
     began = time.monotonic()
     os.kill(children[victim], harm)
