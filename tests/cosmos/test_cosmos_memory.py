@@ -97,7 +97,7 @@ assert sum(p.numel() * 2 for p in model.parameters()) > 250 * 2**20
 def test_converting_and_loading_a_world(release):
     whole, largest = sizes(release)
     world = release.parent / "world"
-    peak, _ = run("watched(lambda: convert(sys.argv[1], sys.argv[2], decoder=False))", release, world)
+    peak, _ = run("watched(lambda: convert(sys.argv[1], sys.argv[2], diffusion_decoder=False))", release, world)
     assert peak < largest + 80 < whole / 1.5  # never the whole file
     # straight to a dtype: bf16 in 8 bits, where the network in bf16 was never in memory
     work = "world = watched(lambda: load_cosmos(Path(sys.argv[1]), dtype=torch.bfloat16, int8=('model',)))"

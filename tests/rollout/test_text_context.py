@@ -83,7 +83,7 @@ def test_files_are_read_with_zeros_behind_them(tmp_path):
 def test_words_on_the_command_line(encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["cosmos", "synth", "name=5b", "out=release"]) == 0
-    assert main(["cosmos", "convert", "src=release", "out=world", "height=64", "width=96", "decoder=false"]) == 0
+    assert main(["cosmos", "convert", "src=release", "out=world", "height=64", "width=96", "diffusion_decoder=false"]) == 0
     words = ["generate", "world=world", "text=the arm pours tea", "frames=9", "refine=false", "seed=1"]
     assert main([*words, f"text_encoder={encoder}", "out=one.mp4"]) == 0, capsys.readouterr().err
     assert main([*words, f"text_encoder={tmp_path / 'absent'}", "out=two.mp4"]) == 2

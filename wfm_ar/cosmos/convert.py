@@ -27,7 +27,7 @@ def convert(
     out: str | Path,
     *,
     name: str = "auto",
-    decoder: bool = True,
+    diffusion_decoder: bool = True,
     height: int = HEIGHT,
     width: int = WIDTH,
     dtype: str = "bfloat16",
@@ -36,7 +36,7 @@ def convert(
 ) -> Path:
     """Write the world folder `out` from the weights under `src`, and return it.
 
-    name: a published world model, checked tensor by tensor, or "auto" for whatever is there. decoder: also the diffusion decoder
+    name: a published world model, checked tensor by tensor, or "auto" for whatever is there. diffusion_decoder: also that
     and its tokenizer, where both are there. height, width: the picture size the weights were trained at. Raises BadCheckpoint,
     BadConfig, OutputExists, NoSpace; then nothing is written.
     """
@@ -47,7 +47,7 @@ def convert(
     if height < 16 or width < 16 or height % 16 or width % 16:
         raise BadConfig(f"height, width: got {height}, {width}, expected multiples of 16; fix: {HEIGHT} and {WIDTH}, as published")
     parts = _chosen(survey(src, height, width), Path(src), name)
-    if not decoder or len(parts.keys() & set(OPTIONAL)) < 2:
+    if not diffusion_decoder or len(parts.keys() & set(OPTIONAL)) < 2:
         parts = {part: one for part, one in parts.items() if part not in OPTIONAL}
     sources = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
     configs = {part: one.config for part, one in parts.items()}
@@ -110,7 +110,7 @@ def _with_statistics(found: Found) -> tuple[ContinuousTokenizerConfig, list[Sour
     path = beside(found, MEAN_STD)
     if path is None:
         raise BadCheckpoint(
-            f"{found.folder}: no {MEAN_STD}, expected it beside the continuous tokenizer; fix: download it, or decoder=false"
+            f"{found.folder}: no {MEAN_STD}, expected it beside the continuous tokenizer; fix: download it, or diffusion_decoder=false"
         )
     mean, std = read_mean_std(path, found.config.latent_channels)
     config = replace(found.config, chunk=mean.shape[1])

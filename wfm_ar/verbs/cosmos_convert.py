@@ -11,7 +11,7 @@ class Settings:
     src: Path
     out: Path
     name: str
-    decoder: bool
+    diffusion_decoder: bool
     height: int
     width: int
     dtype: str

@@ -77,6 +77,13 @@ class PlaceNorm(nn.Module):
 NORMS = {"frame": FrameNorm, "place": PlaceNorm}
 
 
+def _means(x: torch.Tensor, block: tuple[int, int, int]) -> torch.Tensor:
+    """The means of blocks of places. On the CPU torch has them in single precision alone."""
+    if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
+        return F.avg_pool3d(x.float(), block).to(x.dtype)
+    return F.avg_pool3d(x, block)
+
+
 class Downsample(nn.Module):
     """Halve space, or time, or both: strided conv plus average pool, then 1x1x1. [B, C, T, H, W]; T = 1 + 2n -> 1 + n."""
 
@@ -92,12 +99,12 @@ class Downsample(nn.Module):
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         if self.space:
             padded = F.pad(x, (0, 1, 0, 1))
-            x = self.conv1(padded) + F.avg_pool3d(padded, (1, 2, 2))
+            x = self.conv1(padded) + _means(padded, (1, 2, 2))
         if self.time:
             # Pairs are (0, 0), (1, 2), (3, 4) ...: only the clip's first frame is doubled, a stream's chunk is not.
             begins = memory is None or self.conv2 not in memory
             padded = torch.cat((x[:, :, :1], x), 2) if begins else x
-            x = self.conv2(padded, memory) + F.avg_pool3d(padded, (2, 1, 1))
+            x = self.conv2(padded, memory) + _means(padded, (2, 1, 1))
         return self.conv3(x)
 
 
