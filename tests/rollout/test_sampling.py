@@ -142,3 +142,11 @@ def test_bad_seeds(seed: object) -> None:
 def test_bad_settings(settings: dict) -> None:
     with pytest.raises(BadConfig, match=f"{next(iter(settings))}: got"):
         SamplingConfig(**settings)
+
+
+def test_actions_may_have_a_temperature_of_their_own():
+    config = SamplingConfig(temperature=0.0, action_temperature=0.7)
+    assert config.of(Stream.VIDEO) is config and config.of(Stream.ACTION).temperature == 0.7
+    assert SamplingConfig(temperature=0.3).of(Stream.ACTION).temperature == 0.3
+    with pytest.raises(BadConfig, match="action_temperature: got -1"):
+        SamplingConfig(action_temperature=-1)

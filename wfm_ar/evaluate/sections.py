@@ -36,9 +36,10 @@ class EvaluateConfig:
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
     batch: int = 16  # rollouts at once; changes no number but the time
     seed: int = 0  # of episode 0; episode k has seed + k
-    temperature: float = 1.0
+    temperature: float = 0.0  # the likeliest token: what is measured is what the model knows, not the luck of a draw
     top_p: float = 0.9
     top_k: int | None = None
+    action_temperature: float | None = 1.0  # of imagined actions: a policy that always does the likeliest thing waits for ever
     refine_steps: int = 2
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
     speed_runs: int = 3  # 0: speed is not measured
@@ -46,7 +47,7 @@ class EvaluateConfig:
     examples: int = 4  # contact sheets, of the first episodes
 
     def __post_init__(self) -> None:
-        SamplingConfig(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        SamplingConfig(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, action_temperature=self.action_temperature)
         low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
         for name, least in low.items():
             if getattr(self, name) < least:
@@ -69,7 +70,8 @@ class Bench:
         """One rollout a prompt, in order, made in batches."""
         config = self.config
         starts = range(0, len(prompts), config.batch)
-        settings = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k, "refine_steps": config.refine_steps}
+        names = ("temperature", "top_p", "top_k", "action_temperature", "refine_steps")
+        settings = {name: getattr(config, name) for name in names}
         for start in self.track(starts, name, len(starts)):
             yield from self.world.generate_batch(prompts[start : start + config.batch], refine=refine, **settings)
 

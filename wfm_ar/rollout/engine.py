@@ -190,12 +190,12 @@ class Rows:
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
-        row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
+        row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
         if isinstance(self._step, KernelStep):
-            return self._step.roll(row_keys, self.sampling.settings, ranges, first)
+            return self._step.roll(row_keys, sampling.settings, ranges, first)
         uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)), []
         for i, allowed in enumerate(ranges):
-            ids.append(sample(logits_BV, uniforms_Bn[:, i], self.sampling, allowed))
+            ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
             if i + 1 < len(ranges):
                 logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
         return torch.stack(ids, 1)

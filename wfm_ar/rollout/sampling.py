@@ -7,7 +7,7 @@ that is given the `keys` draws the same ones on a GPU.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -28,12 +28,13 @@ class SamplingConfig:
     temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token
     top_p: float = 0.9  # a token is kept while the likelier ones weigh less than this; 1 keeps all
     top_k: int | None = None  # only this many likeliest tokens (and ties of the last) are kept, before top_p; None keeps all
+    action_temperature: float | None = None  # of imagined actions; None: as the video's. A sure world may have a lively policy
 
     def __post_init__(self) -> None:
-        if not (_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise BadConfig(
-                f"temperature: got {self.temperature!r}, expected a number of at least 0; fix: 1.0, or 0 for the likeliest token"
-            )
+        for name in ("temperature", "action_temperature"):
+            value = getattr(self, name)
+            if not (_number(value) and 0 <= value < math.inf) and not (value is None and name == "action_temperature"):
+                raise BadConfig(f"{name}: got {value!r}, expected a number of at least 0; fix: 1.0, or 0 for the likeliest token")
         if not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):
@@ -45,6 +46,12 @@ class SamplingConfig:
     def settings(self) -> dict[str, float | int | None]:
         """As `wfm_kernels.sample` takes them."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+    def of(self, stream: "Stream") -> "SamplingConfig":
+        """How the tokens of one stream are drawn."""
+        if stream is Stream.VIDEO or self.action_temperature is None:
+            return self
+        return replace(self, temperature=self.action_temperature)
 
 
 class Stream(IntEnum):

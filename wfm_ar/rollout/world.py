@@ -86,6 +86,7 @@ class World:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        action_temperature: float | None = None,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -100,7 +101,13 @@ class World:
         """
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
         settings = dict(
-            temperature=temperature, top_p=top_p, top_k=top_k, refine=refine, refine_steps=refine_steps, keep_detail=keep_detail
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            action_temperature=action_temperature,
+            refine=refine,
+            refine_steps=refine_steps,
+            keep_detail=keep_detail,
         )
         return self.generate_batch([prompt], progress=progress, **settings)[0]
 
@@ -112,13 +119,14 @@ class World:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        action_temperature: float | None = None,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Rollout]:
         """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature)
         clock = _Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
         jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
@@ -156,6 +164,7 @@ class World:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        action_temperature: float | None = None,
         refine: bool = False,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -165,7 +174,7 @@ class World:
 
         Raises as `generate`.
         """
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature)
         painter = self._painter(seed, refine, refine_steps)
         num_frames = 1 if video is None else len(video)
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)

@@ -48,6 +48,7 @@ class Settings:
     temperature: float
     top_p: float | None
     top_k: int | None
+    action_temperature: float | None
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
@@ -126,6 +127,8 @@ def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Sett
     """Rolls the rows together; the world's errors get the words of the command line."""
     try:
         sampling = {key: getattr(settings, key) for key in SAMPLING}
+        if settings.action_temperature is not None:  # Cosmos worlds imagine none
+            sampling["action_temperature"] = settings.action_temperature
         return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
     except WfmError as error:
         line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
