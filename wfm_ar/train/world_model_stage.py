@@ -16,7 +16,6 @@ from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import side_by_side, to_uint8
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
-from wfm_ar.world_model.transformer import next_token_loss
 
 SHOWN = 3  # held-out clips rolled out at each validation
 
@@ -135,8 +134,8 @@ class WorldModelStage:
         return self._text_ids[text]
 
     def loss(self, model, batch, generator):
-        hidden_BLD = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"], head=False)
-        loss, hit = next_token_loss(hidden_BLD, model.head, batch["targets"], batch["weights"], self.training.z_loss)
+        inputs = {"hints_BLF": batch["hints"], "targets_BL": batch["targets"], "weights_BL": batch["weights"]}
+        loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
         actions = (batch["weights"] > 0) & ~video
         return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}

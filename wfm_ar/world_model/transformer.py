@@ -105,17 +105,23 @@ class WorldModel(nn.Module):
         cache: KVCache | None = None,
         context=None,
         context_mask=None,
-        head: bool = True,
-    ) -> torch.Tensor:
+        targets_BL=None,
+        weights_BL=None,
+        z_loss: float = 0.0,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
+
+        targets_BL: instead, what `next_token_loss` makes of them, weights_BL and z_loss. It is made in here because weights that are
+        sharded over ranks are whole inside `forward` alone.
 
         hints_BLF: float [B, L, F], what is known of each *next* token; required iff the model has hints.
         cache: earlier tokens; ids follow them, and the cache advances by L. context [B, S, C] with mask bool [B, S]: see
-        CrossAttention; needed at the first call with a cache only. head=False: what the head would read, [B, L, D], for a loss
-        that never makes all logits.
+        CrossAttention; needed at the first call with a cache only.
         """
         features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask)
-        return self.head(features_BLD).float() if head else features_BLD
+        if targets_BL is not None:
+            return next_token_loss(features_BLD, self.head, targets_BL, weights_BL, z_loss)
+        return self.head(features_BLD).float()
 
     def features(self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
         """Like `forward` up to the last norm: [B, L, D]."""
