@@ -205,6 +205,10 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
 class _TextSettings:
     max_tokens: int
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise BadConfig(f"max_tokens: got {self.max_tokens}, expected at least 1")
+
 
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
