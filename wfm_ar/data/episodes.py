@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wfm_ar.data.files import write_atomic
+from wfm_ar.data.json_files import parse_json, read_json
 from wfm_ar.data.video import read_video, video_info, write_video
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
@@ -284,8 +285,8 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
     if len(line) > LINE_BYTES:
         raise BadData(f"{where}: got a line of {len(line)} bytes, expected at most {LINE_BYTES}; fix: shorten its text")
     try:
-        data = json.loads(line, object_pairs_hook=_refuse_double, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(line)
+    except ValueError as error:
         raise BadData(f"{where}: is not JSON ({error}), expected one object a line; fix: write it with a JSON library") from None
     if not isinstance(data, dict):
         raise BadData(f"{where}: got a {type(data).__name__}, expected an object; fix: one object a line")
@@ -320,8 +321,8 @@ def read_schema(root: Path, *, needed: bool) -> Schema | None:
             raise BadData(f"{path}: does not exist, expected the schema of the actions; fix: write it, see the README")
         return None
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=_refuse_double, parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise BadData(f"{path}: is not JSON ({error}), expected an action schema; fix: repair or remake it") from None
     try:
         return schema_from_json(data)
@@ -397,17 +398,6 @@ def _load_array(path: Path):
         return np.load(path, allow_pickle=False)
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
         raise BadData(f"{path}: cannot be read ({error}), expected a numpy file; fix: make it again") from error
-
-
-def _refuse_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return data
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_words(value: str, where: str, *, is_path: bool) -> None:
