@@ -254,9 +254,10 @@ def run(count: int, seed: int, folder: Path) -> hostile.Report:
             kept.mkdir(exist_ok=True)
             (kept / ("".join(c if c.isalnum() else "-" for c in label) + case.path.suffix)).write_bytes(case.content)
 
+    before = pool.peak_memory()  # of children this process had earlier: the system only tells the largest of all
     report = hostile.run_cases("hostile videos", cases(count, seed, folder), check, cpu_seconds, keep)
     pool.close()
-    if pool.peak_memory() > 1 << 30:
+    if pool.peak_memory() > max(before, 1 << 30):
         report.failures.append(f"FAILED a child used {pool.peak_memory() >> 20} MiB, expected at most 1024")
     return report
 
