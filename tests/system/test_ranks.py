@@ -1,6 +1,7 @@
 """`torchrun -m wfm_ar train` as a user starts it: two ranks, one is killed, torchrun starts both again, the run ends."""
 
 import importlib.util
+import os
 import random
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ TOOLS = Path(__file__).parents[2] / "tools" / "campaigns"
 pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(900)]
 
 
+@pytest.mark.skipif(
+    "WFM_CAMPAIGNS" not in os.environ,
+    reason="its deadline of a minute depends on what else the machine does; set WFM_CAMPAIGNS=1. Ranks killed and stopped: test_distributed.py",
+)
 def test_torchrun_starts_again_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     spec = importlib.util.spec_from_file_location("ranks", TOOLS / "ranks.py")
