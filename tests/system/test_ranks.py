@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"
 
 @pytest.mark.skipif(
     "WFM_CAMPAIGNS" not in os.environ,
-    reason="its deadline of a minute depends on what else the machine does; set WFM_CAMPAIGNS=1. Ranks killed and stopped: test_distributed.py",
+    reason="its deadline depends on what else the machine does; set WFM_CAMPAIGNS=1. Ranks killed and stopped: test_distributed.py",
 )
 def test_torchrun_starts_again_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
