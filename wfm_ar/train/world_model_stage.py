@@ -30,7 +30,7 @@ class WorldModelTraining:
     action_dropout: float = 0.1  # share of rows without their actions
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
-    corrupt: float = 0.02  # share of video tokens that the input (not the target) has wrong, as a rollout may have
+    corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
     z_loss: float = 1e-4
     val_clips: int = 96
 
@@ -98,6 +98,7 @@ class WorldModelStage:
         seen = truth
         if rng is not None and self.training.corrupt:
             wrong = torch.from_numpy(rng.random(video.shape) < self.training.corrupt)
+            wrong[0] = False  # a rollout's first latent is given: what the model may doubt there, it repaints where nothing moves
             other = tokens.flatten()[torch.from_numpy(rng.integers(tokens.numel(), size=video.shape))]
             seen = sequence.weave(torch.where(wrong, other, tokens), self._encode(text), acts)
         targets = truth.ids[1:]
