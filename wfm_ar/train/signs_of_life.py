@@ -28,7 +28,6 @@ class Heard:
     began: bool = False  # that file is of this start and not of an earlier one
     section: str = "setup"
     step: int = 0
-    process: tuple[int, int] = (0, 0)  # see `_identity`; (0, 0) on another host
 
 
 class SignsOfLife:
@@ -37,6 +36,8 @@ class SignsOfLife:
     def __init__(self, run: Path, rank: int, size: int, silence: float):
         self.run, self.rank, self.silence = run, rank, silence
         self.doing, self.together = ("setup", 0), False
+        # all ranks of one start on one host have the same parent
+        self.start = [socket.gethostname(), *_identity(os.getppid()), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")]
         self.others = {other: Heard() for other in range(size) if other != rank}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, name="sign of life", daemon=True)
@@ -59,11 +60,13 @@ class SignsOfLife:
     def gone(self, seconds: float = 3.0) -> list[int]:
         """The ranks on this host whose process has ended. Waits a moment for the first: a connection ends before its process does."""
         end = time.monotonic() + seconds
-        while not (found := [other for other, heard in self.others.items() if heard.process[0] and not _runs(heard.process)]):
-            if time.monotonic() > end:
-                break
+        while not (found := [other for other in self.others if self._has_ended(other)]) and time.monotonic() < end:
             time.sleep(0.1)
         return found
+
+    def _has_ended(self, other: int) -> bool:
+        about = _read(self.run / NAME.format(other))[1]
+        return bool(about) and about["start"] == self.start and _identity(about["process"][0]) != tuple(about["process"])
 
     def _live(self) -> None:
         while True:
@@ -77,7 +80,7 @@ class SignsOfLife:
 
     def _give(self) -> None:
         own, part = self.run / NAME.format(self.rank), self.run / (NAME.format(self.rank) + ".part")
-        about = {"section": self.doing[0], "step": self.doing[1], "host": socket.gethostname(), "process": _identity(os.getpid())}
+        about = {"section": self.doing[0], "step": self.doing[1], "start": self.start, "process": _identity(os.getpid())}
         try:
             part.write_text(json.dumps(about))
             os.replace(part, own)
@@ -87,16 +90,11 @@ class SignsOfLife:
 
     def _look(self, sign: Path, heard: Heard) -> None:
         heard.looks += 1
-        about, changed = {}, -1
-        with contextlib.suppress(OSError, ValueError), open(sign) as file:
-            changed = os.fstat(file.fileno()).st_mtime_ns
-            about = json.loads(file.read())
+        changed, about = _read(sign)
         if changed not in (-1, heard.changed):
             heard.began |= heard.changed != -1
             heard.changed, heard.looks = changed, 0
-        if about and about["host"] == socket.gethostname():
-            heard.began |= _runs(tuple(about["process"]))  # one of an earlier start has ended
-            heard.process = tuple(about["process"]) if heard.began else (0, 0)
+        heard.began |= bool(about) and about["start"] == self.start
         if about and heard.began:
             heard.section, heard.step = about["section"], about["step"]
 
@@ -116,5 +114,10 @@ def _identity(pid: int) -> tuple[int, int]:
     return (0, 0) if fields[0] in "ZX" else (pid, int(fields[19]))  # Z: ended, and listed for its parent still
 
 
-def _runs(process: tuple[int, int]) -> bool:
-    return process[0] > 0 and _identity(process[0]) == process
+def _read(sign: Path) -> tuple[int, dict]:
+    """(time of its last change in ns, what it says) of a rank's file; (-1, {}) where there is none yet."""
+    changed, about = -1, {}
+    with contextlib.suppress(OSError, ValueError), open(sign) as file:
+        changed = os.fstat(file.fileno()).st_mtime_ns
+        about = json.loads(file.read())
+    return changed, about
