@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["wfm_ar"]):
     from wfm_ar.decoding import avi, matroska, mp4
     from wfm_ar.decoding.limits import Refused
     from wfm_ar.errors import WfmError
-    from wfm_ar.rollout.world_folder import _read_tensors
+    from wfm_ar.rollout.world_folder import _read_tensors, _Shape
     from wfm_ar.train.checkpoint import load_checkpoint, read_manifest
 
 from omegaconf import DictConfig, OmegaConf
@@ -68,7 +68,7 @@ def checkpoint(content: bytes) -> None:
 
 def shapes(content: bytes) -> None:
     (WORK / "x.safetensors").write_bytes(content)
-    _read_tensors(WORK / "x.safetensors", {"a": (2, 3), "b": (4,)})
+    _read_tensors(WORK / "x.safetensors", {"a": _Shape((2, 3), True), "b": _Shape((4,), True)})
 
 
 def tfrecord(content: bytes) -> None:
@@ -78,7 +78,7 @@ def tfrecord(content: bytes) -> None:
     except WfmError:
         pass
     for name, feature in features_of(content, "here").items():
-        values_of(feature, f"here {name}")
+        values_of(feature, f"here, {name}")
 
 
 def _file(content: bytes) -> int:
