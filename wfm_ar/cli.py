@@ -170,7 +170,10 @@ def _build(verb: Verb, config: "DictConfig") -> Any:
 def _compose(verb: Verb, overrides: list[str], config_dir: Path | None = None) -> "DictConfig":
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+    from wfm_ar.config import only_times_resolve
+
+    # a defaults list resolves references while it is put together, and says what came of them where there is no such file
+    with only_times_resolve(), initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         more = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
         return compose(verb.module, overrides + more)
 

@@ -91,7 +91,7 @@ def build(kind: type[Built], values: Mapping[str, Any], where: str) -> Built:
 def _build(kind: type[Built], values: Any, where: str, prefix: str) -> Built:
     assert dataclasses.is_dataclass(kind), f"{kind} is not a dataclass"
     if not isinstance(values, Mapping):
-        raise BadConfig(f"{where}: {_dotless(prefix)} is {values!r}, expected a group of keys; fix: set its keys one by one")
+        raise BadConfig(f"{where}: {_dotless(prefix)} is {values!r:.80}, expected a group of keys; fix: set its keys one by one")
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in values:
@@ -121,7 +121,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
             return value
         choices = [str(choice) for choice in get_args(hint)]
         raise BadConfig(
-            f"{where}: {key} is {value!r}{nearest(str(value), choices)}, expected {' | '.join(choices)}; fix: set {key} to one of them"
+            f"{where}: {key} is {value!r:.80}{nearest(str(value), choices)}, expected {' | '.join(choices)}; fix: set {key} to one of them"
         )
     elif dataclasses.is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, where, f"{key}.")
@@ -156,7 +156,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
             return {str(name): _convert(item, one, where, f"{key}.{name}") for name, one in value.items()}
     else:
         raise AssertionError(f"{where}: {key} has a type {hint} that config.py does not know")
-    raise BadConfig(f"{where}: {key} is {value!r}, expected {_describe(hint)}; fix: set {key} to such a value")
+    raise BadConfig(f"{where}: {key} is {value!r:.80}, expected {_describe(hint)}; fix: set {key} to such a value")
 
 
 def _convert_union(hint: Any, value: Any, where: str, key: str) -> Any:
@@ -172,7 +172,7 @@ def _convert_union(hint: Any, value: Any, where: str, key: str) -> Any:
             return _convert(choice, value, where, key)
         except BadConfig:
             continue
-    raise BadConfig(f"{where}: {key} is {value!r}, expected {_describe(hint)}; fix: set {key} to such a value")
+    raise BadConfig(f"{where}: {key} is {value!r:.80}, expected {_describe(hint)}; fix: set {key} to such a value")
 
 
 def _convert_tuple(hint: Any, value: Any, where: str, key: str) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ def _convert_tuple(hint: Any, value: Any, where: str, key: str) -> tuple[Any, ..
     if len(items) == 2 and items[1] is Ellipsis:
         return tuple(_convert(items[0], one, where, f"{key}[{i}]") for i, one in enumerate(value))
     if len(items) != len(value):
-        raise BadConfig(f"{where}: {key} is {list(value)!r}, expected {len(items)} values; fix: set {key} to such a list")
+        raise BadConfig(f"{where}: {key} is {list(value)!r:.80}, expected {len(items)} values; fix: set {key} to such a list")
     return tuple(_convert(item, one, where, f"{key}[{i}]") for i, (item, one) in enumerate(zip(items, value, strict=True)))
 
 

@@ -46,10 +46,10 @@ class ActionChannel:
         for key, choices in (("motion", MOTIONS), ("rotation", ROTATIONS)):
             if getattr(self, key) not in choices:
                 near = nearest(getattr(self, key), choices)
-                raise BadData(f"{where}: {key} is {getattr(self, key)!r}{near}, expected one of {list(choices)}; fix: name one")
+                raise BadData(f"{where}: {key} is {getattr(self, key)!r:.80}{near}, expected one of {list(choices)}; fix: name one")
         for key in ("discrete", "constant"):
             if not isinstance(getattr(self, key), bool):
-                raise BadData(f"{where}: {key} is {getattr(self, key)!r}, expected true or false; fix: use a JSON boolean")
+                raise BadData(f"{where}: {key} is {getattr(self, key)!r:.80}, expected true or false; fix: use a JSON boolean")
         if self.constant and self.low != self.high:
             raise BadData(f"{where}: low {self.low} and high {self.high} of a constant channel, expected one value; fix: make them equal")
         if self.low >= self.high and not self.constant:

@@ -84,3 +84,12 @@ def test_what_is_no_example():
             features_of(content, "place")
     with pytest.raises(BadData, match="place: cannot be read"):
         values_of(message(3, message(1, b"\xff" * 11)), "place")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\r", "x" * 201])
+def test_a_name_that_cannot_stand_in_a_message_is_refused(name):
+    """It would come back in messages, which are one line (found by coverage-guided fuzzing)."""
+    with pytest.raises(BadData, match="a name of .* characters") as caught:
+        features_of(maker.example(**{name: [1]}), "here")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    assert list(features_of(maker.example(**{"x" * 200: [1]}), "here")) == ["x" * 200]

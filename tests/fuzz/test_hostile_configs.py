@@ -37,6 +37,18 @@ def test_what_long_runs_found(tmp_path, text, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["command line", "file"])
+def test_the_environment_is_not_told_by_a_choice_that_does_not_exist(tmp_path, monkeypatch, place):
+    """hydra resolves references of a defaults list before it looks for the file, and names what it did not find."""
+    monkeypatch.setenv("WFM_SECRET", "of-the-environment")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/hostile.yaml").write_text("defaults:\n  - /model: ${oc.env:WFM_SECRET}\n")
+    overrides = ["experiment=hostile"] if place == "file" else ["model=${oc.env:WFM_SECRET}"]
+    with pytest.raises(BadConfig, match="oc.env") as caught:
+        settings_of("train", [*overrides, "data=x"], tmp_path)
+    assert "of-the-environment" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_an_alias_bomb_costs_nothing(tmp_path):
     """212 bytes of this took 18 s where nothing looked before OmegaConf did."""
     (tmp_path / "experiment").mkdir()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import episodes as episodes_module
-from wfm_ar.data.episodes import load_state, parse_line
-from wfm_ar.errors import BadData
+from wfm_ar.data.episodes import load_state, open_episodes, parse_line
+from wfm_ar.errors import BadData, WfmError
+from wfm_ar.verbs.prompts import read_requests
 
 RECORD = {"id": "a", "video": "videos/a.mp4", "fps": 10.0, "split": "train"}
 
@@ -34,6 +35,29 @@ def test_what_long_runs_found(tmp_path, changes, words):
     with pytest.raises(BadData, match=words) as caught:
         parse_line(json.dumps(RECORD | changes).encode(), "here", tmp_path)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("actions.json", {"discrete": "a" * 5000}, "discrete is 'aaa"),
+        ("actions.json", {"motion": "a" * 5000}, "motion is 'aaa"),
+        ("episodes.jsonl", {"split": "a" * 5000}, "split is 'aaa"),
+        ("prompts.jsonl", {"frames": "a" * 5000}, "frames is 'aaa"),
+    ],
+)
+def test_values_of_thousands_of_characters_are_told_in_short(tmp_path, name, content, words):
+    campaign.sound(tmp_path / "data")
+    path = tmp_path / "data" / name
+    if name == "actions.json":
+        tree = json.loads(path.read_text())
+        tree["channels"][0] |= content
+        path.write_text(json.dumps(tree))
+    else:
+        path.write_text(json.dumps({"id": "a", "text": "go left"} | (RECORD if name == "episodes.jsonl" else {}) | content))
+    with pytest.raises(WfmError, match=words) as caught:
+        read_requests(path, {}) if name == "prompts.jsonl" else open_episodes(path.parent)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_state_that_unpacks_to_much_more(tmp_path, monkeypatch):

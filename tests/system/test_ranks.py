@@ -1,9 +1,9 @@
 """`torchrun -m wfm_ar train` as a user starts it: two ranks, one is killed, torchrun starts both again, the run ends."""
 
 import importlib.util
-import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,6 @@ TOOLS = Path(__file__).parents[2] / "tools" / "campaigns"
 pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(900)]
 
 
-@pytest.mark.skipif(
-    "WFM_CAMPAIGNS" not in os.environ,
-    reason="its deadline depends on what else the machine does; set WFM_CAMPAIGNS=1. Ranks killed and stopped: test_distributed.py",
-)
 def test_torchrun_starts_again_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     spec = importlib.util.spec_from_file_location("ranks", TOOLS / "ranks.py")
@@ -25,8 +21,13 @@ def test_torchrun_starts_again_after_a_kill(tmp_path, monkeypatch):
     data, base, log = ranks.make_clips(tmp_path / "clips"), tmp_path / "base", tmp_path / "told.txt"
     words = ["stage=video_tokenizer", f"data={data}", f"run={base}", *ranks.TINY, "steps=2", "val_every=2", "checkpoint_every=2"]
     assert ranks.Child(words, log).wait() == 0, log.read_text()
-    became, took = ranks.one_case(data, base, tmp_path, "kill 1", random.Random(0), 1)
-    assert became == "restarted, ended" and took < 60
-    folder = ranks.newest_checkpoint(tmp_path / "run" / "world_model")
+    for _ in range(3):
+        place = Path(tempfile.mkdtemp(dir=tmp_path))
+        became, named, renewed = ranks.one_case(data, base, place, "kill 1", random.Random(0), 1)
+        if became != "too late":  # the run was quicker than we
+            break
+    assert became == "restarted, ended" and 0 < named < 60 and 0 < renewed < 60
+    folder = ranks.newest_checkpoint(place / "run" / "world_model")
     assert folder.name == f"step-{ranks.STEPS:06d}" and len(list(folder.glob("shard-*"))) == 6
-    assert (tmp_path / "told.txt").read_text().count("going on from") == 1
+    told = (place / "told.txt").read_text()
+    assert told.count("going on from") == 1 and "rank 1 has gone" in told

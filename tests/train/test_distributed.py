@@ -11,11 +11,14 @@ import signal
 import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from wfm_ar.errors import BadConfig, NoSpace, WfmError
+from wfm_ar.train import distributed
 from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, verified_checkpoints
 from wfm_ar.train.disk import Disk
 from wfm_ar.train.distributed import all_ranks
@@ -181,8 +184,47 @@ def test_a_rank_that_dies_or_stands_still_ends_the_other_with_a_named_error(data
     ends([children[victim]])
     words = (run / f"told-{1 - victim}").read_text()
     assert other == 2 and took < 60, (other, took, words)
-    assert ("another rank has gone" if harm == signal.SIGKILL else f"rank {victim} has not been heard of for") in words
+    assert (f"rank {victim} has gone" if harm == signal.SIGKILL else f"rank {victim} has not been heard of for") in words
     assert "resume=auto" in words and newest_checkpoint(run / "world_model") is not None
+
+
+def test_a_rank_that_stands_still_before_the_ranks_have_met_is_named(tmp_path, monkeypatch):
+    meet = distributed._meeting_place
+
+    def stopping(limit):
+        if os.environ["RANK"] == "1":
+            time.sleep(1.5)  # its first sign is there
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return meet(limit)
+
+    monkeypatch.setattr(distributed, "_meeting_place", stopping)
+    began, children = time.monotonic(), start_ranks(lambda ranks: None, tmp_path / "run", silence=4.0)
+    assert ends(children[:1]) == [2] and time.monotonic() - began < 30
+    os.kill(children[1], signal.SIGKILL)
+    ends(children[1:])
+    assert "rank 1 has not been heard of for 5 s, last in setup of step 0" in (tmp_path / "run" / "told-0").read_text()
+
+
+def test_a_new_start_does_not_meet_the_ranks_of_the_one_before(monkeypatch):
+    """torchrun's default rendezvous keeps one store over all restarts: a new rank found the address of a dead one in it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    agent = TCPStore("127.0.0.1", port, is_master=True)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "1", "WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}
+    for name, value in (told | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    stores = []
+    for count in ("0", "1", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        store, rank, size = distributed._meeting_place(timedelta(seconds=20))
+        assert (rank, size) == (1, 2)
+        stores.append(store)
+    stores[0].set("address", "of a dead rank")
+    assert not stores[1].check(["address"])
+    stores[1].set("address", "of a living one")
+    assert stores[2].get("address") == b"of a living one"
+    assert agent.num_keys() >= 2
 
 
 def test_a_signal_to_one_rank_saves_and_ends_both_and_a_full_disk_stops_both(data, tmp_path):

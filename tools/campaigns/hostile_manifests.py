@@ -161,6 +161,10 @@ def run(count: int, seed: int, folder: Path) -> hostile.Report:
     sound(root)
     kept = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
     assert check_data(root) == [], "the sound data set has no defects"
+    record = json.dumps({"id": "a", "text": "go left", "video": "videos/0.mp4", "frames": 9, "seed": 1})
+    (root / "prompts.jsonl").write_text(record)
+    for prompts in (False, True):  # what is imported once is no case's doing
+        assert _outcome(root, Case({"episodes.jsonl": b""}, prompts)) == "taken"
 
     def check(case: Case) -> str:
         for name, content in case.files.items():

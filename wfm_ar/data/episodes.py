@@ -307,7 +307,7 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
         raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames per second")
     if data["split"] not in SPLITS:
         near = nearest(data["split"], SPLITS)
-        raise BadData(f"{where}: split is {data['split']!r}{near}, expected one of {list(SPLITS)}; fix: name one")
+        raise BadData(f"{where}: split is {data['split']!r:.80}{near}, expected one of {list(SPLITS)}; fix: name one")
     paths = {key: inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
     rest = {key: data.get(key) for key in ("text", "embodiment")}
     return Episode(id=data["id"], fps=float(fps), split=data["split"], **rest, **paths)

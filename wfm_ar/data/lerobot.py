@@ -196,10 +196,10 @@ def read_info(root: Path) -> Info:
     version = str(data.get("codebase_version", ""))
     found = re.match(r"v?([23])\.", version)
     if not found:
-        raise BadData(f"{where}: codebase_version is {version!r}, expected v2.0, v2.1 or v3.0; fix: convert it with LeRobot's own scripts")
+        raise BadData(f"{where}: codebase_version is {version!r:.80}, expected v2.0, v2.1 or v3.0; fix: convert it with LeRobot's scripts")
     number, fps, features = int(found[1]), data.get("fps"), data.get("features")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1e6:
-        raise BadData(f"{where}: fps is {fps!r}, expected a number above 0; fix: give the frames a second")
+        raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames a second")
     if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
         raise BadData(f"{where}: features is no object of objects, expected one a column; fix: write the data set again")
     chunks, splits = data.get("chunks_size", 1000), data.get("splits")
@@ -271,7 +271,9 @@ def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[
     for number, row in enumerate(_json_lines(where), 1):
         index, length = row.get("episode_index"), row.get("length")
         if not isinstance(index, int) or not isinstance(length, int) or index < 0 or length < 1:
-            raise BadData(f"{where} line {number}: episode_index is {index!r} and length {length!r}, expected whole numbers; fix: mend it")
+            raise BadData(
+                f"{where} line {number}: episode_index is {index!r:.80} and length {length!r:.80}, expected integers; fix: mend it"
+            )
         values = {"episode_index": index, "episode_chunk": index // info.chunks_size}
         values |= {"chunk_index": values["episode_chunk"], "file_index": index}
         data = _fill(root, info.data_path, values, "data_path")

@@ -14,6 +14,7 @@ import numpy as np
 from wfm_ar.errors import BadData
 
 MOST_BYTES = 1 << 30  # of one record, an episode: more is taken for damage
+NAME_CHARACTERS = 200  # of a feature
 _MASK = 0xA282EAD8
 
 
@@ -58,7 +59,10 @@ def features_of(content, where: str) -> dict[str, memoryview]:
                 fields = dict(_fields(entry))
                 if isinstance(fields[1], int):  # bytes(n) would make n of them
                     raise ValueError("a name that is a number")
-                out[bytes(fields[1]).decode()] = memoryview(fields.get(2, b""))
+                name = bytes(fields[1]).decode()
+                if len(name) > NAME_CHARACTERS or not name.isprintable():  # it stands in messages, which are one line
+                    raise ValueError(f"a name of {len(name)} characters, expected at most {NAME_CHARACTERS} printable ones")
+                out[name] = memoryview(fields.get(2, b""))
         return out
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise BadData(f"{where}: is no tf.train.Example ({error}), expected one; fix: write RLDS episodes") from None

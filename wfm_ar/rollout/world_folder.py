@@ -86,7 +86,7 @@ class WorldParts:
         if sequence.max_latents < 2:
             raise BadCheckpoint("world: max_latents: got 1, expected at least 2, or nothing can be rolled on; fix: train on longer clips")
         if not (isinstance(self.fps, (int, float)) and 0 < self.fps < 1e6):
-            raise BadCheckpoint(f"world: fps is {self.fps!r}, expected a number above 0; fix: give the frames a second of its clips")
+            raise BadCheckpoint(f"world: fps is {self.fps!r:.80}, expected a number above 0; fix: give the frames a second of its clips")
 
     @staticmethod
     def _fits(name: str, got: Any, other: str, expected: Any) -> None:

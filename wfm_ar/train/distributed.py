@@ -5,29 +5,31 @@ NCCL on GPUs. The micro-batches of a step (`accumulate`) are dealt out to the ra
 the same samples, losses and gradients on one rank or on many, up to rounding. A run can be resumed on another number of ranks.
 
 A rank that dies takes the others with it: torchrun ends or restarts them all. One that stands still (stopped, swapped out, its
-host gone) is noticed by the others' watchdogs, which read each other's signs of life in the run folder and end with its name.
+host gone) is noticed by the others, which read each other's signs of life in the run folder and end with its name.
 """
 
 import contextlib
 import faulthandler
-import json
 import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from wfm_ar.errors import BadConfig, WfmError
+from wfm_ar.train.signs_of_life import SignsOfLife
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
 TOGETHER = 300.0  # seconds in which all ranks must have started
-LIFE = ".rank-{}"  # file of a rank's sign of life, in the run folder
 
 
 class Ranks:
@@ -66,19 +68,19 @@ ALONE = Ranks()
 
 
 class Group(Ranks):
-    """All ranks that torchrun started. `silence`: seconds after which a rank without a sign of life is taken for lost."""
+    """All ranks that torchrun started."""
 
-    def __init__(self, device: torch.device, silence: float):
+    def __init__(self, device: torch.device, signs: SignsOfLife):
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh
 
         # Hangs are found by signs of life and by section, not by this time-out: waiting for another rank may be right for hours.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
-        self.dist, self.device, self.silence = dist, device, silence
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        backend, limit = "nccl" if device.type == "cuda" else "gloo", timedelta(days=1)
+        store, self.rank, self.size = _meeting_place(limit)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=limit)
+        self.dist, self.device, self.signs = dist, device, signs
         self.first = self.rank == 0
         self.mesh = init_device_mesh(device.type, (self.size,), mesh_dim_names=("shard",))
-        self.began, self.doing = time.time(), ("setup", 0)
 
     def shard(self, model: nn.Module) -> None:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -107,32 +109,7 @@ class Group(Ranks):
         self.sum(torch.zeros((), device=self.device))
 
     def at(self, section: str, step: int) -> None:
-        self.doing = (section, step)
-
-    def live(self, run: Path, ended: threading.Event) -> None:
-        """In a thread, all along: tell the other ranks that this one lives, and look whether they do."""
-        run.mkdir(parents=True, exist_ok=True)
-        own, part = run / LIFE.format(self.rank), run / (LIFE.format(self.rank) + ".part")
-        while not ended.wait(1):
-            section, step = self.doing
-            with contextlib.suppress(OSError):  # a full disk is the checkpoint's matter
-                part.write_text(json.dumps({"section": section, "step": step, "pid": os.getpid()}))
-                os.replace(part, own)
-            for other in range(self.size):
-                if other != self.rank and not ended.is_set():
-                    self._look_after(other, run / LIFE.format(other), time.time())
-
-    def _look_after(self, other: int, sign: Path, now: float) -> None:
-        try:
-            heard, about = sign.stat().st_mtime, json.loads(sign.read_text())
-        except (OSError, ValueError):
-            heard, about = 0.0, {}
-        silent = now - max(heard, self.began)  # a sign of an earlier start does not count against it
-        if silent > self.silence:
-            where = f"in {about['section']} of step {about['step']}" if heard > self.began else "before its first sign of life"
-            text = f"rank {other} has not been heard of for {silent:.0f} s, last {where}; the run stops, its checkpoints are whole"
-            print(f"wfm train: {text}; fix: look at that rank, then run again with resume=auto", file=sys.stderr, flush=True)
-            os._exit(2)
+        self.signs.doing = (section, step)
 
     @contextlib.contextmanager
     def one_after_another(self) -> Iterator[None]:
@@ -141,6 +118,22 @@ class Group(Ranks):
         yield
         if self.first:
             self.wait()
+
+
+def _meeting_place(limit: timedelta) -> tuple["Store", int, int]:
+    """-> (where the ranks tell each other their addresses, this rank, their number).
+
+    torchrun's default rendezvous keeps one store over all restarts, with the addresses of dead ranks in it: a rank that reads one
+    before the new one is there finds nobody, or waits to be found. So each start has keys of its own. Where several nodes take
+    part their counts of restarts can differ, and torchrun's c10d rendezvous, which is made for them, has a new store each time.
+    """
+    from torch.distributed import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return store, rank, size
 
 
 def under_torchrun() -> bool:
@@ -163,27 +156,30 @@ def all_ranks(run: Path, device: str, silence: float) -> Iterator[Ranks]:
         if place.index >= torch.cuda.device_count():
             raise BadConfig(f"rank {os.environ['RANK']}: got {torch.cuda.device_count()} GPUs, expected one a rank; fix: --nproc_per_node")
         torch.cuda.set_device(place)
+    signs = SignsOfLife(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), silence)
     late = threading.Timer(TOGETHER, _never_together)
     late.daemon = True
     late.start()
-    ranks, ended = Group(place, silence), threading.Event()
-    late.cancel()
-    thread = threading.Thread(target=ranks.live, args=(run, ended), name="sign of life", daemon=True)
-    thread.start()
-    try:
-        yield ranks
-        ranks.wait()
-    except RuntimeError as error:
-        if re.search(r"gloo|nccl|connection|DistBackend", f"{type(error).__name__} {error}", re.IGNORECASE):
+    ranks = None
+    with signs:
+        try:
+            ranks = Group(place, signs)
+            late.cancel()
+            signs.all_here()
+            yield ranks
+            ranks.wait()
+        except RuntimeError as error:
+            if not re.search(r"gloo|nccl|connection|Dist(Backend|Network|Store)", f"{type(error).__name__} {error}", re.IGNORECASE):
+                raise
+            who = " and ".join(f"rank {each}" for each in signs.gone()) or "another rank"
             what = str(error).strip().splitlines()[0][:160]
             raise WfmError(
-                f"{run}: another rank has gone ({what}); checkpoints are whole; fix: see its own message, then run again with resume=auto"
+                f"{run}: {who} has gone ({what}); checkpoints are whole; fix: see its own message, then run again with resume=auto"
             ) from error
-        raise
-    finally:
-        ended.set()
-        thread.join()
-        ranks.dist.destroy_process_group()
+        finally:
+            late.cancel()
+            if ranks is not None:
+                ranks.dist.destroy_process_group()
 
 
 def _never_together() -> None:

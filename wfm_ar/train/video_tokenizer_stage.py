@@ -55,7 +55,8 @@ class VideoTokenizerStage:
         penalty = error.abs() + self.training.squared * error.square()
         loss = (penalty * weight).mean() / weight.mean() + self.training.decorrelate * correlation(codes)
         with torch.no_grad():
-            ids = model.quantizer.codes_to_ids(codes).flatten()
+            # codes that are not finite have any number for an id: the loss tells of them, counting must not fail before that
+            ids = model.quantizer.codes_to_ids(codes).flatten().clamp(0, model.codebook_size - 1)
             used = torch.bincount(ids, minlength=model.codebook_size).float()
             logs = {"crop_psnr": psnr(error), "codes_in_batch": (used > 0).float().mean(), "perplexity": perplexity(used)}
         return loss, logs

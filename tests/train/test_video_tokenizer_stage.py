@@ -1,0 +1,24 @@
+"""Stage 1 on numbers that are not finite; what it learns from good ones is tested in test_resume.py and the smoke test."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+_spec = importlib.util.spec_from_file_location("tiny_stages", Path(__file__).parent / "tiny_stages.py")
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_codes_that_are_not_finite_give_a_loss_that_says_so(tmp_path, value):
+    """Not an error of the counting of codes: the loop skips such a step, and would end with anything else (the NaN campaign)."""
+    stage = tiny.make_stage("video_tokenizer", tiny.make_data(tmp_path))
+    with torch.no_grad():
+        for parameter in stage.model.encoder.parameters():
+            parameter.fill_(value)
+    loss, logs = stage.loss(stage.model, stage.batch(0, 2, 0), torch.Generator().manual_seed(0))
+    assert not torch.isfinite(loss)
+    assert 0 <= float(logs["codes_in_batch"]) <= 1
