@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 FEW = 8  # rows up to which that is faster
 PIECE = 256  # outputs that are floats at a time
-AT_ONCE = 2**20  # numbers that are rounded at a time: what that needs beside the weight
+AT_ONCE = 2**17  # numbers that are rounded at a time: larger pieces leave holes between the weights that nothing fills
 
 
 class Int8Linear(nn.Module):
