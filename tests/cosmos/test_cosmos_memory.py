@@ -14,7 +14,7 @@ from wfm_ar.cosmos.synth import synthesise, tiny
 from wfm_ar.world_model.transformer import WorldModelConfig
 
 MIB = 2**20
-FIRST_USE = 120  # MiB of modules that torch imports when something is first used, about 75 where it was seen
+BESIDE = 48  # MiB for what is no tensor: pieces in work, the allocator's holes, modules imported on the way; 2 to 30 where it was seen
 # Private memory, not pages of mapped files: those belong to the system's cache, which takes them back whenever it likes.
 WATCH = """
 import sys, threading, time
@@ -42,6 +42,8 @@ from wfm_ar.cosmos.loading import load_published, open_checkpoint
 from wfm_ar.cosmos.recognise import recognise
 from wfm_ar.rollout.cosmos_world import load_cosmos
 from wfm_ar.cosmos.shapes import on_meta
+from wfm_ar.world_model.transformer import WorldModelConfig
+on_meta(WorldModelConfig(vocab=8, out_vocab=8, layers=1, dim=8, heads=1, kv_heads=1, head_dim=8, hidden=8))  # torch imports 75 MiB for it
 """
 
 
@@ -91,7 +93,7 @@ model = watched(lambda: load_published(config, checkpoint, dtype=torch.bfloat16)
 assert sum(p.numel() * 2 for p in model.parameters()) > 250 * 2**20
 """
     peak, kept = run(work, release.parent / name)
-    assert whole - 20 < kept < whole + FIRST_USE and peak < whole + largest + FIRST_USE
+    assert whole - 20 < kept < whole + BESIDE and peak < whole + largest + BESIDE
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see memory")
@@ -99,9 +101,9 @@ def test_converting_and_loading_a_world(release):
     whole, largest = sizes(release)
     world = release.parent / "world"
     peak, _ = run("watched(lambda: convert(sys.argv[1], sys.argv[2], diffusion_decoder=False))", release, world)
-    assert peak < 2 * largest + 1.5 * FIRST_USE < whole  # a tensor and what is made of it, never the whole file
+    assert peak < largest + BESIDE < whole / 2  # a tensor, never the whole file
     # straight to a dtype: bf16 in 8 bits, where the network in bf16 was never in memory
     work = "world = watched(lambda: load_cosmos(Path(sys.argv[1]), dtype=torch.bfloat16, int8=('model',)))"
     peak, kept = run(work, world)
-    # what was freed on the way need not have gone back to the system: less than the network in bf16 twice is what can be promised
-    assert peak < whole + 2 * largest + FIRST_USE < 2 * whole and kept <= peak
+    small = 2 * largest + (whole - 2 * largest) / 2  # the blocks in 8 bits; embedding and head stay as they are
+    assert small - 20 < kept <= peak < small + largest + BESIDE < whole

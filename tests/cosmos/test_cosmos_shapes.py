@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from wfm_ar.cosmos.describe import most_at_once
 from wfm_ar.cosmos.names import names_of, part_of, published_shapes, stripped
 from wfm_ar.cosmos.recognise import recognise, release_of
 from wfm_ar.cosmos.shapes import CODEBOOK, PARAMETERS, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, cache_bytes, count_parameters, published
@@ -117,3 +118,16 @@ def test_unknown_names_and_files_are_told():
         recognise({"conv.weight": (3, 3)}, "a file")
     with pytest.raises(BadCheckpoint, match="missing"):
         recognise({"tok_embeddings.weight": (8, 4)}, "a file")
+
+
+@pytest.mark.parametrize("name", WORLD_MODELS)
+def test_the_most_on_a_device_at_once(name):
+    """Int8: each part on its turn holds that part alone; 4B and 5B fit a 12 GB card so, with the decoder, and no larger one does."""
+    turns = most_at_once(name, ("model", "decoder", "tokenizer"))
+    layers, dim, hidden = (getattr(WORLD_MODELS[name], key) for key in ("layers", "dim", "hidden"))
+    ffn = layers * 3 * dim * hidden  # bytes of the feed-forward layers in 8 bits
+    assert turns["model"] > (ffn + 2 * 2 * dim * CODEBOOK + cache_bytes(WORLD_MODELS[name], 12800)) / 1e9
+    everything = most_at_once(name, ())
+    assert everything["model"] - turns["model"] == pytest.approx(turns["decoder"] - 0.1 + turns["tokenizer"], abs=0.3)
+    assert (max(turns.values()) < 11) == (name in ("4b", "5b")) and max(everything.values()) > 12
+    assert (most_at_once(name, ("decoder", "tokenizer"))["model"] < 11) == (name in ("4b", "5b"))

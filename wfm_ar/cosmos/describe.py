@@ -7,7 +7,7 @@ from pathlib import Path
 from wfm_ar.cosmos.convert import MEAN_STD
 from wfm_ar.cosmos.names import names_of
 from wfm_ar.cosmos.recognise import release_of
-from wfm_ar.cosmos.shapes import WORLD_MODELS, Config, cache_bytes
+from wfm_ar.cosmos.shapes import DECODERS, LATENT_TOKENIZERS, VIDEO_TOKENIZERS, WORLD_MODELS, Config, cache_bytes
 from wfm_ar.cosmos.survey import Found, survey
 from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
 from wfm_ar.world_model.transformer import WorldModelConfig
@@ -42,12 +42,38 @@ def memory(config: Config) -> tuple[float, float]:
     return 2 * total / GB, (2 * (total - small) + small) / GB
 
 
+def most_at_once(name: str, offload: tuple[str, ...]) -> dict[str, float]:
+    """GB on the device in each phase of a clip refined by the 7B decoder, with int8=[model,decoder]; activations are not counted.
+
+    offload: of "model", "decoder" and "tokenizer", those that are there only while they work. The linear layer at work stands
+    once more in bfloat16, as its product needs it.
+    """
+    model, decoder = WORLD_MODELS[name], DECODERS["decoder-7b"]
+    tokenizer, latents = memory(VIDEO_TOKENIZERS["dv8x16x16"])[0], memory(LATENT_TOKENIZERS["cv8x8x8"])[0]
+    weights = {"model": memory(model)[1], "decoder": memory(decoder)[1] + latents, "tokenizer": tokenizer}
+    beside = {"model": cache_bytes(model, CLIP) / GB + _widest(model), "decoder": _widest(decoder), "tokenizer": 0.0}
+    resident = {part: size for part, size in weights.items() if part not in offload}
+    return {part: sum((resident | {part: weights[part]}).values()) + beside[part] for part in weights}
+
+
+def _widest(config: Config) -> float:
+    """GB of the largest linear layer of the blocks in bfloat16."""
+    sizes = [math.prod(name.shape) for name in names_of(config) if len(name.shape) == 2 and name.ours.startswith("blocks.")]
+    return 2 * max(sizes) / GB
+
+
 def memory_table() -> Iterator[str]:
-    """GB that each published world model takes: weights, and keys and values of one clip."""
-    yield f"{'model':<6} {'bf16':>6} {'int8':>6} {'cache':>6}   GB: weights, weights with int8, keys and values of 33 frames at 640x1024"
+    """GB that each published world model takes: weights, keys and values of one clip, and the most that is on a device at once."""
+    yield f"{'model':<6} {'bf16':>6} {'int8':>6} {'cache':>6} {'raw':>6} {'all':>6} {'turns':>6}"
     for name, config in WORLD_MODELS.items():
         full, small = memory(config)
-        yield f"{name:<6} {full:6.2f} {small:6.2f} {cache_bytes(config, CLIP) / GB:6.2f}"
+        cache = cache_bytes(config, CLIP) / GB
+        raw = most_at_once(name, ("decoder", "tokenizer"))["model"]
+        most, turns = (max(most_at_once(name, parts).values()) for parts in ((), ("model", "decoder", "tokenizer")))
+        yield f"{name:<6} {full:6.2f} {small:6.2f} {cache:6.2f} {raw:6.2f} {most:6.2f} {turns:6.2f}"
+    yield "GB of weights; of weights with int8; of keys and values of 33 frames at 640x1024; and the most on the device at once with"
+    yield "int8=[model,decoder], activations apart: raw = world model and cache alone (refine=false offload=[decoder,tokenizer]),"
+    yield "all = nothing offloaded, turns = each part on its turn (offload=[model,decoder,tokenizer])"
 
 
 def _said(config: Config) -> str:

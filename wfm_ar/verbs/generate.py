@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -129,7 +130,9 @@ def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Sett
         sampling = {key: getattr(settings, key) for key in SAMPLING}
         if settings.action_temperature is not None:  # Cosmos worlds imagine none
             sampling["action_temperature"] = settings.action_temperature
-        return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
     except WfmError as error:
         line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
         raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
@@ -161,6 +164,11 @@ def _told(rollout: Rollout, files: list[Path]) -> str:
     unknown = rollout.actions is not None and np.isnan(rollout.actions).any() and "; NaN actions stand between given frames" or ""
     beside = ", ".join(file.name for file in files[1:])
     return f"{files[0]}: {len(rollout.frames)} frames, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
+
+
+def _note(message: Warning | str, *_: Any) -> None:
+    """A warning as one line, without the place in the code that Python adds."""
+    print(f"wfm generate: note: {message}", file=sys.stderr)
 
 
 def _progress(made: int, total: int) -> None:
