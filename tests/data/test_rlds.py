@@ -1,18 +1,15 @@
 """RLDS episodes: real ones of BridgeData, and small ones of our own with every mistake in them."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tfrecord_maker as maker
 
 from wfm_ar.data import open_episodes, write_image
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
 
-_spec = importlib.util.spec_from_file_location("tfrecord_maker", Path(__file__).parent / "tfrecord_maker.py")
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 example, write_records = maker.example, maker.write_records
 
 REAL = Path(__file__).parents[3] / "shared" / "real" / "octo_bridge"

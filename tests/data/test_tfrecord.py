@@ -1,17 +1,12 @@
 """TFRecord files and Examples without TensorFlow: check sums against the published ones, and every way a file can be damaged."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+import tfrecord_maker as maker
 
 from wfm_ar.data.tfrecord import LANES, byte_strings, crc32c, features_of, index_records, masked, read_record, unmasked, values_of
 from wfm_ar.errors import BadData
 
-_spec = importlib.util.spec_from_file_location("tfrecord_maker", Path(__file__).parent / "tfrecord_maker.py")
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 example, message, varint, write_records = maker.example, maker.message, maker.varint, maker.write_records
 
 

@@ -1,5 +1,7 @@
 """Held-out clips: the first ones that are long enough, in file order, at the tokenizer's size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,5 +42,12 @@ def test_long_episodes_are_cut_and_missing_parts_are_none(folder):
 
 
 def test_no_episode_long_enough_is_one_clear_line(folder):
-    with pytest.raises(BadData, match="no held-out episode of 33 frames or more; fix: set frames lower"):
+    with pytest.raises(BadData, match="no held-out episode of 33 frames or more, the longest has 9; fix: set frames lower"):
         HeldOut(open_episodes(folder, "val"), count=3, num_frames=33, height=16, width=16)
+
+
+def test_of_several_robots_each_is_looked_at(folder):
+    episodes = open_episodes(folder, "val")
+    robots = tuple(replace(episode, embodiment="hand" if i > 2 else "arm") for i, episode in enumerate(episodes))
+    clips = HeldOut(replace(episodes, episodes=robots), count=1, num_frames=9, height=16, width=16)
+    assert [(clip.id, clip.robot) for clip in clips] == [("e0", "arm"), ("e4", "hand")]

@@ -1,18 +1,13 @@
 """The public world: every kind of prompt, same tokens alone, in a batch and streamed, and every mistake in one line."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_world as tiny
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
 from wfm_ar.rollout.world import Prompt, World
-
-_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent / "tiny_world.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 VIDEO, ACTIONS, TEXT = tiny.make_video(5), tiny.make_actions(20), tiny.TEXTS[0]
 

@@ -1,6 +1,5 @@
 """World folders: written and read back exactly, refused when anything was changed, never half written."""
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_world as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -16,10 +16,6 @@ from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
 from wfm_ar.rollout import world_folder
 from wfm_ar.rollout.world import World, WorldParts, save_world
-
-_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent / "tiny_world.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.rollout.world import WorldParts
-from wfm_ar.schema import ActionChannel, ActionSchema
-from wfm_ar.tokenizers.action import ActionTokenizer
+from wfm_ar.schema import ActionChannel, ActionSchema, Schema
+from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -17,7 +17,9 @@ SCHEMA = ActionSchema(
 )
 
 
-def make_parts(*, text: bool = True, actions: bool = True, refine: bool = True, max_latents: int = 4) -> WorldParts:
+def make_parts(
+    *, text: bool = True, actions: bool = True, refine: bool = True, max_latents: int = 4, schema: Schema = SCHEMA
+) -> WorldParts:
     """16 x 24 pixels, 2 x 3 tokens a latent, 2 frames a latent."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(
@@ -43,7 +45,7 @@ def make_parts(*, text: bool = True, actions: bool = True, refine: bool = True, 
         grid_h=2,
         grid_w=3,
         rate=2,
-        action_bins=ActionTokenizer(SCHEMA).bins if actions else (),
+        action_bins=ActionVocabulary(schema).bins if actions else (),
         text_vocab=texts.vocab_size if texts else 0,
         max_text=12,
         max_latents=max_latents,
@@ -64,7 +66,7 @@ def make_parts(*, text: bool = True, actions: bool = True, refine: bool = True, 
         world_model=model,
         fps=10.0,
         text_tokenizer=texts,
-        action_schema=SCHEMA if actions else None,
+        action_schema=schema if actions else None,
         diffusion_decoder=denoiser,
     )
 

@@ -3,7 +3,6 @@ that hangs in silence. The ranks are forked here with the environment that torch
 tests/system/test_ranks.py."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import tiny_stages as tiny
 from torch.distributed import TCPStore
 
 from wfm_ar.errors import BadConfig, NoSpace, WfmError
@@ -24,9 +24,6 @@ from wfm_ar.train.disk import Disk
 from wfm_ar.train.distributed import all_ranks
 from wfm_ar.train.loop import train
 
-_spec = importlib.util.spec_from_file_location("tiny_stages", Path(__file__).parent / "tiny_stages.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 BOTH = {"accumulate": 2, "num_workers": 0}
 
 

@@ -1,18 +1,15 @@
 """A run that was killed and resumed ends with the same bytes as one that was not: all three stages, 0 and 2 workers."""
 
-import importlib.util
 import json
 import random
 from pathlib import Path
 
 import pytest
+import tiny_stages as tiny
 
 from wfm_ar.data.files import sha256_of
 from wfm_ar.train.loop import train
 
-_spec = importlib.util.spec_from_file_location("tiny_stages", Path(__file__).parent / "tiny_stages.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 STEPS = 8
 
 

@@ -1,15 +1,10 @@
 """Stage 1 on numbers that are not finite; what it learns from good ones is tested in test_resume.py and the smoke test."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
+import tiny_stages as tiny
 import torch
-
-_spec = importlib.util.spec_from_file_location("tiny_stages", Path(__file__).parent / "tiny_stages.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

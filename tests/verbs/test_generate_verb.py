@@ -1,11 +1,11 @@
 """`wfm generate`, `tokenize`, `info` and `demo` on a tiny random world: which files, what is in them, and every kind of bad input."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_world as tiny
 
 from wfm_ar.cli import main
 from wfm_ar.data.episodes import write_episode, write_episodes
@@ -13,10 +13,6 @@ from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_image, read_video, write_image, write_video
 from wfm_ar.rollout.world_folder import save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
-
-_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent.parent / "rollout" / "tiny_world.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 TEXT = tiny.TEXTS[0]
 

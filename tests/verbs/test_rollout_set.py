@@ -1,20 +1,17 @@
 """`wfm generate save=lerobot`: rollouts as a data set that says of every frame and action where it comes from."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_world as tiny
 
 from wfm_ar.cli import main
 from wfm_ar.data import open_episodes, write_video
 from wfm_ar.rollout.world_folder import save_world
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, the extra [lerobot]")
-_spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).parent.parent / "rollout" / "tiny_world.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,8 @@ class EpisodeSet(Sequence):
             raise BadData(f"{self.path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
         kept = tuple(episode for episode in self.episodes if episode.split == split)
         if not kept:
-            raise BadData(f"{self.path}: got no episode of split {split!r}, expected at least one; fix: add one or choose another split")
+            there = " or ".join(dict.fromkeys(episode.split for episode in self.episodes))
+            raise BadData(f"{self.path}: got no episode of split {split!r}, expected at least one; fix: add one, or take split {there}")
         return replace(self, episodes=kept)
 
     def about(self) -> str:

@@ -29,9 +29,11 @@ from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
+from wfm_ar.evaluate.robots import fitted, robots_of
 from wfm_ar.evaluate.sections import (
     Bench,
     EvaluateConfig,
+    Track,
     action_section,
     prediction_section,
     rollout_section,
@@ -41,7 +43,6 @@ from wfm_ar.evaluate.sections import (
 )
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
-from wfm_ar.schema import channels_of
 from wfm_ar.shapes import latent_frames
 
 JSON, HTML, TABLE = "report.json", "report.html", "table.md"  # the table is what a README or model card shows
@@ -68,21 +69,18 @@ def evaluate(
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
     loaded = load_world(world, device)
     latent_frames(config.frames, loaded.rate)
-    episodes = open_episodes(data, config.split)
-    if episodes.schema_made and loaded.action_schema and channels_of(episodes.schema) == channels_of(loaded.action_schema):
-        episodes = replace(episodes, schema=loaded.action_schema)  # ranges found in data yield to those the world was trained with
-    if loaded.action_schema is not None and episodes.schema is not None:
-        loaded.check_schema(episodes.schema, str(episodes.path))
+    episodes = fitted(open_episodes(data, config.split, camera=config.camera, fps=config.fps), loaded, config.embodiment)
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}
     clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
     pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None
 
-    report: dict[str, Any] = {"format": FORMAT, "world": loaded.name, "world_sha256": sha256_of(folder / SETTINGS), "data": Path(data).name}
+    report: dict[str, Any] = {"format": FORMAT, "world": loaded.name, "world_sha256": sha256_of(folder / SETTINGS), "data": _names(data)}
     report |= {"started": started, "seconds": 0.0, "episodes": len(clips), "too_short": clips.too_short}
     report |= {"settings": asdict(config), "versions": _versions(), "machine": _machine(), "not_measured": {}}
     missing, sheets = report["not_measured"], {}
     with _bar(progress) as bar:
-        bench = Bench(world=loaded, config=config, clips=clips, track=lambda items, name, total: _track(bar, items, name, total))
+        track: Track = lambda items, name, total: _track(bar, items, name, total)  # noqa: E731
+        bench = Bench(world=loaded, config=config, clips=clips, track=track, robots=robots_of(loaded))
         report["tokenizer"] = tokenizer_section(bench, HeldOut(episodes, count=config.tokenizer_episodes, **size))
         report["prediction"] = prediction_section(bench)
         if reason := _no_actions(loaded, clips):
@@ -92,8 +90,9 @@ def evaluate(
             report["rollout"], report["refined"], sheets["rollout"] = true.rollout, true.refined, true.sheets
             if true.refined is None:
                 missing["refined"] = "this world has no diffusion decoder"
-            if true.trials is None or len(clips) < 2 or loaded.height != loaded.width:
-                missing["actions"] = "needs two or more tabletop episodes, square, whose state says where the peg is (peg_xy)"
+            several = len({episodes[i].embodiment for i in clips.indices}) > 1
+            if true.trials is None or len(clips) < 2 or loaded.height != loaded.width or several:
+                missing["actions"] = "needs two or more tabletop episodes, square, of one robot, whose state says where the peg is (peg_xy)"
             else:
                 report["actions"], sheets["actions"] = action_section(bench, true)
         if pushes is None:
@@ -112,6 +111,11 @@ def evaluate(
     return report
 
 
+def _names(data: str | Path) -> str:
+    """The last part of a data set's path, or of each of several."""
+    return os.pathsep.join(Path(part).name for part in str(data).split(os.pathsep))
+
+
 def _prepare(out: Path, overwrite: bool) -> None:
     """Refuses, before any work, an output that could not be written at the end."""
     if out.exists() and not out.is_dir():
@@ -122,7 +126,7 @@ def _prepare(out: Path, overwrite: bool) -> None:
 
 def _no_actions(world: World, clips: HeldOut) -> str | None:
     """Why nothing can be driven with true actions; None if it can."""
-    if world.action_tokenizer is None:
+    if world.parts.action_schema is None:
         return "this world takes no actions"
     if any(clips.episodes[i].actions is None for i in clips.indices):
         return "not every episode of the data set has actions"

@@ -1,5 +1,9 @@
-"""The held-out clips an evaluation looks at: the first of the split in file order that are long enough, never picked."""
+"""The held-out clips an evaluation looks at: the first of the split in file order that are long enough, never picked.
 
+Of several robots, each is looked at: the first of its episodes.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,26 +23,32 @@ class Clip:
     frames: np.ndarray  # uint8 [T, H, W, 3]
     actions: np.ndarray | None  # float32 [T-1, A]
     peg_xy: np.ndarray | None  # float [T, 2] metres; only the tabletop's state has it
+    robot: str | None = None  # which one acts, where the data set names it
 
 
 class HeldOut:
-    """The first `count` episodes of a set with at least `num_frames` frames (count None: all of them), read when asked for."""
+    """The first `count` episodes of each robot with at least `num_frames` frames (count None: all of them), read when asked for."""
 
     def __init__(self, episodes: EpisodeSet, *, count: int | None, num_frames: int, height: int, width: int) -> None:
         """Raises BadData where no episode is long enough."""
         self.episodes, self.num_frames, self.height, self.width = episodes, num_frames, height, width
         self.indices: list[int] = []
-        self.too_short = 0
-        for i in range(len(episodes)):
-            if count is not None and len(self.indices) == count:
-                break
-            if episodes.num_frames(i) >= num_frames:
+        self.too_short = longest = 0
+        taken: Counter[str | None] = Counter()
+        for i, episode in enumerate(episodes):
+            if count is not None and taken[episode.embodiment] == count:
+                continue
+            frames = episodes.num_frames(i)
+            longest = max(longest, frames)
+            if frames >= num_frames:
                 self.indices.append(i)
+                taken[episode.embodiment] += 1
             else:
                 self.too_short += 1
         if not self.indices:
             raise BadData(
-                f"{episodes.path}: got no held-out episode of {num_frames} frames or more; fix: set frames lower, or add longer clips"
+                f"{episodes.path}: got no held-out episode of {num_frames} frames or more, the longest has {longest}; "
+                "fix: set frames lower, or add longer clips"
             )
 
     def __len__(self) -> int:
@@ -57,6 +67,7 @@ class HeldOut:
             frames=frames,
             actions=None if actions is None else actions[: self.num_frames - 1],
             peg_xy=None if state is None or "peg_xy" not in state else state["peg_xy"][: self.num_frames],
+            robot=self.episodes[i].embodiment,
         )
 
     def __iter__(self) -> Iterator[Clip]:

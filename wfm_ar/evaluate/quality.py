@@ -42,7 +42,7 @@ def rollout_summary(rows: Sequence[RolloutRow]) -> dict[str, Any]:
 
     Gains and gaps are differences of PSNR in dB, averaged over episodes, of raw rollouts ("gain_16") and refined ones ("refined_gain_16").
     """
-    report: dict[str, Any] = {"episodes": len(rows)}
+    report: dict[str, Any] = {"episodes": len(rows), "psnr_raw_last": float(np.mean([row.psnr["raw"][-1] for row in rows]))}
     for kind in ("psnr", "ssim"):
         stacks = {name: np.stack([getattr(row, kind)[name] for row in rows]) for name in getattr(rows[0], kind)}
         report[f"{kind}_by_frame"] = {name: stack.mean(axis=0).tolist() for name, stack in stacks.items()}
@@ -66,7 +66,7 @@ def refined_summary(rows: Mapping[str, Sequence[Mapping[str, Mapping[str, float]
     """Means of picture_numbers over clips, and the changes the bars judge, which are those of the rollouts.
 
     `rows`: "rollouts" and "reconstructions", each a list of {"raw": picture_numbers, "refined": picture_numbers}.
-    `edge_change` and `flicker_change` are shares of the raw value (-0.15: 15 % less), `psnr_change` is in dB.
+    `edge_change` and `flicker_change` are shares of the raw value (-0.15: 15 % less; None where that is 0), `psnr_change` is in dB.
     """
     report: dict[str, Any] = {}
     for where, clips in rows.items():
@@ -74,8 +74,8 @@ def refined_summary(rows: Mapping[str, Sequence[Mapping[str, Mapping[str, float]
             kind: {name: float(np.mean([clip[kind][name] for clip in clips])) for name in clips[0][kind]} for kind in ("raw", "refined")
         }
         raw, refined = report[where]["raw"], report[where]["refined"]
-        report[where]["edge_change"] = refined["edge_error"] / raw["edge_error"] - 1
-        report[where]["flicker_change"] = refined["flicker"] / raw["flicker"] - 1
+        for name, change in (("edge_error", "edge_change"), ("flicker", "flicker_change")):  # a still clip decoded as still has none
+            report[where][change] = refined[name] / raw[name] - 1 if raw[name] else None
         report[where]["psnr_change"] = refined["psnr"] - raw["psnr"]
     changes = {name: report["rollouts"][name] for name in ("edge_change", "psnr_change", "flicker_change")}
     return report | changes

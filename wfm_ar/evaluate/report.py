@@ -152,12 +152,14 @@ def _prediction(numbers: Mapping[str, Any]) -> str:
     facts = {
         "loss": f"{numbers['loss']:.3f} nats a video token",
         "accuracy": f"{100 * numbers['accuracy']:.1f} %",
-        "loss where the token changes": f"{numbers['loss_changed']:.3f}",
-        "accuracy where it changes": f"{100 * numbers['accuracy_changed']:.1f} %",
-        "tokens": f"{numbers['tokens']:,}",
     }
+    if numbers["loss_changed"] is not None:  # clips of two latents, or still ones, have no token that changes
+        facts["loss where the token changes"] = f"{numbers['loss_changed']:.3f}"
+        facts["accuracy where it changes"] = f"{100 * numbers['accuracy_changed']:.1f} %"
+    facts["tokens"] = f"{numbers['tokens']:,}"
     figure = plots.by_place({"loss": numbers["loss_by_latent"]}, "latent", "loss, nats a token")
-    return _facts(facts) + _figures((figure, "Loss against the place of the latent; the first has no actions behind it."))
+    table = _by_robot(numbers, {"loss": "loss, nats", "accuracy": "accuracy"})
+    return _facts(facts) + table + _figures((figure, "Loss against the place of the latent; the first has no actions behind it."))
 
 
 def _rollout(numbers: Mapping[str, Any]) -> str:
@@ -175,7 +177,8 @@ def _rollout(numbers: Mapping[str, Any]) -> str:
         (plots.horizon(numbers[f"{kind}_by_frame"], numbers[f"{kind}_quartiles"], label), f"{label} against the frame, mean over episodes.")
         for kind, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM"))
     ]
-    return table + _figures(*figures)
+    columns = {"psnr_raw_last": "PSNR of the last frame, dB"} | {f"gain_{frame}": f"frame {frame} over repeat, dB" for frame in frames}
+    return table + _by_robot(numbers, columns) + _figures(*figures)
 
 
 def _refined(numbers: Mapping[str, Any]) -> str:
@@ -183,7 +186,7 @@ def _refined(numbers: Mapping[str, Any]) -> str:
     for where in ("rollouts", "reconstructions"):
         for name, unit in (("psnr", "dB"), ("ssim", ""), ("edge_error", "grey levels"), ("flicker", "grey levels")):
             raw, refined = numbers[where]["raw"][name], numbers[where]["refined"][name]
-            change = f"{refined - raw:+.2f} dB" if name == "psnr" else f"{100 * (refined / raw - 1):+.1f} %"
+            change = f"{refined - raw:+.2f} dB" if name == "psnr" else f"{100 * (refined / raw - 1):+.1f} %" if raw else "-"
             better = (refined > raw) == (name in ("psnr", "ssim"))
             lines += (
                 f"<tr><td>{where}</td><td>{name.replace('_', ' ')}{', ' + unit if unit else ''}</td><td class='n'>{raw:.3f}</td>"
@@ -270,6 +273,18 @@ def _settings(report: Mapping[str, Any]) -> str:
         rows = "".join(f"<tr><td>{_text_of(k)}</td><td>{_text_of(v)}</td></tr>" for k, v in values.items())
         tables += f"<div><h3>{name}</h3><table>{rows}</table></div>"
     return f"<section id='settings'><h2>How it was run</h2><div class='columns'>{tables}</div></section>"
+
+
+def _by_robot(numbers: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """A row a robot of `columns` (key of a number -> title), where a data set has several robots."""
+    if "by_robot" not in numbers:
+        return ""
+    head = "".join(f"<th class='n'>{title}</th>" for title in ("episodes", *columns.values()))
+    lines = ""
+    for robot, row in numbers["by_robot"].items():
+        cells = "".join(f"<td class='n'>{row[key]:.3f}</td>" for key in columns)
+        lines += f"<tr><td>{_text_of(robot)}</td><td class='n'>{row['episodes']}</td>{cells}</tr>"
+    return f"<div class='scroll'><table><tr><th>robot</th>{head}</tr>{lines}</table></div>"
 
 
 def _facts(values: Mapping[str, str]) -> str:

@@ -4,8 +4,8 @@ Every rollout starts from the first true frame alone. Control is measured on raw
 did and not what the diffusion decoder made of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ class EvaluateConfig:
     """How an evaluation is run; all of it is written into the report."""
 
     split: str = "val"  # held-out split of the data set
-    episodes: int = 64  # the first of the split, for rollouts and action following
+    camera: str | None = None  # of several: one by name, or "tile"; None: the first
+    fps: float | None = None  # frames a second, for formats that do not say
+    embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
+    episodes: int = 64  # the first of the split (of each robot's), for rollouts and action following
     text_episodes: int = 64  # the first of the split whose text is a push, for text following
     tokenizer_episodes: int | None = None  # None: the whole split
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
@@ -65,15 +68,24 @@ class Bench:
     config: EvaluateConfig
     clips: HeldOut
     track: Track
+    robots: Mapping[str, World] = field(default_factory=dict)  # in a world of several robots: the same world, acted in by each
 
-    def roll(self, prompts: Sequence[Prompt], *, refine: bool, name: str) -> Iterator[Rollout]:
-        """One rollout a prompt, in order, made in batches."""
+    def acting(self, clip: Clip) -> World:
+        """The world in which the clip's own robot acts."""
+        return self.robots.get(clip.robot or "", self.world)
+
+    def roll(self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, refine: bool, name: str) -> Iterator[Rollout]:
+        """One rollout a prompt, each of its clip, in order, made in batches of one robot."""
         config = self.config
-        starts = range(0, len(prompts), config.batch)
         names = ("temperature", "top_p", "top_k", "action_temperature", "refine_steps")
         settings = {name: getattr(config, name) for name in names}
-        for start in self.track(starts, name, len(starts)):
-            yield from self.world.generate_batch(prompts[start : start + config.batch], refine=refine, **settings)
+        batches: list[list[int]] = []
+        for k, clip in enumerate(clips):
+            if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):
+                batches.append([])
+            batches[-1].append(k)
+        for batch in self.track(batches, name, len(batches)):
+            yield from self.acting(clips[batch[0]]).generate_batch([prompts[k] for k in batch], refine=refine, **settings)
 
     def prompt(self, k: int, clip: Clip, **inputs: Any) -> Prompt:
         """From the first frame of clip k, with `inputs` of Prompt."""
@@ -93,14 +105,25 @@ def tokenizer_section(bench: Bench, everything: HeldOut) -> dict[str, Any]:
 
 def prediction_section(bench: Bench) -> dict[str, Any]:
     """Teacher-forced loss and accuracy with the clips' own texts and actions."""
-    world, rows = bench.world, []
+    rows, robots = [], []
     for clip in bench.track(bench.clips, "next token", len(bench.clips)):
+        world = bench.acting(clip)
+        robots.append(clip.robot)
         text_ids = world.parts.text_tokenizer.encode(clip.text) if world.parts.text_tokenizer and clip.text else None
         bins = None
         if world.action_tokenizer and clip.actions is not None:
             bins = world.bins_of(clip.actions, str(clip.id))[0].unflatten(0, (-1, world.rate))
         rows.append(prediction_row(world.parts.world_model, world.sequence, torch.from_numpy(world.encode(clip.frames)), text_ids, bins))
-    return prediction_summary(rows)
+    return prediction_summary(rows) | _by_robot(rows, robots, prediction_summary, ("episodes", "loss", "accuracy"))
+
+
+def _by_robot(rows: Sequence[Any], robots: Sequence[str | None], summary: Callable[[list], dict], keys: Sequence[str]) -> dict[str, Any]:
+    """{"by_robot": {robot: some numbers of the summary of its rows}} where there are several robots, else {}."""
+    names = list(dict.fromkeys(robots))
+    if len(names) < 2:
+        return {}
+    parts = {name: summary([row for row, robot in zip(rows, robots, strict=True) if robot == name]) for name in names}
+    return {"by_robot": {name or "no robot": {key: part[key] for key in keys if key in part} for name, part in parts.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +144,7 @@ def rollout_section(bench: Bench) -> TrueRollouts:
     pairs: dict[str, list] = {"rollouts": [], "reconstructions": []}
     clips = list(bench.clips)
     prompts = [bench.prompt(k, clip, actions=clip.actions) for k, clip in enumerate(clips)]
-    for k, (clip, rolled) in enumerate(zip(clips, bench.roll(prompts, refine=refine, name="rollouts"), strict=True)):
+    for k, (clip, rolled) in enumerate(zip(clips, bench.roll(clips, prompts, refine=refine, name="rollouts"), strict=True)):
         decoded, refined = _reconstruct(bench, clip, prompts[k].seed, refine)
         made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
         row = quality.rollout_row(clip.id, clip.frames, made)
@@ -144,6 +167,8 @@ def rollout_section(bench: Bench) -> TrueRollouts:
         worst = sorted([*worst, (gap, k, sheet)], key=lambda item: -item[0])[:FAILURES]
     failures = [replace(sheet, mark="worst") for _, _, sheet in worst]
     summary = quality.rollout_summary(rows)
+    told = ("episodes", "psnr_raw_last", *(key for key in summary if key.startswith("gain_")))
+    summary |= _by_robot(rows, [clip.robot for clip in clips], quality.rollout_summary, told)
     summary["by_episode"] = [{"id": row.id, "psnr_raw_last": float(row.psnr["raw"][-1])} for row in rows]
     return TrueRollouts(
         rollout=summary,
@@ -175,7 +200,7 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
 
     def generate(kind: str, given: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         prompts = [bench.prompt(k, clip, actions=row) for k, (clip, row) in enumerate(zip(clips, given, strict=True))]
-        for k, rolled in enumerate(bench.roll(prompts, refine=False, name=f"{kind} actions")):
+        for k, rolled in enumerate(bench.roll(clips, prompts, refine=False, name=f"{kind} actions")):
             if k < len(shown):
                 shown[k][kind] = rolled.raw_frames
             yield rolled.raw_frames
@@ -206,7 +231,7 @@ def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sh
     for kind, (told, name) in inputs.items():
         prompts = [bench.prompt(k, clip, text=told[k].text, imagine=bench.config.imagine) for k, clip in enumerate(clips)]
         moves[kind] = []
-        for k, rolled in enumerate(bench.roll(prompts, refine=False, name=name)):
+        for k, rolled in enumerate(bench.roll(clips, prompts, refine=False, name=name)):
             moved = control.moved_along(clips[k].frames[0], rolled.raw_frames[-1], told[k])
             moves[kind].append(moved)
             followed = moved is not None and moved >= control.MOVED
@@ -230,7 +255,8 @@ def speed_section(bench: Bench, demo: Sequence[str] | None) -> dict[str, Any]:
 
     With a text and imagined actions where the world has both, else with what it has. `demo`: the command to measure.
     """
-    world, config, clip = bench.world, bench.config, bench.clips[0]
+    config, clip = bench.config, bench.clips[0]
+    world = bench.acting(clip)
     device = next(world.parts.world_model.parameters()).device
     numbers: dict[str, Any] = {"threads": torch.get_num_threads(), "device": _device_name(device), "frames_per_second": None}
     text = clip.text if world.parts.text_tokenizer is not None else None
