@@ -21,6 +21,8 @@ from wfm_ar.verbs import VERBS
 @dataclass(frozen=True, kw_only=True)
 class FakeSettings:
     path: Path
+    camera: str | None
+    fps: float | None
     decode: bool
     sheet: str
 

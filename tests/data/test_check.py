@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+import tfrecord_maker as maker
 
-from wfm_ar.data import check_data, summarize, write_episode, write_episodes, write_video
+from wfm_ar.data import check_data, open_episodes, summarize, write_episode, write_episodes, write_image, write_video
 from wfm_ar.data.episodes import Episode, EpisodeSet
-from wfm_ar.errors import BadClip
+from wfm_ar.data.lerobot_write import Clip, write_lerobot
+from wfm_ar.errors import BadClip, BadConfig, BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
 
 SCHEMA = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
@@ -150,7 +152,7 @@ class Recorded(EpisodeSet):
 def test_other_formats_are_checked_through_their_reader(tmp_path, monkeypatch, decode):
     episodes = [Episode(id=i, video=tmp_path, text=None, actions=tmp_path, state=None, fps=10, split="train") for i in "ab"]
     found = Recorded(path=tmp_path, format="other", schema=SCHEMA, episodes=tuple(episodes))
-    monkeypatch.setattr("wfm_ar.data.check.open_episodes", lambda path: found)
+    monkeypatch.setattr("wfm_ar.data.check.open_any", lambda path, **how: found)
     seen = []
     defects = check_data(tmp_path, decode=decode, on_progress=lambda done, total: seen.append((done, total)))
     assert [str(defect) for defect in defects] == [
@@ -160,3 +162,125 @@ def test_other_formats_are_checked_through_their_reader(tmp_path, monkeypatch, d
     monkeypatch.setattr(Recorded, "load_frames", lambda self, i, start=0, count=None: np.zeros((5, 16, 16, 3), np.uint8))
     line = str(check_data(tmp_path)[0])
     assert line == f"{tmp_path} episode b: got 3 actions for 5 frames, expected 4; fix: one between every two frames"
+
+
+def told(root, **how):
+    """What check says of a set, without its folder; `fix` everywhere, each on one line."""
+    lines = [str(defect) for defect in check_data(root, **how)]
+    assert all("; fix: " in line and "\n" not in line for line in lines)
+    return [line.replace(f"{root}/", "") for line in lines]
+
+
+def matches(lines, *words):
+    assert len(lines) == len(words), lines
+    for line, word in zip(lines, words, strict=True):
+        assert word in line, (word, line)
+
+
+@pytest.fixture
+def bridge(tmp_path):
+    """Eight videos with .npz beside them."""
+    frames, rng = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), dtype=np.uint8), np.random.default_rng(1)
+    for i in range(8):
+        write_video(tmp_path / f"{i}.mp4", frames, 10)
+        np.savez(tmp_path / f"{i}.npz", rng.normal(size=(6, 2)).astype(np.float32))
+    return tmp_path
+
+
+def test_every_defect_of_a_folder_with_actions(bridge):
+    assert check_data(bridge) == []
+    (bridge / "0.mp4").write_bytes(b"no video")
+    cut(bridge / "1.mp4")
+    cut(bridge / "2.npz")
+    np.savez(bridge / "3.npz", np.zeros((6, 5), np.float32))
+    np.savez(bridge / "4.npz", np.full((6, 2), np.nan, np.float32))
+    np.savez(bridge / "5.npz", np.zeros((3, 2), np.float32))
+    (bridge / "6.txt").write_bytes(b"\xff\xfe")
+    words = ("0.mp4: cannot be read", "1.mp4: ", "6.txt: got no UTF-8", "2.npz: cannot be read", "3.npz: got shape [6, 5], expected [N, 2]")
+    matches(told(bridge), *words, "4.npz: got 12 NaN", "5.npz: got 3 actions for 6 frames")
+    for i in range(8):
+        (bridge / f"{i}.npz").write_bytes(b"no array")
+    assert sum(".npz: cannot be read" in line for line in told(bridge)) == 5  # the others have no video, or no text, to open them for
+
+
+def test_opening_for_use_stops_at_the_first_and_names_it(bridge):
+    (bridge / "3.mp4").write_bytes((bridge / "3.mp4").read_bytes()[:40])
+    with pytest.raises(BadClip) as caught:
+        open_episodes(bridge)
+    line = str(caught.value)
+    assert line.startswith(f"{bridge / '3.mp4'}: ") and "; fix: " in line and "\n" not in line
+    matches(told(bridge), "3.mp4: ")
+
+
+def test_every_defect_of_rlds_files(tmp_path):
+    png = tmp_path / "a.png"
+    write_image(png, np.zeros((8, 8, 3), np.uint8))
+    good = {"steps__observation__image": [png.read_bytes()] * 3, "steps__action": np.arange(6, dtype=np.float32)}
+    png.unlink()
+    changes = (
+        {},
+        {"steps__action": np.arange(5, dtype=np.float32)},
+        {"steps__observation__image": []},
+        {"language_instruction": [b"\xff"]},
+        {},
+    )
+    records = [maker.example(**good | change) for change in changes]
+    maker.write_records(tmp_path / "a.tfrecord", records)
+    content = bytearray((tmp_path / "a.tfrecord").read_bytes())
+    content[-30] ^= 1  # in the last record, an action
+    (tmp_path / "a.tfrecord").write_bytes(content)
+    (tmp_path / "b.tfrecord").write_bytes(bytes(40))
+    with pytest.raises(BadData, match="a.tfrecord record 2"):
+        open_episodes(tmp_path)
+    words = (
+        "a.tfrecord record 2: has no pictures",
+        "a.tfrecord record 3: language_instruction is not UTF-8",
+        "b.tfrecord record 0: its length",
+    )
+    matches(told(tmp_path), *words, "a.tfrecord record 1: got [5] action numbers", "a.tfrecord record 4: does not match its check sum")
+    with pytest.raises(BadConfig, match="camera: got 'wrist'"):
+        check_data(tmp_path, camera="wrist")
+
+
+def test_every_defect_of_hdf5_files(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for i in range(4):
+            file[f"data/demo_{i}/actions"] = np.full((4 if i != 3 else 2, 2), np.nan if i == 2 else i, np.float32)
+            file[f"data/demo_{i}/obs/image"] = np.zeros((4, 8, 8, 3), np.uint8)
+        del file["data/demo_1/obs"]
+    (tmp_path / "b.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40))
+    words = (
+        "a.hdf5: data/demo_1 has no obs",
+        "b.hdf5: cannot be read as HDF5",
+        "a.hdf5: data/demo_2/actions: got 8 NaN",
+        "demo_3 has 2 actions",
+    )
+    matches(told(tmp_path), *words)
+
+
+def test_every_defect_of_a_lerobot_set(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
+    rng, root = np.random.default_rng(0), tmp_path / "set"
+    for i in range(3):
+        frames = rng.integers(0, 255, (6, 16, 16, 3), dtype=np.uint8)
+        clip = Clip(id=f"{i}", split="train", text="go", frames=frames, actions=np.zeros((5, 1), np.float32), states={})
+        write_lerobot(root / f"{i}", [clip], fps=10, schema=SCHEMA)
+    for i, part in enumerate(sorted(root.iterdir())):
+        assert check_data(part) == [], i
+    next((root / "0").rglob("*.mp4")).unlink()
+    cut(next((root / "1").rglob("*.mp4")))
+    next((root / "2/data").rglob("*.parquet")).write_bytes(b"PAR1 no more")
+    together = ":".join(str(root / f"{i}") for i in range(3))
+    lines = [str(defect).replace(f"{root}/", "") for defect in check_data(together)]
+    matches(lines, "file-000.mp4: does not exist", "file-000.mp4: ", "file-000.parquet: cannot be read")
+    assert [line[0] for line in lines] == ["0", "1", "2"]
+
+
+def test_a_set_that_does_not_open_at_all_is_a_defect(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text("{")
+    write_video(tmp_path / "a.mp4", np.zeros((6, 16, 16, 3), np.uint8), 10)
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    matches(told(tmp_path), "meta/info.json: cannot be read as JSON", "b.mp4: cannot be read as video")

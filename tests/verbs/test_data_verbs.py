@@ -90,6 +90,28 @@ def test_one_line_a_defect_with_file_line_and_remedy(episodes, capsys):
     assert err == f"wfm data check: {episodes}: 2 defects found, expected none; fix: as each line says\n"
 
 
+def test_camera_and_rate_of_data_with_several(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for i in range(2):
+            file[f"data/demo_{i}/actions"] = np.random.default_rng(i).normal(size=(5, 2)).astype(np.float32)
+            for name, side in (("front", 16), ("wrist", 32)):
+                file[f"data/demo_{i}/obs/{name}_image"] = np.full((5, side, side, 3), 9 * i, np.uint8)
+    for verb in ("check", "stats"):
+        for words, told in (([], "0.0 min"), (["camera=wrist_image", "fps=0.1"], "1.7 min"), (["camera=tile"], "")):
+            assert main(["data", verb, str(tmp_path), *words]) == 0
+            out, err = capsys.readouterr()
+            assert told in out and err == "", (out, err)
+            if verb == "stats":
+                size = {"tile": "16x32", "wrist_image": "32x32"}.get(words[0].removeprefix("camera=") if words else "", "16x16")
+                assert f"{size} pixels" in out
+        assert main(["data", verb, str(tmp_path), "camera=wirst_image"]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and 'did you mean "wrist_image"' in err
+        assert main(["data", verb, f"{tmp_path}:{tmp_path / 'a.hdf5'}"]) == 0
+        assert "4 episodes" in capsys.readouterr().out
+
+
 def test_a_folder_of_videos_and_a_folder_of_nothing(tmp_path, capsys):
     write_video(tmp_path / "clip one, two.mp4", FRAMES, 10)
     assert main(["data", "check", str(tmp_path)]) == 0

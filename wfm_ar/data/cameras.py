@@ -27,6 +27,11 @@ def choose_cameras(cameras: Sequence[str], camera: str | None, where: str) -> tu
     return (found[0],), f"camera {found[0]}"
 
 
+def view_of(cameras: Sequence[str], shown: Sequence[str]) -> str:
+    """What tells one choice of cameras from another; "" where there was none."""
+    return "+".join(shown) if len(cameras) > 1 else ""
+
+
 def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray]) -> np.ndarray:
     """The frames of one camera, or of all side by side in rows of ceil(sqrt(n)), each cut and resized to the smallest one's size.
 

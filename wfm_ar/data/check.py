@@ -4,15 +4,28 @@ Videos are read packet by packet without decoding, which finds missing, truncate
 frames a second; `decode=True` decodes them too and finds damaged pictures. Nothing is changed.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wfm_ar.data.episodes import INDEX, SCHEMA, Episode, EpisodeSet, load_actions, load_state, open_episodes, parse_line, read_schema
-from wfm_ar.data.video import VIDEO_SUFFIXES, count_frames, read_video, video_info
-from wfm_ar.errors import BadData, WfmError
+from wfm_ar.data.episodes import (
+    INDEX,
+    SCHEMA,
+    Episode,
+    EpisodeSet,
+    load_actions,
+    load_state,
+    open_episodes,
+    parse_line,
+    read_schema,
+)
+from wfm_ar.data.folder import videos_in
+from wfm_ar.data.formats import open_any
+from wfm_ar.data.video import count_frames, read_video, video_info
+from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
 from wfm_ar.schema import ActionSchema
 
 
@@ -51,16 +64,26 @@ class Summary:
         )
 
 
-def check_data(path: str | Path, *, decode: bool = False, on_progress: Callable[[int, int], None] | None = None) -> list[Defect]:
-    """All defects of a data set, in the order of its lines; [] for a sound one.
+def check_data(
+    path: str | Path,
+    *,
+    camera: str | None = None,
+    fps: float | None = None,
+    decode: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Defect]:
+    """All defects of a data set, or of several joined by ":", in the order of its lines; [] for a sound one.
 
-    `on_progress(done, total)` is called after each episode. Raises nothing for bad data: a path that is no data set is a defect.
+    camera, fps: as for open_episodes. `on_progress(done, total)` is called after each episode. Raises nothing for bad data, and a
+    path that is no data set is a defect, but BadConfig for a camera or rate that cannot be, MissingDependency.
     """
+    how = {"camera": camera, "fps": fps}
+    if not Path(path).exists() and len(parts := [part for part in str(path).split(os.pathsep) if part]) > 1:
+        return [defect for part in parts for defect in check_data(part, decode=decode, on_progress=on_progress, **how)]
     path = Path(path)
     root = path.parent if path.name == INDEX else path
     if not (root / INDEX).is_file():
-        other = _open_other(path)
-        return _check_videos(root, decode, on_progress) if other is None else _check_other(other, path, decode, on_progress)
+        return _check_other(path, decode, on_progress, **how)
     defects: list[Defect] = []
     schema = _check_schema(root, defects)
     lines = (root / INDEX).read_bytes().splitlines()
@@ -76,9 +99,9 @@ def check_data(path: str | Path, *, decode: bool = False, on_progress: Callable[
     return defects
 
 
-def summarize(path: str | Path) -> Summary:
+def summarize(path: str | Path, *, camera: str | None = None, fps: float | None = None) -> Summary:
     """Counts for a data set that opens. Raises BadData, BadClip."""
-    episodes = open_episodes(path)
+    episodes = open_episodes(path, camera=camera, fps=fps)
     frames = [episodes.num_frames(i) for i in range(len(episodes))]
     return Summary(
         episodes=len(episodes),
@@ -163,60 +186,60 @@ def _check_schema(root: Path, defects: list[Defect]) -> ActionSchema | None:
         return None
 
 
-def _check_videos(root: Path, decode: bool, on_progress: Callable[[int, int], None] | None) -> list[Defect]:
-    """The defects of a bare folder of videos."""
-    defects = []
-    names = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES) if root.is_dir() else []
-    names = [path for path in names if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    if not names:
-        try:
-            open_episodes(root)
-        except WfmError as error:
-            return [_defect(error, root, None)]
-    for done, path in enumerate(names, 1):
-        try:
-            read_video(path) if decode else count_frames(path)
-        except WfmError as error:
-            defects.append(_defect(error, path, None))
-        if on_progress:
-            on_progress(done, len(names))
-    return defects
-
-
-def _open_other(path: Path) -> EpisodeSet | None:
-    """A set in a format that is neither ours nor a bare folder of videos, where `path` holds one that opens."""
+def _check_other(path: Path, decode: bool, on_progress: Callable[[int, int], None] | None, **how: Any) -> list[Defect]:
+    """The defects of a set in another format, through its reader: what opening it meets, then each episode's frames and arrays."""
+    problems: list[WfmError] = []
     try:
-        episodes = open_episodes(path)
-    except WfmError:
-        return None  # what is wrong is told by the check of its files
-    return None if episodes.format in ("episodes", "videos") else episodes
-
-
-def _check_other(episodes: EpisodeSet, path: Path, decode: bool, on_progress: Callable[[int, int], None] | None) -> list[Defect]:
-    """The defects of a set in another format, through its reader: the first and the last frames, or all, and every array."""
-    defects = []
-    for i, episode in enumerate(episodes):
+        episodes = open_any(path, problems=problems, **how)
+    except (BadConfig, MissingDependency):
+        raise
+    except WfmError as error:
+        problems += [error, *_broken_videos(path, decode)]
+        episodes = None
+    defects = [_located(error, path, "") for error in problems]
+    for i, episode in enumerate(episodes or ()):
         errors: list[WfmError] = []
         frames = _try(errors, lambda i=i: _readable_frames(episodes, i, decode))
-        actions = _try(errors, lambda i=i: episodes.load_actions(i))
+        actions = None
+        if episodes.schema is not None:  # none could be made where no actions can be read, which is told already
+            actions = _try(errors, lambda i=i: episodes.load_actions(i))
         _try(errors, lambda i=i: episodes.load_state(i))
         if frames is not None and actions is not None and len(actions) != frames - 1:
             errors.append(
                 BadData(f"got {len(actions)} actions for {frames} frames, expected {frames - 1}; fix: one between every two frames")
             )
-        defects += [_defect(error, Path(f"{path} episode {episode.id}"), None) for error in errors]
+        defects += [_located(error, path, f" episode {episode.id}") for error in errors]
         if on_progress:
             on_progress(i + 1, len(episodes))
-    return defects
+    return list(dict.fromkeys(defects))  # a file that several episodes lie in is told once
 
 
 def _readable_frames(episodes: EpisodeSet, i: int, decode: bool) -> int:
     if decode:
         return len(episodes.load_frames(i))
+    if episodes.format in ("videos", "bridge"):  # a file each: every packet is looked at
+        return count_frames(episodes[i].video)
     count = episodes.num_frames(i)
     episodes.load_frames(i, 0, 1)
     episodes.load_frames(i, max(0, count - 1), 1)
     return count
+
+
+def _broken_videos(path: Path, decode: bool) -> list[WfmError]:
+    """What is wrong with the videos of a set that does not open as a whole."""
+    errors: list[WfmError] = []
+    for video in videos_in(path).values() if path.is_dir() else ():
+        _try(errors, lambda video=video: read_video(video) if decode else count_frames(video))
+    return errors
+
+
+def _located(error: WfmError, path: Path, within: str) -> Defect:
+    """The defect at the place that the error names, or at `path`, `within` it."""
+    line, roots = str(error), (str(path), os.path.abspath(path))
+    if found := next((root for root in roots if line.startswith(root)), None):
+        place, _, _ = line[len(found) :].partition(": ")
+        return _defect(error, Path(found + place), None)
+    return _defect(error, Path(f"{path}{within}"), None)
 
 
 def _try(errors: list[WfmError], check: Callable[[], Any]) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, FileReader, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info
 from wfm_ar.errors import BadActions, BadData
@@ -43,7 +44,7 @@ class NpzReader:
         raise AssertionError("episodes of this format have no state")
 
 
-def open_folder(root: Path) -> EpisodeSet:
+def open_folder(root: Path, problems: Problems = None) -> EpisodeSet:
     """A bare folder of videos, or one with .npz beside them. Raises BadData, BadClip, BadActions."""
     names = videos_in(root)
     if not names:
@@ -55,24 +56,21 @@ def open_folder(root: Path) -> EpisodeSet:
     splits = splits_of(list(names))
     episodes = []
     for name, path in names.items():
-        video = inside(root, name, str(root / name))
-        beside = {suffix: Path(name).with_suffix(suffix).as_posix() for suffix in (".npz", ".txt")}
-        files = {s: inside(root, n, str(root / n)) if (root / n).is_file() else None for s, n in beside.items()}
-        text = _text(files[".txt"])
-        rate = video_info(path).fps
-        if not rate:
-            raise BadData(f"{path}: does not say how many frames a second it has, expected a rate; fix: encode it again")
-        episodes.append(Episode(id=name, video=video, text=text, actions=files[".npz"], state=None, fps=rate, split=splits[name]))
-    schema, made, notes = read_schema(root, needed=False), False, []
+        with noted(problems):
+            episodes.append(_episode(root, name, path, splits[name]))
+    schema, made, notes = None, False, []
+    with noted(problems):
+        schema = read_schema(root, needed=False)
     acting = [episode for episode in episodes if episode.actions]
     if not acting:
         return EpisodeSet(path=root, format="videos", title="folder of videos", schema=schema, episodes=tuple(episodes))
-    if schema is None:
+    actors = sound(sample(acting), lambda episode: actions_of_npz(episode.actions), problems)
+    if schema is None and actors:
         rates = sorted({episode.fps for episode in acting})
         if len(rates) > 1:
             raise BadData(f"{root}: got videos of {rates} frames a second, expected one rate for the actions; fix: part them by rate")
-        made, arrays = True, [actions_of_npz(episode.actions) for episode in sample(acting)]
-        schema = schema_from_data(arrays, rates[0], where=f"{root}: .npz files")
+        arrays = [actions_of_npz(episode.actions) for episode in actors]
+        made, schema = True, schema_from_data(arrays, rates[0], where=f"{root}: .npz files")
         notes = [schema_note(schema, root)]
     return EpisodeSet(
         path=root,
@@ -80,10 +78,20 @@ def open_folder(root: Path) -> EpisodeSet:
         title="videos with .npz actions",
         schema=schema,
         episodes=tuple(episodes),
-        reader=NpzReader() if acting else FileReader(),
+        reader=NpzReader(),
         schema_made=made,
         notes=tuple(notes),
     )
+
+
+def _episode(root: Path, name: str, path: Path, split: str) -> Episode:
+    video = inside(root, name, str(root / name))
+    beside = {suffix: Path(name).with_suffix(suffix).as_posix() for suffix in (".npz", ".txt")}
+    files = {s: inside(root, n, str(root / n)) if (root / n).is_file() else None for s, n in beside.items()}
+    text, rate = _text(files[".txt"]), video_info(path).fps
+    if not rate:
+        raise BadData(f"{path}: does not say how many frames a second it has, expected a rate; fix: encode it again")
+    return Episode(id=name, video=video, text=text, actions=files[".npz"], state=None, fps=rate, split=split)
 
 
 def videos_in(root: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet, Reader, open_own
 from wfm_ar.data.folder import open_folder
+from wfm_ar.data.problems import Problems
 from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.schema import ActionSchema, MixedSchema
 
@@ -22,32 +23,32 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 LEROBOT = "meta/info.json"
 
 
-def open_any(path: str | Path, *, camera: str | None, fps: float | None) -> EpisodeSet:
-    """See open_episodes."""
+def open_any(path: str | Path, *, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
+    """See open_episodes. With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened."""
     if not Path(path).exists() and len(parts := [part for part in str(path).split(os.pathsep) if part]) > 1:
-        return mix([_open_one(Path(part), camera, fps) for part in parts])
-    return _open_one(Path(path), camera, fps)
+        return mix([_open_one(Path(part), camera, fps, problems) for part in parts])
+    return _open_one(Path(path), camera, fps, problems)
 
 
-def _open_one(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
+def _open_one(path: Path, camera: str | None, fps: float | None, problems: Problems) -> EpisodeSet:
     kind, root = format_of(path)
     if fps is not None and not (fps > 0 and np.isfinite(fps)):
         raise BadConfig(f"fps: got {fps}, expected a number above 0; fix: give the frames a second")
     if kind in ("episodes", "folder"):
         if camera is not None:
             raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
-        return open_own(root) if kind == "episodes" else open_folder(root)
+        return open_own(root) if kind == "episodes" else open_folder(root, problems)
     if kind == "lerobot":
         from wfm_ar.data.lerobot import open_lerobot
 
-        return open_lerobot(root, camera)
+        return open_lerobot(root, camera, problems)
     if kind == "rlds":
         from wfm_ar.data.rlds import open_rlds
 
-        return open_rlds(root, camera, fps)
+        return open_rlds(root, camera, fps, problems)
     from wfm_ar.data.hdf5 import open_hdf5
 
-    return open_hdf5(root, camera, fps)
+    return open_hdf5(root, camera, fps, problems)
 
 
 def format_of(path: Path) -> tuple[str, Path]:
@@ -124,6 +125,7 @@ def mix(sets: list[EpisodeSet]) -> EpisodeSet:
         reader=MixReader(),
         schema_made=any(one.schema_made for one in sets),
         notes=tuple(one.about() for one in sets),
+        view=os.pathsep.join(one.view for one in sets) if any(one.view for one in sets) else "",
     )
 
 

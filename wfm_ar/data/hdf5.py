@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from wfm_ar.data.cameras import choose_cameras, tiled
+from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import Episode, EpisodeSet, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.errors import BadActions, BadClip, BadData, MissingDependency
 from wfm_ar.schema import ActionSchema
@@ -67,19 +68,20 @@ class Hdf5Reader:
             return {name: _read(array, episode.video) for name, array in arrays.items() if array.dtype.kind in "fiub"}
 
 
-def open_hdf5(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
+def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
     """An .hdf5 file, or a folder of them. Raises BadData, BadConfig, BadActions, MissingDependency."""
     files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
     root = path.parent if path.is_file() else path
     found, masks, notes, rates, told = [], {}, [], set(), False
+    cameras: list[str] = []
     shown: tuple[str, ...] = ()
     for place in files:
         if not place.resolve().is_relative_to(root.resolve()):
             raise BadData(f"{place}: leads out of the folder, expected a file inside; fix: copy it in")
         prefix = "" if len(files) == 1 else f"{place.relative_to(root).with_suffix('').as_posix()}/"
-        with _open(place) as file:
-            demos = sorted(_demos(file, place), key=_natural)
-            if not shown:
+        with noted(problems), _open(place) as file:
+            demos = sorted(_demos(file, place, problems), key=_natural)
+            if not shown and demos:
                 cameras = sorted(name for name, array in file[f"data/{demos[0]}/obs"].items() if _is_camera(array))
                 if not cameras:
                     raise BadData(f"{place}: data/{demos[0]}/obs holds no uint8 [T, H, W, 3] array, expected pictures; fix: extract images")
@@ -93,7 +95,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
             masks |= {f"{prefix}{demo}": split for demo, split in _masked(file).items()}
     if len(rates) > 1:
         raise BadData(f"{path}: got files of several control rates ({rates}), expected one; fix: part them by rate, or set fps=")
-    rate = rates.pop() or DEFAULT_FPS
+    rate = (rates.pop() if rates else None) or DEFAULT_FPS
     if not told:
         notes.append(f"{rate:g} frames a second assumed, the files do not say (fps= sets it)")
     names = [name for name, *_ in found]
@@ -103,9 +105,9 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
         for name, file, source, text, acting in found
     )
     schema, made = read_schema(root, needed=False), False
-    actors = [episode for episode in episodes if episode.actions]
+    actors = sound(sample([episode for episode in episodes if episode.actions]), _actions, problems)
     if actors and schema is None:
-        made, schema = True, schema_from_data([_actions(episode) for episode in sample(actors)], rate, where=str(path))
+        made, schema = True, schema_from_data([_actions(episode) for episode in actors], rate, where=str(path))
         notes.append(schema_note(schema, root))
     return EpisodeSet(
         path=path,
@@ -116,6 +118,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
         reader=Hdf5Reader(shown),
         schema_made=made,
         notes=tuple(notes),
+        view=view_of(cameras, shown),
     )
 
 
@@ -153,7 +156,7 @@ def _read(array, path: Path, part=()) -> np.ndarray:
         raise BadData(f"{path}: {array.name} cannot be read ({_short(error)}), expected a whole array; fix: copy the file again") from None
 
 
-def _demos(file, path: Path) -> list[str]:
+def _demos(file, path: Path, problems: Problems) -> list[str]:
     _refuse_links(file, path)
     if "data" not in file or not hasattr(file["data"], "keys"):
         raise BadData(f"{path}: got groups {sorted(file)[:8]}, expected data/demo_0 ...; fix: write robomimic's layout")
@@ -161,12 +164,15 @@ def _demos(file, path: Path) -> list[str]:
     demos = [name for name in file["data"] if hasattr(file["data"][name], "keys")]
     if not demos:
         raise BadData(f"{path}: data holds no episode, expected demo_0 ...; fix: write robomimic's layout")
+    out = []
     for demo in demos:
-        _refuse_links(file[f"data/{demo}"], path)
-        if "obs" not in file[f"data/{demo}"] or not hasattr(file[f"data/{demo}/obs"], "keys"):
-            raise BadData(f"{path}: data/{demo} has no obs, expected pictures there; fix: extract observations with images")
-        _refuse_links(file[f"data/{demo}/obs"], path)
-    return demos
+        with noted(problems):
+            _refuse_links(file[f"data/{demo}"], path)
+            if "obs" not in file[f"data/{demo}"] or not hasattr(file[f"data/{demo}/obs"], "keys"):
+                raise BadData(f"{path}: data/{demo} has no obs, expected pictures there; fix: extract observations with images")
+            _refuse_links(file[f"data/{demo}/obs"], path)
+            out.append(demo)
+    return out
 
 
 def _refuse_links(group, path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from wfm_ar.data.cameras import choose_cameras, tiled
+from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
+from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.video import decode_image, read_video, video_info
 from wfm_ar.errors import BadClip, BadData
@@ -148,14 +149,14 @@ class LeRobotReader:
         return out
 
 
-def open_lerobot(root: Path, camera: str | None) -> EpisodeSet:
+def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> EpisodeSet:
     """A folder with meta/info.json. Raises BadData, BadConfig, BadActions, MissingDependency."""
     need_pyarrow(str(root))
     info = read_info(root)
     if not info.cameras:
         raise BadData(f"{root / INFO}: got features {sorted(info.features)[:12]}, expected a video or image; fix: record with a camera")
     shown, note = choose_cameras(info.cameras, camera, str(root))
-    rows = _episodes_v3(root, info, shown) if info.version == 3 else _episodes_v2(root, info, shown)
+    rows = (_episodes_v3 if info.version == 3 else _episodes_v2)(root, info, shown, problems)
     named = [name if isinstance(name := row.get(ID), str) and name else f"episode_{row['span'].index:06d}" for row in rows]
     if len(set(named)) < len(named):
         raise BadData(f"{root / EPISODES}: an episode occurs twice, expected distinct ones; fix: write the data set again")
@@ -174,9 +175,10 @@ def open_lerobot(root: Path, camera: str | None) -> EpisodeSet:
         for name, row in zip(named, rows, strict=True)
     )
     reader, schema, made, notes = LeRobotReader(info, shown), read_schema(root, needed=False), False, [note] if note else []
-    actors = [episode for episode in episodes if episode.actions]
+    actors = sample([episode for episode in episodes if episode.actions])
+    actors = sound(actors, lambda episode: reader.values(episode, info.actions), problems)
     if actors and schema is None:
-        made, schema = True, _make_schema(root, info, reader, sample(actors))
+        made, schema = True, _make_schema(root, info, reader, actors)
         notes.append(schema_note(schema, root))
     return EpisodeSet(
         path=root,
@@ -187,6 +189,7 @@ def open_lerobot(root: Path, camera: str | None) -> EpisodeSet:
         reader=reader,
         schema_made=made,
         notes=tuple(notes),
+        view=view_of(info.cameras, shown),
     )
 
 
@@ -219,7 +222,7 @@ def read_info(root: Path) -> Info:
     )
 
 
-def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[str, Any]]:
+def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
     files = sorted((root / EPISODES).rglob("*.parquet"))
     if not files:
         raise BadData(f"{root / EPISODES}: holds no .parquet file, expected the list of episodes; fix: copy the data set again")
@@ -238,18 +241,19 @@ def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[
     rows.sort(key=lambda row: row["episode_index"])
     tasks, holders = _tasks(root), None
     for row in rows:
-        index = row["episode_index"]
-        if _indices(row, "data") is None:
-            holders = holders if holders is not None else _holders(root)
-            if index not in holders:
-                raise BadData(f"{root}/data: got no rows of episode {index}, expected some; fix: copy the data set again")
-            data = holders[index]
-        else:
-            data = _fill(root, info.data_path, _indices(row, "data"), "data_path")
-        videos = {key: _video_v3(root, info, row, rows, key) for key in cameras if info.features[key].get("dtype") == "video"}
-        row["span"] = Span(index=index, length=row["length"], data=data, videos=videos)
-        row["text"] = _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)
-    return rows
+        with noted(problems):
+            index = row["episode_index"]
+            if _indices(row, "data") is None:
+                holders = holders if holders is not None else _holders(root)
+                if index not in holders:
+                    raise BadData(f"{root}/data: got no rows of episode {index}, expected some; fix: copy the data set again")
+                data = holders[index]
+            else:
+                data = _fill(root, info.data_path, _indices(row, "data"), "data_path")
+            videos = {key: _video_v3(root, info, row, rows, key) for key in cameras if info.features[key].get("dtype") == "video"}
+            row["text"] = _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)
+            row["span"] = Span(index=index, length=row["length"], data=data, videos=videos)
+    return [row for row in rows if "span" in row]
 
 
 def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> tuple[Path, float]:
@@ -265,22 +269,22 @@ def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, 
     return inside(root, files[0].relative_to(root).as_posix(), str(files[0])), before / info.fps
 
 
-def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...]) -> list[dict[str, Any]]:
+def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
     where, rows = root / f"{EPISODES}.jsonl", []
     tasks = _tasks(root)
     for number, row in enumerate(_json_lines(where), 1):
-        index, length = row.get("episode_index"), row.get("length")
-        if not isinstance(index, int) or not isinstance(length, int) or index < 0 or length < 1:
-            raise BadData(
-                f"{where} line {number}: episode_index is {index!r:.80} and length {length!r:.80}, expected integers; fix: mend it"
-            )
-        values = {"episode_index": index, "episode_chunk": index // info.chunks_size}
-        values |= {"chunk_index": values["episode_chunk"], "file_index": index}
-        data = _fill(root, info.data_path, values, "data_path")
-        shown = [key for key in cameras if info.features[key].get("dtype") == "video"]
-        videos = {key: (_fill(root, info.video_path, values | {"video_key": key}, "video_path"), 0.0) for key in shown}
-        span = Span(index=index, length=length, data=data, videos=videos)
-        rows.append(row | {"span": span, "text": _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)})
+        with noted(problems):
+            index, length = row.get("episode_index"), row.get("length")
+            if not isinstance(index, int) or not isinstance(length, int) or index < 0 or length < 1:
+                got = f"episode_index is {index!r:.80} and length {length!r:.80}"
+                raise BadData(f"{where} line {number}: {got}, expected integers; fix: mend it")
+            values = {"episode_index": index, "episode_chunk": index // info.chunks_size}
+            values |= {"chunk_index": values["episode_chunk"], "file_index": index}
+            data = _fill(root, info.data_path, values, "data_path")
+            shown = [key for key in cameras if info.features[key].get("dtype") == "video"]
+            videos = {key: (_fill(root, info.video_path, values | {"video_key": key}, "video_path"), 0.0) for key in shown}
+            span = Span(index=index, length=length, data=data, videos=videos)
+            rows.append(row | {"span": span, "text": _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)})
     return rows
 
 

@@ -9,14 +9,16 @@ says how many steps a second there are.
 
 import functools
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.cameras import choose_cameras, tiled
+from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import Episode, EpisodeSet, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.tfrecord import byte_strings, features_of, index_records, read_record, values_of
 from wfm_ar.data.video import decode_image
@@ -84,29 +86,31 @@ class RldsReader:
         return _state(self._features(episode.video, episode.source), steps, where)
 
 
-def open_rlds(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
+def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
     """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions."""
     files = [path] if path.is_file() else sorted(one for one in path.rglob("*.tfrecord*") if one.is_file())
     root = path.parent if path.is_file() else path
     if escaped := [one for one in files if not one.resolve().is_relative_to(root.resolve())]:
         raise BadData(f"{escaped[0]}: leads out of the folder, expected a file inside; fix: copy it in")
-    found, cameras = [], None
-    for file in files:
-        for number, (offset, length, features) in enumerate(_records(file)):
-            if cameras is None:
+    found, cameras, shown, camera_note = [], [], (), ""
+    for file, number, offset, content in _records(files, problems):
+        where = _where(file, number)
+        with noted(problems):
+            features = features_of(content, where)
+            if not shown:
                 cameras = sorted(name for name, f in features.items() if name.startswith(OBSERVATION) and _is_pictures(f))
                 if not cameras:
-                    raise BadData(f"{_where(file, number)}: got no pictures in {sorted(features)[:12]}, expected JPEG or PNG under "
-                                  f"{OBSERVATION}*; fix: write encoded images")  # fmt: skip
+                    raise BadData(f"{where}: got no pictures in {sorted(features)[:12]}, expected JPEG or PNG under {OBSERVATION}*; "
+                                  "fix: write encoded images")  # fmt: skip
                 shown, camera_note = choose_cameras(cameras, camera, str(path))
             steps = len(byte_strings(features.get(shown[0], b"")))
             if not steps:
-                raise BadData(f"{_where(file, number)}: has no pictures of {shown[0]}, expected some; fix: name another camera=")
+                raise BadData(f"{where}: has no pictures of {shown[0]}, expected some; fix: name another camera=")
             acting = any(name == ACTION or name.startswith(f"{ACTION}/") for name in features)
             state = any(name.startswith(OBSERVATION) and not _is_pictures(feature) for name, feature in features.items())
             name = f"{file.relative_to(root).as_posix()}:{number}"
-            record = Record(number=number, offset=offset, length=length, steps=steps)
-            found.append((name, file, record, _text(features, _where(file, number)), acting, state))
+            record = Record(number=number, offset=offset, length=len(content), steps=steps)
+            found.append((name, file, record, _text(features, where), acting, state))
     told = {name: _file_split(file) for name, file, *_ in found}
     splits = told if {"train", "val"} <= set(told.values()) and None not in told.values() else hashed_splits(list(told))
     rate = fps or DEFAULT_FPS
@@ -126,10 +130,10 @@ def open_rlds(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
     notes = [camera_note] if camera_note else []
     notes += [] if fps else [f"{rate:g} frames a second assumed, the files do not say (fps= sets it)"]
     reader, schema, made = RldsReader(shown), read_schema(root, needed=False), False
-    actors = [episode for episode in episodes if episode.actions]
+    actors = sample([episode for episode in episodes if episode.actions])
+    actors = sound(actors, lambda episode: _actions_and_state(reader, episode)[0], problems)
     if actors and schema is None:
-        made, some = True, sample(actors)
-        pairs = [_actions_and_state(reader, episode) for episode in some]
+        made, pairs = True, [_actions_and_state(reader, episode) for episode in actors]
         states = [state for _, state in pairs] if all(state is not None for _, state in pairs) else None
         schema = schema_from_data([values for values, _ in pairs], rate, states=states, where=str(path))
         notes.append(schema_note(schema, root))
@@ -142,16 +146,21 @@ def open_rlds(path: Path, camera: str | None, fps: float | None) -> EpisodeSet:
         reader=reader,
         schema_made=made,
         notes=tuple(notes),
+        view=view_of(cameras, shown),
     )
 
 
-def _records(file: Path):
-    """(offset, length, features) of each record; only the pages that are looked at are read from the disk."""
-    places = index_records(file)
-    with open(file, "rb") as handle:
-        mapped = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))  # closed with the last view of it
-    for number, (offset, length) in enumerate(places):
-        yield offset, length, features_of(mapped[offset : offset + length], _where(file, number))
+def _records(files: list[Path], problems: Problems) -> Iterator[tuple[Path, int, int, memoryview]]:
+    """(file, number, offset, content) of each record; only the pages that are looked at are read from the disk."""
+    for file in files:
+        places = []
+        with noted(problems):
+            places = index_records(file)
+        if places:
+            with open(file, "rb") as handle:
+                mapped = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))  # closed with the last view of it
+        for number, (offset, length) in enumerate(places):
+            yield file, number, offset, mapped[offset : offset + length]
 
 
 def _actions_and_state(reader: RldsReader, episode: Episode) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,6 +16,7 @@ Arrays are mapped when they are first needed and at most `OPEN_SHARDS` shards at
 import fcntl
 import hashlib
 import json
+import operator
 import os
 import shutil
 from collections import OrderedDict
@@ -121,12 +122,19 @@ class TokenStore:
 
 
 def write_store(
-    root: Path, about: dict, count: int, encode: Callable[[range], Iterable[TokenClip]], per_shard: int, done: Callable[[int], None]
+    root: Path,
+    about: dict,
+    count: int,
+    encode: Callable[[range], Iterable[TokenClip]],
+    per_shard: int,
+    done: Callable[[int], None],
+    same: Callable[[dict, dict], bool] = operator.eq,
 ) -> TokenStore:
     """Encode clips 0..count-1 into a store at `root`; goes on where an earlier try with the same `about` ended.
 
     encode(range) yields the clips of a shard in order. about: JSON that pins what made it (tokenizer hash, clip ids ...).
-    done(n) is told how many clips are finished. Another process that encodes the same store takes other shards.
+    done(n) is told how many clips are finished. same(found, about) says whether a store that is there is one of these, as the
+    words of an earlier version may differ. Another process that encodes the same store takes other shards.
     Raises BadData when the folder holds a store of something else.
     """
     root = Path(root)
@@ -137,7 +145,7 @@ def write_store(
         root.mkdir(parents=True, exist_ok=True)
         if not described.exists():
             write_atomic(described, json.dumps(about, indent=1).encode(), overwrite=True)
-        if _read_json(described) != about:
+        if not same(_read_json(described), about):
             raise BadData(f"{root}: holds tokens of another tokenizer or data set; fix: delete it or choose another folder")
         finished = 0
         for wait in (False, True):  # first what nobody works on, then wait for what another process has not finished

@@ -58,9 +58,15 @@ class DataStats:
     notes: tuple[str, ...]
 
 
-def data_stats(path: str | Path, *, on_progress: Callable[[int, int], None] | None = None) -> DataStats:
+def data_stats(
+    path: str | Path,
+    *,
+    camera: str | None = None,
+    fps: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DataStats:
     """Raises BadData, BadClip, BadActions for a set that is not sound: `wfm data check` lists everything that is wrong."""
-    episodes = open_episodes(path)
+    episodes = open_episodes(path, camera=camera, fps=fps)
     frames, sizes, actions = [], Counter(), {}
     for i, episode in enumerate(episodes):
         frames.append(episodes.num_frames(i))

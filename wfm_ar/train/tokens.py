@@ -10,10 +10,10 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
-from wfm_ar.errors import BadActions
-from wfm_ar.schema import Schema
+from wfm_ar.errors import BadActions, WfmError
+from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
-from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.clips import load_clip, to_float
 from wfm_ar.train.metrics import Progress
 
@@ -33,6 +33,7 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         "config": asdict(config),
         "schema": episodes.schema.to_json() if episodes.schema else None,
         "episodes": hashlib.sha256("\n".join(episodes[i].id for i in range(len(episodes))).encode()).hexdigest(),
+        "view": episodes.view,
     }
 
     device = next(tokenizer.parameters()).device
@@ -52,10 +53,25 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:
         store = write_store(
-            out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {})
+            out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {}), same_origin
         )
     progress.close()
     return store
+
+
+def same_origin(found: dict, about: dict) -> bool:
+    """Whether a store that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default."""
+    found = {"view": about["view"]} | found  # which cameras an earlier version showed, it did not say
+    try:
+        return _parsed(found) == _parsed(about)
+    except (WfmError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _parsed(about: dict) -> dict:
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in about["config"].items()}
+    schema = None if about["schema"] is None else schema_from_json(about["schema"])
+    return about | {"schema": schema, "config": VideoTokenizerConfig(**config)}
 
 
 def action_vocabulary(schema: Schema | None) -> ActionVocabulary | None:

@@ -32,11 +32,11 @@ def sample_frames(
     return resize_crop(np.stack(frames), height, min(width, 3 * height))
 
 
-def write_sample_sheet(path: Path, data: Path, most: int) -> None:
+def write_sample_sheet(path: Path, data: Path, most: int, *, camera: str | None = None, fps: float | None = None) -> None:
     """A contact sheet of up to `most` episodes spread evenly over the data set at `data`; those that cannot be read are left out,
     and where none can, nothing is written. Replaces `path`."""
     try:
-        episodes = open_episodes(data)
+        episodes = open_episodes(data, camera=camera, fps=fps)
     except WfmError:
         return
     rows = []

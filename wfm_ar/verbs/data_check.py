@@ -1,8 +1,10 @@
 """`wfm data check`: one line a defect on stdout, or a summary of a sound set; and a picture of some of its episodes."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wfm_ar.errors import BadConfig
 
@@ -15,6 +17,8 @@ class Settings:
     """The keys of conf/data_check.yaml, which explains them."""
 
     path: Path
+    camera: str | None
+    fps: float | None
     decode: bool
     sheet: Path | None
 
@@ -28,34 +32,35 @@ def run(settings: Settings) -> int:
     from wfm_ar.data.check import check_data, summarize
     from wfm_ar.data.stats import data_stats
 
-    defects = check_data(settings.path, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None)
+    how = {"camera": settings.camera, "fps": settings.fps}
+    defects = check_data(settings.path, **how, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None)
     for defect in defects:
         print(defect)
-    sheet = _draw(settings)
+    sheet = _draw(settings, how)
     if defects:
         plural = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
         print(f"wfm data check: {settings.path}: {plural} found, expected none; fix: as each line says", file=sys.stderr)
         return 2
-    print(f"{settings.path}: {summarize(settings.path)}; no defects")
-    for note in data_stats(settings.path).notes:
+    print(f"{settings.path}: {summarize(settings.path, **how)}; no defects")
+    for note in data_stats(settings.path, **how).notes:
         print(f"note: {note}")
     if sheet is not None:
         print(f"samples: {sheet}")
     return 0
 
 
-def _draw(settings: Settings) -> Path | None:
+def _draw(settings: Settings, how: dict[str, Any]) -> Path | None:
     """The contact sheet's file, where one was wanted and some episode could be read."""
     if settings.sheet is None:
         return None
     name = settings.path.resolve()
     name = name.parent.name if name.name == "episodes.jsonl" else name.stem
     sheet = Path("outputs") / f"{name}-samples.png" if str(settings.sheet) == AUTO else settings.sheet
-    if settings.path.exists():
+    if any(Path(part).exists() for part in str(settings.path).split(os.pathsep)):
         from wfm_ar.verbs.contact_sheet import write_sample_sheet
 
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        write_sample_sheet(sheet, settings.path, SAMPLES)
+        write_sample_sheet(sheet, settings.path, SAMPLES, **how)
     return sheet if sheet.exists() else None
 
 

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SAMPLES = 8  # episodes on the page
 
@@ -13,6 +14,8 @@ class Settings:
     """The keys of conf/data_stats.yaml, which explains them."""
 
     path: Path
+    camera: str | None
+    fps: float | None
     out: Path | None
     samples: bool
     overwrite: bool
@@ -29,8 +32,9 @@ def run(settings: Settings) -> int:
     out = settings.out or Path("outputs") / f"{name}-stats.html"
     if settings.out is not None:  # the page with the default name is ours to replace
         refuse_existing(out, settings.overwrite)
-    stats = data_stats(settings.path, on_progress=_say if sys.stderr.isatty() else None)
-    sheet = _sheet(settings.path) if settings.samples else None
+    how = {"camera": settings.camera, "fps": settings.fps}
+    stats = data_stats(settings.path, **how, on_progress=_say if sys.stderr.isatty() else None)
+    sheet = _sheet(settings.path, how) if settings.samples else None
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, render_page(stats, sheet).encode(), overwrite=True)
     rates = ", ".join(f"{rate:g}" for rate in stats.rates)
@@ -46,12 +50,12 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _sheet(path: Path) -> bytes:
+def _sheet(path: Path, how: dict[str, Any]) -> bytes:
     from wfm_ar.verbs.contact_sheet import write_sample_sheet
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.png"
-        write_sample_sheet(file, path, SAMPLES)
+        write_sample_sheet(file, path, SAMPLES, **how)
         return file.read_bytes() if file.exists() else b""
 
 

@@ -1,12 +1,12 @@
 """`wfm tokenize`: a clip to tokens, tokens back to the clip they hold, or a whole data set to token shards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from wfm_ar.data.episodes import SPLITS, open_episodes
+from wfm_ar.data.episodes import SCHEMA, SPLITS, open_episodes
 from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_video, resize_crop, write_video
@@ -15,6 +15,7 @@ from wfm_ar.rollout.world import World, load_world
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import write_array
+from wfm_ar.verbs.training_data import kept_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Settings:
     video: Path | None
     tokens: Path | None
     data: Path | None
+    camera: str | None
+    fps: float | None
     frames: int | None
     out: Path
     workers: int
@@ -39,6 +42,9 @@ class Settings:
                 "video, tokens and data: expected exactly one of them; fix: video=in.mp4 out=tokens.npy, tokens=tokens.npy out=out.mp4, "
                 "or data=folder out=shards"
             )
+        for key in ("camera", "fps"):
+            if getattr(self, key) is not None and self.data is None:
+                raise BadConfig(f"{key}: got {getattr(self, key)} without data=, expected a data set to read; fix: leave it out")
         if self.from_run is not None and self.data is None:
             raise BadConfig(
                 f"from_run: got {self.from_run} without data=, expected a data set to encode; fix: add data=..., or name world="
@@ -74,11 +80,15 @@ def _shards(settings: Settings, data: Path) -> int:
     """A token store a split, out/train, out/val, ...: where stage 2 of a run looks for them when out is its tokens/ folder."""
     from wfm_ar.train.tokens import tokenize
 
-    present = {episode.split for episode in open_episodes(data)}
+    found = open_episodes(data, camera=settings.camera, fps=settings.fps)
+    print(found.about(), flush=True)
+    if settings.from_run is not None and found.schema_made:
+        found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))
+    present = {episode.split for episode in found}
     tokenizer = _tokenizer(settings)
     for split in (split for split in SPLITS if split in present):
         out = settings.out / split
-        tokenize(tokenizer, open_episodes(data, split), out, settings.clips_per_shard, settings.workers)
+        tokenize(tokenizer, found.of_split(split), out, settings.clips_per_shard, settings.workers)
         store = TokenStore(out, verify=True)
         actions = "with actions" if store.about["actions"] else "no actions"
         print(

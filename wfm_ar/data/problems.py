@@ -1,0 +1,48 @@
+"""What is wrong with a data set: opening it for use stops at the first mistake, `wfm data check` notes each and goes on."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from wfm_ar.errors import BadConfig, WfmError
+
+Problems = list[WfmError] | None  # None: the first mistake is raised
+
+
+@contextmanager
+def noted(problems: Problems) -> Iterator[None]:
+    """What is wrong inside is noted where problems are collected (the rest of the block is left out), else raised.
+
+    A wrong setting is no problem of the data: it is always raised.
+    """
+    try:
+        yield
+    except BadConfig:
+        raise
+    except WfmError as error:
+        if problems is None:
+            raise
+        problems.append(error)
+
+
+def sound(items: Sequence[Any], read: Callable[[Any], np.ndarray], problems: Problems) -> list[Any]:
+    """What a schema can be made from: where problems are collected, the items whose actions can be read, are finite and as wide as most.
+
+    The others are told when each episode is looked at; where none is sound, here, as no schema is there to look at them with.
+    """
+    if problems is None:
+        return list(items)
+    arrays, errors = {}, []
+    for i, item in enumerate(items):
+        try:
+            arrays[i] = np.asarray(read(item))
+        except WfmError as error:
+            errors.append(error)
+    if not arrays:
+        problems += errors
+        return []
+    width = Counter(array.shape[1] for array in arrays.values()).most_common(1)[0][0]
+    return [items[i] for i, array in arrays.items() if array.shape[1] == width and np.isfinite(array).all()]
