@@ -12,7 +12,7 @@ from wfm_ar.data.episodes import write_episode, write_episodes
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_image, read_video, write_image, write_video
 from wfm_ar.rollout.world_folder import save_world
-from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 
 TEXT = tiny.TEXTS[0]
 
@@ -97,6 +97,42 @@ def test_other_sizes_are_fitted_and_said(wfm, place):
     assert json.loads(Path("out.json").read_text())["refined"] is False
 
 
+def test_an_episode_of_a_data_set_is_a_prompt(wfm, place):
+    """Its first frames, text and actions; the same clip as with the files that hold them."""
+    words = ["frames=9", "seed=2", "refine=false"]
+    code, out, err = wfm("generate", f"data={place / 'set'}", "episode=e1", *words, "out=a.mp4")
+    assert (code, err) == (0, "") and "9 frames, 1 given" in out
+    files = [f"video={place / 'set/videos/e1.mp4'}", f"actions={place / 'set/actions/e1.npy'}", "prompt_frames=1", f"text={TEXT}"]
+    assert wfm("generate", *files, *words, "out=b.mp4")[0] == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+    assert (np.load("a.tokens.npy") == np.load("b.tokens.npy")).all() and (np.load("a.actions.npy") == np.load("b.actions.npy")).all()
+    about = json.loads(Path("a.json").read_text())
+    assert about["actions"] == "given" and about["prompt"]["text"] == TEXT and about["prompt"]["episode"] == "e1"
+    assert wfm("generate", f"data={place / 'set'}", "drive=false", "prompt_frames=3", "text=other", *words, "out=c.mp4")[0] == 0
+    about = json.loads(Path("c.json").read_text())
+    assert about["actions"] == "imagined" and about["given_frames"] == 3 and about["prompt"]["text"] == "other"
+    assert about["prompt"]["episode"] == "e0"  # the first held-out one
+    Path("p.jsonl").write_text(json.dumps({"data": str(place / "set"), "episode": "e1", "frames": 9, "seed": 2}) + "\n")
+    assert wfm("generate", "batch=p.jsonl", "refine=false", "out=many")[0] == 0
+    assert (np.load("many/0001.tokens.npy") == np.load("a.tokens.npy")).all()
+
+
+def test_an_episode_of_one_of_several_robots(tmp_path, capsys):
+    hand = ActionSchema(channels=tuple(ActionChannel(name=f"j{i}", unit="", low=-1, high=1, bins=5) for i in range(3)), rate_hz=10)
+    schema = MixedSchema(embodiments=(("arm", tiny.SCHEMA), ("hand", hand)))
+    save_world(tmp_path / "both", tiny.make_parts(schema=schema, text=False))
+    actions = np.random.default_rng(0).uniform(-1, 1, (8, 3)).astype(np.float32)
+    record = write_episode(tmp_path / "hand", id="e", frames_THWC=tiny.make_video(9), fps=10, split="val", actions=actions)
+    write_episodes(tmp_path / "hand", [record], hand)
+    words = ["generate", f"world={tmp_path / 'both'}", f"data={tmp_path / 'hand'}", "frames=9", "refine=false"]
+    assert main([*words, f"out={tmp_path / 'no.mp4'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "episode e was acted by 'hand'" in err and "fix: embodiment=hand, or drive=false" in err
+    assert main([*words, "embodiment=hand", f"out={tmp_path / 'yes.mp4'}"]) == 0
+    assert (np.load(tmp_path / "yes.actions.npy") == actions).all()
+    assert main([*words, "drive=false", f"out={tmp_path / 'still.mp4'}"]) == 0 and not (tmp_path / "still.actions.npy").exists()
+
+
 def test_a_batch_has_the_tokens_of_single_runs(wfm, place):
     prompts = [
         {"text": TEXT},
@@ -151,6 +187,15 @@ def test_nothing_is_overwritten_unless_told(wfm, tmp_path):
         (["tempreature=1"], ['did you mean "temperature"']),
         (["out=out.avi"], ["out=out.mp4"]),
         (["device=tpu"], ["auto | cpu | cuda"]),
+        (["data=none"], ["none: is not a folder"]),
+        (["data={set}", "video={video}"], ["data: got", "expected one of them"]),
+        (["camera=top"], ["camera: got 'top' but no data set", "expected data="]),
+        (["data={set}", "camera=top"], ["has one view an episode"]),
+        (["data={set}", "episode=e3"], ["episode: got 'e3', expected an id of", "such as e0, e1"]),
+        (["data={set}", "frames=11"], ["frames: got 11, but episode e0 has actions for 9", "frames=9, or drive=false"]),
+        (["data={set}", "prompt_frames=9"], ["none to imagine"]),
+        (["data={set}", "prompt_frames=11", "frames=13"], ["episode e0 has 9 frames"]),
+        (["batch={batch}", "data={set}", "out=clips"], ["got data= beside it"]),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(wfm, place, tmp_path, tmp_path_factory, overrides, words):
@@ -165,6 +210,7 @@ def test_bad_input_is_one_line_and_writes_nothing(wfm, place, tmp_path, tmp_path
     np.save(bad / "other" / "a.npy", np.zeros((8, 2), np.float32))
     (bad / "batch.jsonl").write_text("{}\n")
     files = {"video": place / "in.mp4", "image": place / "in.png", "other": bad / "other" / "a.npy", "batch": bad / "batch.jsonl"}
+    files["set"] = place / "set"
     files |= {"cut": bad / "cut.mp4"} | {name: bad / f"{name}.npy" for name in ("wide", "nan", "short")}
     defaults = ["frames=9", "out=out.mp4"]
     refused(wfm("generate", *defaults, *(one.format(**files) if "{" in one else one for one in overrides)), *words)

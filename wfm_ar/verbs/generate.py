@@ -35,6 +35,11 @@ class Settings:
     image: Path | None
     text: str | None
     actions: Path | None
+    data: Path | None
+    episode: str | None
+    camera: str | None
+    fps: float | None
+    drive: bool
     embodiment: str | None
     frames: int
     prompt_frames: int | None
@@ -78,13 +83,14 @@ def run(settings: Settings) -> int:
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
     settings = replace(settings, **left)
     prompts: list[Prompt] = []
-    for request, where, _ in requests:
+    for k, (request, where, out) in enumerate(requests):
         try:
-            prompt, fitted = read_prompt(request, world, settings.imagine)
+            request, prompt, fitted = read_prompt(request, world, settings.imagine)
         except WfmError as error:
             raise type(error)(f"{where}{error}") from None
         if fitted:
-            print(f"{request.video or request.image}: {fitted}")
+            print(f"{request.video or request.image or request.episode}: {fitted}")
+        requests[k] = request, where, out
         prompts.append(prompt)
     made = _made(world, prompts, requests, settings)
     if settings.save == "lerobot":
@@ -92,7 +98,7 @@ def run(settings: Settings) -> int:
         print(f"{settings.out}: LeRobot v3.0, {count} imagined episodes; `wfm train data={settings.out}` reads them")
         return 0
     for request, out, rollout, about in made:
-        files = write_rollout(out, rollout, about, title=_title(request, rollout), overwrite=settings.overwrite)
+        files = write_rollout(out, rollout, about, title=_title(request, rollout, about["actions"]), overwrite=settings.overwrite)
         print(_told(rollout, files))
     return 0
 
@@ -104,22 +110,23 @@ def _made(
     for first in range(0, len(prompts), settings.batch_size):
         part = slice(first, first + settings.batch_size)
         rollouts = _roll(world, prompts[part], [where for _, where, _ in requests[part]], settings)
-        for (request, _, out), rollout in zip(requests[part], rollouts, strict=True):
-            yield request, out, rollout, _about(settings, request, world)
+        for (request, _, out), prompt, rollout in zip(requests[part], prompts[part], rollouts, strict=True):
+            acting = "given" if prompt.actions is not None else "imagined" if rollout.actions is not None else "no"
+            yield request, out, rollout, _about(settings, request, world) | {"actions": acting}
 
 
 def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
     """(request, how its errors begin, its mp4)."""
-    keys = ("text", "video", "image", "actions", "frames", "prompt_frames", "seed")
+    keys = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "drive", "frames", "prompt_frames", "seed")
     values = {key: getattr(settings, key) for key in keys}
     if settings.batch is None:
         return [(Request(**values), "", settings.out)]
     if settings.save == "files" and settings.out.exists() and not settings.out.is_dir():
         raise OutputExists(f"{settings.out}: is a file, expected a folder for the batch; fix: choose another out=")
-    given = [key for key in ("text", "video", "image", "actions") if values[key] is not None]
+    given = [key for key in ("text", "video", "image", "actions", "data", "episode", "camera", "fps") if values[key] is not None]
     if given:
         raise BadConfig(f"batch: got {given[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
-    defaults = {key: values[key] for key in ("frames", "seed")}
+    defaults = {key: values[key] for key in ("frames", "seed", "drive")}
     lines = read_requests(settings.batch, defaults)
     return [(request, f"{where}: ", settings.out / f"{request.id}.mp4") for request, where in lines]
 
@@ -151,10 +158,9 @@ def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]
     }
 
 
-def _title(request: Request, rollout: Rollout) -> str:
+def _title(request: Request, rollout: Rollout, acting: str) -> str:
     given = {0: "from nothing", 1: "from one frame"}.get(rollout.given_frames, f"from {rollout.given_frames} frames")
-    acting = "given actions" if request.actions else "imagined actions" if rollout.actions is not None else "no actions"
-    return f'"{request.text}", {given}, {acting}' if request.text else f"{given}, {acting}"
+    return f'"{request.text}", {given}, {acting} actions' if request.text else f"{given}, {acting} actions"
 
 
 def _told(rollout: Rollout, files: list[Path]) -> str:

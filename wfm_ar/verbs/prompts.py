@@ -1,22 +1,24 @@
 """From files and words to the prompts of a world: one from the command line, or one a line of a JSONL file.
 
-Promises that every file is found, whole and of the right kind before a world is asked to do anything. It knows files; what a
-prompt may hold is the world's to say.
+What is given is a video, an image, or an episode of a data set. Promises that every file is found, whole and of the right kind
+before a world is asked to do anything. It knows files; what a prompt may hold is the world's to say.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wfm_ar.config import build
-from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, read_schema
+from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, open_episodes, read_schema
 from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
-from wfm_ar.errors import BadActions, BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadActions, BadConfig, BadPrompt, WfmError, nearest
+from wfm_ar.evaluate.robots import fitted
 from wfm_ar.rollout.world import Prompt, World
+from wfm_ar.schema import ActionSchema, MixedSchema
 
 LIST_BYTES = 64 << 20  # of a file of prompts
 
@@ -30,6 +32,11 @@ class Request:
     video: Path | None = None
     image: Path | None = None
     actions: Path | None = None
+    data: Path | None = None
+    episode: str | None = None
+    camera: str | None = None
+    fps: float | None = None
+    drive: bool = True
     frames: int = 49
     prompt_frames: int | None = None
     seed: int = 0
@@ -37,8 +44,13 @@ class Request:
     def __post_init__(self) -> None:
         if self.video and self.image:
             raise BadConfig(f"video and image: got both ({self.video}, {self.image}), expected one of them; fix: leave one out")
-        if self.prompt_frames is not None and not self.video:
-            raise BadConfig("prompt_frames: got a number but no video to count in, expected video=; fix: leave it out")
+        if self.data and (self.video or self.image):
+            raise BadConfig(f"data: got {self.data} beside {self.video or self.image}, expected one of them; fix: leave one out")
+        for key in ("episode", "camera", "fps"):
+            if getattr(self, key) is not None and not self.data:
+                raise BadConfig(f"{key}: got {getattr(self, key)!r} but no data set to read, expected data=; fix: leave it out")
+        if self.prompt_frames is not None and not self.video and not self.data:
+            raise BadConfig("prompt_frames: got a number but no video to count in, expected video= or data=; fix: leave it out")
         if self.prompt_frames is not None and self.prompt_frames < 1:
             raise BadConfig(f"prompt_frames: got {self.prompt_frames}, expected at least 1; fix: leave it out for none at all")
 
@@ -68,7 +80,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
         if not isinstance(values, dict):
             raise BadPrompt(f'{where}: got {line.decode().strip():.40}, expected an object such as {{"text": "push left"}}; fix: write one')
         values = {"id": f"{number:04d}", **values}
-        for key in ("video", "image", "actions"):
+        for key in ("video", "image", "actions", "data"):
             if isinstance(values.get(key), str):
                 values[key] = str(path.parent / values[key])
         try:
@@ -88,13 +100,15 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
     return requests
 
 
-def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Prompt, str]:
-    """The world's prompt, and how its frames were fitted to the world's size ('' where they had it).
+def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request, Prompt, str]:
+    """The request with what its data set told, the world's prompt, and how its frames were fitted to its size ('' where they had it).
 
     Raises BadClip, BadActions, BadPrompt.
     """
-    video, fitted = None, ""
-    if request.image:
+    video, actions, fitted = None, None, ""
+    if request.data:
+        request, video, actions = _read_episode(request, world)
+    elif request.image:
         video = read_image(request.image)
     elif request.video:
         there = video_info(request.video).frames
@@ -108,9 +122,44 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Prompt, 
     if video is not None and video.shape[1:3] != (world.height, world.width):
         fitted = f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}"
         video = resize_crop(video, world.height, world.width)
-    actions = _read_actions(request.actions, world) if request.actions else None
+    actions = _read_actions(request.actions, world) if request.actions else actions
     prompt = Prompt(video=video, text=request.text, actions=actions, num_frames=request.frames, seed=request.seed, imagine=imagine)
-    return prompt, fitted
+    return request, prompt, fitted
+
+
+def _read_episode(request: Request, world: World) -> tuple[Request, np.ndarray, np.ndarray | None]:
+    """The request with the episode's id and, where the world reads and none is given, its text; its first frames; its actions where
+    it has some, the world takes some, and no file of others is given."""
+    episodes = open_episodes(request.data, camera=request.camera, fps=request.fps)
+    ids = [episode.id for episode in episodes]
+    held_out = next((i for i, episode in enumerate(episodes) if episode.split != "train"), 0)
+    if request.episode is not None and request.episode not in ids:
+        told = f"episode: got {request.episode!r}{nearest(request.episode, ids)}, expected an id of {request.data}"
+        raise BadPrompt(f"{told}, such as {', '.join(ids[:3])}; fix: name one, or leave it out for the first held-out one")
+    i = held_out if request.episode is None else ids.index(request.episode)
+    count = 1 if request.prompt_frames is None else request.prompt_frames
+    if count >= request.frames:
+        raise BadPrompt(f"prompt_frames: got {count} of {request.frames} frames, which leaves none to imagine; fix: prompt_frames=1")
+    if count > (there := episodes.num_frames(i)):
+        raise BadPrompt(f"prompt_frames: got {count}, but episode {ids[i]} has {there} frames, expected at most that; fix: give fewer")
+    frames, text, actions = episodes.load_frames(i, 0, count), request.text, None
+    if text is None and isinstance(world, World) and world.parts.text_tokenizer is not None:
+        text = episodes[i].text
+    takes = world.parts.action_schema if isinstance(world, World) else world.action_schema
+    if request.drive and request.actions is None and takes is not None and episodes[i].actions is not None:
+        if isinstance(world, World):
+            episodes = fitted(episodes, world, world.embodiment if isinstance(episodes.schema, ActionSchema) else None)
+            if isinstance(takes, MixedSchema) and (robot := episodes[i].embodiment) != world.embodiment:
+                told = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
+                raise BadPrompt(f"{told}; fix: embodiment={robot}, or drive=false")
+        else:
+            world.check_schema(episodes.schema, str(request.data))
+        actions = episodes.load_actions(i)
+        if len(actions) < request.frames - 1:
+            most = 1 + world.rate * (len(actions) // world.rate)
+            told = f"frames: got {request.frames}, but episode {ids[i]} has actions for {most}, expected at most that"
+            raise BadPrompt(f"{told}; fix: frames={most}, or drive=false leaves its actions out")
+    return replace(request, text=text, episode=ids[i]), frames, actions
 
 
 def _read_actions(path: Path, world: World) -> np.ndarray:

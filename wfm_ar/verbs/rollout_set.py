@@ -36,20 +36,20 @@ def write_rollouts(
         for number, (request, _, rollout, how) in enumerate(made):
             name = request.id or f"{number:04d}"
             about["episodes"].append({"id": name, **how, "seconds_and_rates": rollout.timings})
-            yield _clip(name, request, rollout)
+            yield _clip(name, request, rollout, how["actions"] == "given")
 
     keys = dict(fps=world.fps, schema=world.action_schema, robot=robot, about=about, meanings=MEANINGS)
     return write_lerobot(root, clips(), overwrite=overwrite, **keys)
 
 
-def _clip(name: str, request: Request, rollout: Rollout) -> Clip:
+def _clip(name: str, request: Request, rollout: Rollout, driven: bool) -> Clip:
     count, refined = len(rollout.frames), rollout.frames is not rollout.raw_frames
     frame = np.where(np.arange(count) < rollout.given_frames, 0, 2 if refined else 1).astype(np.int64)
     action = np.full(count, 2, np.int64)
     actions = rollout.actions
     if actions is not None:
         known = np.isfinite(actions).all(1)
-        action[:-1] = np.where(known, 0 if request.actions is not None else 1, 2)
+        action[:-1] = np.where(known, 0 if driven else 1, 2)
         actions = np.where(known[:, None], actions, 0).astype(np.float32)
     columns = {FRAME: frame, ACTION: action}
     return Clip(id=name, split="train", text=request.text, frames=rollout.frames, actions=actions, columns=columns)
