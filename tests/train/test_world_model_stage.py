@@ -1,8 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from wfm_ar.data.shards import TokenClip, write_store
+from wfm_ar.data.shards import TokenClip, TokenStore, write_store
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
@@ -45,6 +47,69 @@ def test_batches_are_a_function_of_seed_and_step_and_keep_their_token_count(stor
     assert all(torch.equal(one[name], again[name]) for name in one)
     rows = {stage.batch(step, 6, 0)["ids"].shape[0] for step in range(20)}
     assert rows == {6, 10}  # long windows of 5 latents, short ones of 3
+
+
+def test_the_windows_of_a_seed_and_step_never_change(store):
+    """A run that goes on under a newer version reads what it would have read; the numbers are those of the first version."""
+    stage, drawn = make(store, corrupt=0.0), []
+
+    def row(video, text, bins, rng):
+        clip, start = next((c, s) for c in range(60) for s in range(5) if np.shares_memory(video, store[c].video[s : s + 1]))
+        drawn.append((clip, start, len(video), text is not None, bins is not None))
+        return {"ids": torch.zeros(1, dtype=torch.int64)}
+
+    stage._row = row
+    for step in (0, 3):
+        stage.batch(step, 3, 7)
+    assert drawn == [
+        (41, 0, 5, True, True),
+        (53, 0, 5, True, True),
+        (54, 0, 5, True, True),
+        (32, 0, 5, True, True),
+        (53, 0, 5, True, True),
+        (8, 0, 5, True, True),
+    ]
+
+
+def test_reading_is_fast_enough(tmp_path):
+    """The goals are 50 M tokens/s in order and 2 M in shuffled windows on two cores; tools/token_bench.py measures them at full size."""
+    rng, grid = np.random.default_rng(0), {"video_vocab": 20, "grid_h": 8, "grid_w": 8, "rate": 2}
+
+    def clips(part):
+        return (TokenClip(str(i), rng.integers(20, size=(33, 8, 8)).astype(np.uint16), None, None) for i in part)
+
+    store = write_store(tmp_path, {"actions": False}, 1024, clips, 256, lambda done: None)
+    sequence = SequenceConfig(**grid, action_bins=(), text_vocab=0, max_text=0, max_latents=9)
+
+    class Rows(WorldModelStage):
+        def _row(self, video, text, bins, rng):
+            return {"ids": torch.from_numpy(video.astype(np.int64)).flatten()}
+
+    stage = Rows(MODEL, sequence, WorldModelTraining(short_share=0.0), store, store, None)
+
+    def in_order() -> int:
+        return sum(store[i].video.astype(np.int64).size for i in range(len(store)))
+
+    def shuffled() -> int:
+        return sum(stage.batch(step, 64, 0)["ids"].numel() for step in range(16))
+
+    for read, goal in ((in_order, 50e6), (shuffled, 2e6)):
+        assert read() > 500_000  # and the files are in memory afterwards
+        rates = []
+        for _ in range(3):
+            began = time.perf_counter()
+            tokens = read()
+            rates.append(tokens / (time.perf_counter() - began))
+        assert max(rates) > goal, (read.__name__, rates)
+
+
+def test_one_shard_open_at_a_time_is_enough(store, monkeypatch):
+    expected = [make(store).batch(step, 6, 0) for step in range(3)]
+    monkeypatch.setattr("wfm_ar.data.shards.OPEN_SHARDS", 1)
+    again = TokenStore(store.root)
+    for step, batch in enumerate(expected):
+        got = make(again).batch(step, 6, 0)
+        assert all(torch.equal(batch[name], got[name]) for name in batch) and len(again._open) == 1
 
 
 def test_targets_are_the_next_tokens_and_text_is_never_one(store):

@@ -10,7 +10,6 @@ A store is a folder with `store.json` (what made it) and shards `shard-00000/`, 
 A shard is written under a temporary name, synced and renamed, so an interrupted encoding goes on at the first missing shard.
 A lock a shard lets several processes encode one store side by side: each takes the next shard that nobody has.
 Arrays are mapped when they are first needed and at most `OPEN_SHARDS` shards at a time, because each map holds a file open.
-`token_windows.py` reads windows of many clips at once.
 """
 
 import fcntl
