@@ -1,7 +1,6 @@
 import json
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -207,16 +206,40 @@ def test_limits(clip, limits, words):
     np.testing.assert_array_equal(read_video(path), frames)  # the next call is not the poorer for it
 
 
-def test_a_limit_of_memory(clip):
-    """A child may have the room already, from the work before: then the clip is whole, and otherwise it is refused."""
-    path, frames = clip
-    try:
-        found = read_video(path, limits=replace(pool.LIMITS, memory_bytes=1 << 20))
-    except BadClip as error:
-        assert re.search("needs more than 1 MiB|cannot be read as video|crashed on it", str(error))
-    else:
-        np.testing.assert_array_equal(found, frames)
-    np.testing.assert_array_equal(read_video(path), frames)
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Two pictures of 4K: 12 MB each as they are decoded, more than any child has left over from earlier work."""
+    path = tmp_path_factory.mktemp("large") / "large.mp4"
+    frames = np.zeros((2, 2160, 3840, 3), np.uint8)
+    frames[:, ::16] = 200
+    write_video(path, frames, 10)
+    return path, frames
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_limit_of_memory(clip, large, used):
+    """Refused by a fresh child as by one that has decoded before, and whole with the room it needs."""
+    pool.close()
+    if used:
+        np.testing.assert_array_equal(read_video(clip[0]), clip[1])
+    for mebibytes in (1, 8):
+        with pytest.raises(BadClip, match=f"needs more than {mebibytes} MiB|cannot be read as video|crashed on it"):
+            read_video(large[0], limits=replace(pool.LIMITS, memory_bytes=mebibytes << 20))
+    found = read_video(large[0])
+    assert found.shape == large[1].shape and np.abs(found.astype(np.int16) - large[1]).max() < 40
+    np.testing.assert_array_equal(read_video(clip[0]), clip[1])
+
+
+def test_the_system_holds_the_child_to_its_memory(clip):
+    """The limit is the kernel's, on the whole address space: no code in the child can go beyond it."""
+    for mebibytes in (700, 900):
+        np.testing.assert_array_equal(read_video(clip[0], limits=replace(pool.LIMITS, memory_bytes=mebibytes << 20)), clip[1])
+        (pid, *_) = pool.child_ids()
+        with open(f"/proc/{pid}/limits") as file:
+            (line,) = [line for line in file if line.startswith("Max address space")]
+        assert line.split()[3] == str(mebibytes << 20)
+        with open(f"/proc/{pid}/statm") as file:
+            assert int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") < mebibytes << 20
 
 
 def test_a_picture_has_limits_too(tmp_path):
