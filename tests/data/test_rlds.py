@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tfrecord_maker as maker
 
-from wfm_ar.data import open_episodes, write_image
+from wfm_ar.data import open_episodes, rlds, write_image
+from wfm_ar.data.tfrecord import read_record
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
 
 example, write_records = maker.example, maker.write_records
@@ -132,3 +133,30 @@ def test_no_pictures_and_no_episodes(tmp_path):
     (tmp_path / "a.tfrecord").write_bytes(b"")
     with pytest.raises(BadData, match="is empty"):
         open_episodes(tmp_path / "a.tfrecord")
+
+
+def test_a_long_episode_is_read_whole_once(make, monkeypatch):
+    """Its sum is looked at with the first window; every other window, and the actions, cost what they hold."""
+    episodes, calls = open_episodes(make()), []
+    monkeypatch.setattr(rlds, "read_record", lambda *place: calls.append(place) or read_record(*place))
+    whole = episodes.load_frames(1)
+    for start in range(4):
+        assert (episodes.load_frames(1, start, 1) == whole[start]).all()
+    assert episodes.load_actions(1).shape == (3, 2) and episodes.load_state(1).keys() == {"state"} and len(calls) == 1
+    assert [int(frame[0, 0, 0]) for frame in whole] == [40, 41, 42, 43]
+
+
+def test_opening_does_not_read_the_pictures(make, monkeypatch):
+    monkeypatch.setattr(rlds, "read_record", lambda *place: pytest.fail("a record was read whole"))
+    assert open_episodes(make()).schema.width == 2
+
+
+def test_damage_that_makes_no_number_is_told_as_damage(make):
+    folder = make()
+    path = next(folder.iterdir())
+    content = bytearray(path.read_bytes())
+    at = content.index(np.arange(8, dtype="<f4").tobytes())
+    content[at + 4 : at + 8] = np.array([np.nan], "<f4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(BadData, match="record 0: does not match its check sum"):
+        open_episodes(folder)

@@ -3,15 +3,17 @@
     steps/observation/<camera>        JPEG or PNG a step          steps/action or steps/action/*    numbers a step
     steps/language_instruction        text                        steps/observation/*               other numbers: state
 
-Read without TensorFlow. A record is checked against its sum whenever frames or actions are taken from it. Nothing in the file
-says how many steps a second there are.
+Read without TensorFlow. A record is checked against its sum when frames or actions are first taken from it; after that a window
+costs its own pictures, however long the episode. Nothing in the file says how many steps a second there are.
 """
 
 import functools
 import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,16 +45,32 @@ class Record:
     steps: int
 
 
+class Layout(NamedTuple):
+    """A record that matched its sum: its features that are no pictures, and where the pictures lie."""
+
+    numbers: dict[str, memoryview]
+    pictures: dict[str, np.ndarray]  # int64 [n, 2]: (offset in the file, bytes) of each
+
+
 class RldsReader:
-    """Reads episodes of one data set; the last few records stay parsed."""
+    """Reads episodes of one data set; of the last records it is known what lies where."""
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
         self.cameras = cameras
-        self._features = functools.lru_cache(maxsize=4)(self._read)
+        self._layout = functools.lru_cache(maxsize=1024)(self._read)
 
     @staticmethod
-    def _read(path: Path, record: Record) -> dict[str, memoryview]:
-        return features_of(read_record(path, record.number, record.offset, record.length), _where(path, record.number))
+    def _read(path: Path, record: Record) -> Layout:
+        content = read_record(path, record.number, record.offset, record.length)
+        numbers, pictures, begin = {}, {}, _address(content)
+        for name, feature in features_of(content, _where(path, record.number)).items():
+            if _is_pictures(feature):
+                strings = byte_strings(feature)
+                places = [(_address(one) - begin + record.offset if len(one) else record.offset, len(one)) for one in strings]
+                pictures[name] = np.array(places, np.int64)
+            else:
+                numbers[name] = memoryview(bytes(feature))
+        return Layout(numbers, pictures)
 
     def num_frames(self, episode: Episode) -> int:
         return episode.source.steps
@@ -62,13 +80,15 @@ class RldsReader:
         stop = record.steps if count is None else start + count
         if not 0 <= start < stop <= record.steps:
             raise BadClip(f"{where}: got {record.steps} steps, expected frames {start} to {stop - 1} too; fix: ask for frames that exist")
-        features = self._features(episode.video, record)
+        pictures = self._layout(episode.video, record).pictures
 
         def view(camera: str) -> np.ndarray:
-            images = byte_strings(features.get(camera, b""))
-            if len(images) != record.steps:
-                raise BadClip(f"{where}: {camera} has {len(images)} pictures, expected {record.steps}; fix: name another camera=")
-            frames = [decode_image(bytes(images[t]), f"{where}, {camera} step {t}") for t in range(start, stop)]
+            places = pictures.get(camera, ())
+            if len(places) != record.steps:
+                raise BadClip(f"{where}: {camera} has {len(places)} pictures, expected {record.steps}; fix: name another camera=")
+            with open(episode.video, "rb") as file:
+                images = [os.pread(file.fileno(), int(length), int(offset)) for offset, length in places[start:stop]]
+            frames = [decode_image(image, f"{where}, {camera} step {start + k}") for k, image in enumerate(images)]
             if len({frame.shape for frame in frames}) > 1:
                 raise BadClip(f"{where}: {camera} has pictures of several sizes, expected one; fix: write them in one size")
             return np.stack(frames)
@@ -77,13 +97,13 @@ class RldsReader:
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         where = _where(episode.video, episode.source.number)
-        values = _actions(self._features(episode.video, episode.source), episode.source.steps, where)
+        values = _actions(self._layout(episode.video, episode.source).numbers, episode.source.steps, where)
         schema.validate(values, where)
         return np.ascontiguousarray(values[:-1], np.float32)
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
         where, steps = _where(episode.video, episode.source.number), episode.source.steps
-        return _state(self._features(episode.video, episode.source), steps, where)
+        return _state(self._layout(episode.video, episode.source).numbers, steps, where)
 
 
 def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
@@ -164,14 +184,20 @@ def _records(files: list[Path], problems: Problems) -> Iterator[tuple[Path, int,
 
 
 def _actions_and_state(reader: RldsReader, episode: Episode) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a schema is made from: of a long record only the pages that hold it are read, so its sum is not looked at here."""
     where, record = _where(episode.video, episode.source.number), episode.source
-    features = reader._read(episode.video, record)
+    with open(episode.video, "rb") as handle:
+        mapped = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+    features: Mapping[str, memoryview] = features_of(mapped[record.offset : record.offset + record.length], where)
     values = _actions(features, record.steps, where)
+    if not np.isfinite(values).all():  # damage is told as such
+        features = reader._layout(episode.video, record).numbers
+        values = _actions(features, record.steps, where)
     state = _state(features, record.steps, where).get("state")
     return values, state if state is not None and state.shape[1] >= values.shape[1] else None
 
 
-def _actions(features: dict[str, memoryview], steps: int, where: str) -> np.ndarray:
+def _actions(features: Mapping[str, memoryview], steps: int, where: str) -> np.ndarray:
     """[steps, A]; a dictionary of actions is joined in the order of its names."""
     names = [ACTION] if ACTION in features else sorted(name for name in features if name.startswith(f"{ACTION}/"))
     parts = [values_of(features[name], f"{where}, {name}") for name in names]
@@ -182,7 +208,7 @@ def _actions(features: dict[str, memoryview], steps: int, where: str) -> np.ndar
     return np.concatenate([part.reshape(steps, -1).astype(np.float32) for part in parts], axis=1)
 
 
-def _state(features: dict[str, memoryview], steps: int, where: str) -> dict[str, np.ndarray]:
+def _state(features: Mapping[str, memoryview], steps: int, where: str) -> dict[str, np.ndarray]:
     out = {}
     for name, feature in features.items():
         if name.startswith(OBSERVATION) and not _is_pictures(feature):
@@ -203,6 +229,11 @@ def _text(features: dict[str, memoryview], where: str) -> str | None:
             if text:
                 return text
     return None
+
+
+def _address(content) -> int:
+    """Where bytes lie in memory: the offset of a view in what it was cut from is the difference."""
+    return np.frombuffer(content, np.uint8).ctypes.data
 
 
 def _is_pictures(feature) -> bool:
