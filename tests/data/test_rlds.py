@@ -155,7 +155,7 @@ def test_damage_that_makes_no_number_is_told_as_damage(make):
     folder = make()
     path = next(folder.iterdir())
     content = bytearray(path.read_bytes())
-    at = content.index((np.arange(8, dtype="<f4") + 2).tobytes())  # the actions of the last record
+    at = content.rindex((np.arange(8, dtype="<f4") + 2).tobytes())  # the actions of the last record
     content[at + 4 : at + 8] = np.array([np.nan], "<f4").tobytes()
     path.write_bytes(content)
     with pytest.raises(BadData, match="record 2: does not match its check sum"):
