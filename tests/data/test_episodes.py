@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from wfm_ar.data import open_episodes, write_episode, write_episodes, write_video
+from wfm_ar.data import check_data, open_episodes, write_episode, write_episodes, write_video
 from wfm_ar.data.episodes import parse_line, split_of
 from wfm_ar.errors import BadActions, BadClip, BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
@@ -232,3 +232,19 @@ def test_copied_episodes_are_a_data_set_of_their_own(tmp_path):
     assert [e.id for e in some] == ["e2", "e0"] and some.schema == schema and some[0].text == "t2"
     assert some[0].video.read_bytes() == whole[2].video.read_bytes()
     assert np.array_equal(some.load_actions(1), whole.load_actions(0))
+
+
+@pytest.mark.parametrize("name", ["episodes.jsonl", "meta/info.json", "meta/episodes.jsonl"])
+def test_a_pipe_is_no_index(tmp_path, name):
+    """Nobody writes to it: reading it would wait for ever."""
+    (tmp_path / "meta").mkdir()
+    if name.startswith("meta"):
+        pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
+    if name == "meta/episodes.jsonl":
+        features = {"observation.images.a": {"dtype": "video"}}
+        (tmp_path / "meta/info.json").write_text(json.dumps({"codebase_version": "v2.1", "fps": 5, "features": features}))
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(BadData, match="it is not a regular file") as caught:
+        open_episodes(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert [str(defect) for defect in check_data(tmp_path)] == [str(caught.value)]

@@ -2,16 +2,16 @@
 
 import numpy as np
 import torch
+from tiny_stages import TEXTS, TOKENIZER
 
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.rollout.world import WorldParts
 from wfm_ar.schema import ActionChannel, ActionSchema, Schema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
-from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
-TEXTS = ["push the red cube left", "push the blue ball right", "do nothing"]
 SCHEMA = ActionSchema(
     channels=tuple(ActionChannel(name=name, unit="m", low=-0.025, high=0.025, bins=9) for name in ("dx", "dy")), rate_hz=10.0
 )
@@ -22,22 +22,7 @@ def make_parts(
 ) -> WorldParts:
     """16 x 24 pixels, 2 x 3 tokens a latent, 2 frames a latent."""
     torch.manual_seed(0)
-    tokenizer = VideoTokenizer(
-        VideoTokenizerConfig(
-            height=16,
-            width=24,
-            temporal_compression=2,
-            spatial_compression=8,
-            patch_time=2,
-            encoder_channels=8,
-            decoder_channels=8,
-            multipliers=(1, 1),
-            encoder_blocks=1,
-            decoder_blocks=1,
-            z_channels=8,
-            levels=(4, 3, 3),
-        )
-    ).eval()
+    tokenizer = VideoTokenizer(TOKENIZER).eval()
     texts = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=12) if text else None
     config = SequenceConfig(
         video_vocab=tokenizer.codebook_size,

@@ -1,5 +1,6 @@
 """Done means: point `wfm train data=PATH` at real data of each format, and it trains. And robots of any width, alone or mixed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_real_data_trains(name, found, channels, texts, tmp_path, capsys):
     rollout = world.generate(num_frames=5, refine=False)
     assert rollout.frames.shape == (5, 32, 32, 3) and rollout.actions.shape == (4, channels) and np.isfinite(rollout.actions).all()
     assert len(open_episodes(tmp_path / "run" / "world" / "samples")) == 1
+    from_run, data = [f"from_run={tmp_path / 'run'}"], f"data={REAL / name}"
+    split = "val" if "val" in {episode.split for episode in open_episodes(REAL / name)} else "train"
+    measure = ["frames=5", "episodes=2", "batch=2", "examples=1", "speed_runs=0", "demo=false", f"split={split}"]
+    for verb, *words in (
+        ("data check", str(REAL / name), "sheet=null"),
+        ("tokenize", *from_run, data, f"out={tmp_path / 'tokens'}"),
+        ("tokenize", *from_run, data, f"out={tmp_path / 'run' / 'tokens'}"),  # those of stage 2: nothing is left to do
+        ("generate", f"world={tmp_path / 'run' / 'world'}", data, "frames=5", "refine=false", f"out={tmp_path / 'a.mp4'}"),
+        ("evaluate", f"world={tmp_path / 'run' / 'world'}", data, *measure, f"out={tmp_path / 'report'}"),
+    ):
+        assert main([*verb.split(), *words]) == 0, (verb, capsys.readouterr().err)
+    truth = open_episodes(REAL / name).of_split(split).load_actions(0)[:4]
+    assert (np.load(tmp_path / "a.actions.npy") == truth).all()
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["prediction"]["loss"] > 0 and "rollout" not in report["not_measured"] and report["rollout"]["psnr_raw_last"] > 0
 
 
 @pytest.fixture(scope="module")

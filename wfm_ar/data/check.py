@@ -20,6 +20,7 @@ from wfm_ar.data.episodes import (
     load_state,
     open_episodes,
     parse_line,
+    read_lines,
     read_schema,
 )
 from wfm_ar.data.folder import videos_in
@@ -85,10 +86,11 @@ def check_data(
     if not (root / INDEX).is_file():
         return _check_other(path, decode, on_progress, **how)
     defects: list[Defect] = []
-    schema = _check_schema(root, defects)
-    lines = (root / INDEX).read_bytes().splitlines()
-    if not lines:
-        defects.append(Defect(file=str(root / INDEX), line=None, what="is empty", fix="make the data set again"))
+    try:
+        lines = read_lines(root)
+    except BadData as error:
+        return [_defect(error, root / INDEX, None)]
+    schema = _check_schema(root, lines, defects)
     first_line: dict[str, int] = {}
     users: dict[Path, int] = {}
     for number, line in enumerate(lines, 1):
@@ -177,10 +179,9 @@ def _check_state(episode: Episode, frames: int | None) -> None:
             raise BadData(f"{episode.state}: {name} has shape {list(array.shape)}, expected {frames} rows; fix: make it again")
 
 
-def _check_schema(root: Path, defects: list[Defect]) -> ActionSchema | None:
-    wants_actions = b'"actions"' in (root / INDEX).read_bytes()
+def _check_schema(root: Path, lines: list[bytes], defects: list[Defect]) -> ActionSchema | None:
     try:
-        return read_schema(root, needed=wants_actions)
+        return read_schema(root, needed=any(b'"actions"' in line for line in lines))
     except BadData as error:
         defects.append(_defect(error, root / SCHEMA, None))
         return None

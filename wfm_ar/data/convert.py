@@ -5,8 +5,6 @@ to LeRobot is decoded and encoded again, without loss where that is asked for. I
 state by frame come along.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.episodes import EpisodeSet, FileReader, even_sides, file_id, write_episode, write_episodes
-from wfm_ar.data.files import as_wfm_error, fsync, write_atomic
+from wfm_ar.data.files import as_wfm_error, whole_folder, write_atomic
 from wfm_ar.data.folder import NpzReader
 from wfm_ar.data.lerobot_write import Clip, goes_by_frame, write_lerobot
-from wfm_ar.data.set_folder import refuse_set, swap_in
+from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadClip, BadConfig, BadData
 from wfm_ar.schema import MixedSchema
 
@@ -78,32 +76,27 @@ def _clips(episodes: EpisodeSet, lossless: bool, notes: list[str], on_progress: 
 def _write_own(
     episodes: EpisodeSet, out: Path, lossless: bool, crf: int, notes: list[str], on_progress: Callable[[int, int], None] | None
 ) -> None:
-    part = out.with_name(f".tmp-{out.name}-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
     records: list[dict[str, Any]] = []
     taken: set[str] = set()
     try:
-        part.mkdir(parents=True)
-        for i, episode in enumerate(episodes):
-            name = base = file_id(episode.id.removesuffix(episode.video.suffix))
-            n = 1
-            while name in taken:
-                n += 1
-                name = f"{base}_{n}"
-            taken.add(name)
-            more = dict(text=episode.text, actions=episodes.load_actions(i), state=episodes.load_state(i), embodiment=episode.embodiment)
-            more |= dict(id=name, fps=episode.fps, split=episode.split)
-            records.append(_write_one(episodes, i, part, more, lossless, crf, notes))
-            if on_progress:
-                on_progress(i + 1, len(episodes))
-        write_episodes(part, records, episodes.schema)
-        for path in [*part.rglob("*"), part]:
-            fsync(path)
-        swap_in(part, out)
+        with whole_folder(out) as part:
+            for i, episode in enumerate(episodes):
+                name = base = file_id(episode.id.removesuffix(episode.video.suffix))
+                n = 1
+                while name in taken:
+                    n += 1
+                    name = f"{base}_{n}"
+                taken.add(name)
+                more = dict(
+                    text=episode.text, actions=episodes.load_actions(i), state=episodes.load_state(i), embodiment=episode.embodiment
+                )
+                more |= dict(id=name, fps=episode.fps, split=episode.split)
+                records.append(_write_one(episodes, i, part, more, lossless, crf, notes))
+                if on_progress:
+                    on_progress(i + 1, len(episodes))
+            write_episodes(part, records, episodes.schema)
     except OSError as error:
         raise as_wfm_error(error, out) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_one(

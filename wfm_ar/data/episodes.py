@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wfm_ar.data.files import write_atomic
-from wfm_ar.data.json_files import parse_json, read_json
+from wfm_ar.data.json_files import parse_json, read_bytes, read_json
 from wfm_ar.data.video import read_video, video_info, write_video
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
@@ -26,7 +26,7 @@ INDEX, SCHEMA = "episodes.jsonl", "actions.json"
 KEYS = ("id", "video", "text", "actions", "state", "embodiment", "fps", "split")
 REQUIRED = ("id", "video", "fps", "split")
 SPLITS = ("train", "val", "test")
-LINE_BYTES = 64 << 10  # of episodes.jsonl
+LINE_BYTES, INDEX_BYTES = 64 << 10, 1 << 30  # of a line of episodes.jsonl, and of all
 STATE_BYTES = 1 << 30  # of an episode's state, unpacked
 VAL_FRACTION = 0.05  # of data that does not say itself what to hold out
 
@@ -357,9 +357,7 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
 
 
 def _parse_index(root: Path) -> Iterator[Episode]:
-    lines = (root / INDEX).read_bytes().splitlines()
-    if not lines:
-        raise BadData(f"{root / INDEX}: is empty, expected one line an episode; fix: make the data set again")
+    lines = read_lines(root)
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         where = f"{root / INDEX} line {number}"
@@ -369,6 +367,17 @@ def _parse_index(root: Path) -> Iterator[Episode]:
             raise BadData(f"{where}: id {episode.id!r} is that of line {before} too, expected distinct ids; fix: rename one")
         first_line[episode.id] = number
         yield episode
+
+
+def read_lines(root: Path) -> list[bytes]:
+    """The lines of episodes.jsonl, at least one. Raises BadData."""
+    try:
+        lines = read_bytes(root / INDEX, INDEX_BYTES).splitlines()
+    except (OSError, ValueError) as error:
+        raise BadData(f"{root / INDEX}: cannot be read ({error}), expected one line an episode; fix: make the data set again") from None
+    if not lines:
+        raise BadData(f"{root / INDEX}: is empty, expected one line an episode; fix: make the data set again")
+    return lines
 
 
 def inside(root: Path, name: str | None, where: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Whole files or none: bytes are written under a temporary name, synced, and renamed.
+"""Whole files and folders or none: what is written gets a temporary name, is synced, and renamed.
 
 Knows nothing of what the bytes mean. A full disk raises NoSpace, a path in use raises OutputExists; in both cases whatever
 was at the path before is still there.
@@ -8,6 +8,9 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wfm_ar.errors import BadData, NoSpace, OutputExists
@@ -29,6 +32,28 @@ def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: b
         raise as_wfm_error(error, path) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder under another name, to be filled; when the block ends well, it is synced and takes the place of `folder`.
+
+    What was there before goes only when the new one stands; after an error it is still there, and the new one is gone. Raises OSError.
+    """
+    part, old = (folder.with_name(f".{kind}-{folder.name}-{os.getpid()}") for kind in ("tmp", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for path in [*part.rglob("*"), part]:
+            fsync(path)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(part, folder)
+        fsync(folder.absolute().parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

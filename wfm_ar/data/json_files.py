@@ -15,6 +15,11 @@ SETTINGS_BYTES = 1 << 20  # of a file of settings; the largest of our own has so
 
 def read_json(path: Path, most: int = SETTINGS_BYTES) -> Any:
     """The value in a file of at most `most` bytes. Raises OSError where it cannot be read, ValueError for everything else."""
+    return parse_json(read_bytes(path, most))
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A regular file of at most `most` bytes. Raises OSError where it cannot be read, ValueError where it is something else."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not blocking: it may be a pipe that nobody writes to
     with open(fd, "rb") as file:
         about = os.fstat(fd)
@@ -22,7 +27,7 @@ def read_json(path: Path, most: int = SETTINGS_BYTES) -> Any:
             raise ValueError("it is not a regular file")
         if about.st_size > most:
             raise ValueError(f"it has {about.st_size} bytes, at most {most} are taken")
-        return parse_json(file.read(most + 1))
+        return file.read(most)
 
 
 def parse_json(content: bytes | str) -> Any:

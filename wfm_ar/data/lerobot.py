@@ -18,6 +18,7 @@ import numpy as np
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.json_files import read_bytes
 from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
@@ -29,7 +30,7 @@ INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks", "meta/episodes"
 INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 ID, SPLIT = "wfm_id", "wfm_split"  # columns of meta/episodes that our own writer adds
 STATE_NAME, STATE_SHAPE = "wfm_name", "wfm_shape"  # and keys of a feature: the state array it was
-MOST_INFO = 16 << 20  # bytes of a JSON file of the meta folder
+MOST_INFO, MOST_LINES = 16 << 20, 1 << 30  # bytes of a JSON file of the meta folder, and of one of JSON lines
 _DATA_V3, _VIDEO_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"  # fmt: skip  # noqa: E501
 _DATA_V2, _VIDEO_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # fmt: skip  # noqa: E501
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -403,9 +404,7 @@ def _fill(root: Path, template: str, values: dict[str, Any], key: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_INFO:
-            raise ValueError(f"{path.stat().st_size} bytes, more than {MOST_INFO}")
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_bytes(path, MOST_INFO))  # other people's files: NaN and keys that occur twice are let pass
     except (OSError, ValueError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read as JSON ({error}), expected an object; fix: copy the data set again") from None
     if not isinstance(data, dict):
@@ -415,9 +414,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-    except OSError as error:
-        raise BadData(f"{path}: cannot be read ({error.strerror}), expected a line an episode; fix: copy the data set again") from None
+        lines = [line for line in read_bytes(path, MOST_LINES).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise BadData(f"{path}: cannot be read ({error}), expected a line an episode; fix: copy the data set again") from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:

@@ -6,8 +6,6 @@ columns of meta/episodes, `meta/wfm.json`. The folder appears when it is whole, 
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.episodes import SCHEMA
-from wfm_ar.data.files import as_wfm_error, fsync
+from wfm_ar.data.files import as_wfm_error, whole_folder
 from wfm_ar.data.lerobot import ID, SPLIT, STATE_NAME, STATE_SHAPE
 from wfm_ar.data.parquet import need_pyarrow
-from wfm_ar.data.set_folder import refuse_set, swap_in
+from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.data.video import write_clips
 from wfm_ar.errors import BadData
 from wfm_ar.schema import ActionSchema
@@ -69,33 +67,26 @@ def write_lerobot(
     root = Path(root)
     need_pyarrow(str(root))
     refuse_set(root, overwrite)
-    part = root.with_name(f".tmp-{root.name}-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        rows = _Rows(part, fps, schema)
-        for number, group in enumerate(_files(iter(clips), PIXELS[lossless])):
-            place = {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
-            path = part / VIDEO.format(video_key=CAMERA, **place)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            before = len(rows.episodes)
-            write_clips(path, (rows.add(clip) for clip in group), fps, crf=crf, lossless=lossless, sync=False)
-            first = 0
-            for row in rows.episodes[before:]:
-                times = {"from_timestamp": first / fps, "to_timestamp": (first + row["length"]) / fps}
-                row |= {f"videos/{CAMERA}/{key}": value for key, value in (place | times).items()}
-                first += row["length"]
-        if not rows.episodes:
-            raise BadData(f"{root}: got no clips, expected at least one; fix: give some")
-        rows.finish(robot, "gbrp" if lossless else "yuv420p", meanings or {})
-        _write_json(part / "meta/wfm.json", about or {})
-        for path in [*part.rglob("*"), part]:
-            fsync(path)
-        swap_in(part, root)
+        with whole_folder(root) as part:
+            rows = _Rows(part, fps, schema)
+            for number, group in enumerate(_files(iter(clips), PIXELS[lossless])):
+                place = {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
+                path = part / VIDEO.format(video_key=CAMERA, **place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                before = len(rows.episodes)
+                write_clips(path, (rows.add(clip) for clip in group), fps, crf=crf, lossless=lossless, sync=False)
+                first = 0
+                for row in rows.episodes[before:]:
+                    times = {"from_timestamp": first / fps, "to_timestamp": (first + row["length"]) / fps}
+                    row |= {f"videos/{CAMERA}/{key}": value for key, value in (place | times).items()}
+                    first += row["length"]
+            if not rows.episodes:
+                raise BadData(f"{root}: got no clips, expected at least one; fix: give some")
+            rows.finish(robot, "gbrp" if lossless else "yuv420p", meanings or {})
+            _write_json(part / "meta/wfm.json", about or {})
     except OSError as error:
         raise as_wfm_error(error, root) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return len(rows.episodes)
 
 

@@ -1,10 +1,8 @@
-"""A data set's folder appears when it is whole: it is filled under another name, then takes its place."""
+"""Which folders a data set may be written to."""
 
 import os
-import shutil
 from pathlib import Path
 
-from wfm_ar.data.files import fsync
 from wfm_ar.errors import OutputExists
 
 
@@ -16,13 +14,3 @@ def refuse_set(root: Path, overwrite: bool) -> None:
     if not (overwrite and ours):
         fix = "choose another name" if not ours else "choose another name or set overwrite=true"
         raise OutputExists(f"{root}: exists already, expected a free name; fix: {fix}")
-
-
-def swap_in(part: Path, root: Path) -> None:
-    """`part` takes the place of `root`; what was there goes only when the new one stands."""
-    old = root.with_name(f".old-{root.name}-{os.getpid()}")
-    if root.exists():
-        os.rename(root, old)
-    os.rename(part, root)
-    fsync(root.absolute().parent)
-    shutil.rmtree(old, ignore_errors=True)

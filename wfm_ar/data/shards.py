@@ -27,10 +27,12 @@ from typing import NamedTuple
 import numpy as np
 
 from wfm_ar.data.files import as_wfm_error, fsync, sha256_of, write_atomic
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
 
 INDEX, DESCRIPTION = "episodes.json", "store.json"
 OPEN_SHARDS = 128
+TABLE_BYTES = 1 << 30  # of a shard's table of clips, or of what describes a store
 
 
 class TokenClip(NamedTuple):
@@ -206,8 +208,8 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
 
 def _read_json(path: Path) -> dict:
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path, TABLE_BYTES)
+    except (OSError, ValueError) as error:
         raise BadData(f"{path.parent}: not a readable token store ({error}); fix: delete it and encode again") from error
     if not isinstance(data, dict):
         raise BadData(f"{path}: got a {type(data).__name__}, expected an object; fix: delete the store and encode again")

@@ -14,8 +14,6 @@ does is cosmos_world.py's.
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.files import sha256_of, whole_folder
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
 from wfm_ar.rollout.int8 import put_int8, quantisable
@@ -169,37 +167,26 @@ def save_cosmos(
         raise OutputExists(
             f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true for a world"
         )
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        for name, sources in parts.items():
-            if progress is not None:
-                progress(name)
-            write_tensors(temporary / f"{name}.safetensors", sources, DTYPES[settings.dtype])
-        if decoder_context is not None:
-            context = decoder_context.float()
-            write_tensors(
-                temporary / DECODER_CONTEXT, [Source(name="context", shape=tuple(context.shape), make=lambda: context)], torch.float32
-            )
-        (temporary / "README.md").write_text(card)
-        names = sorted(path.name for path in temporary.iterdir())
-        files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
-        written = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
-        (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
-        for path in [*temporary.iterdir(), temporary]:
-            fsync(path)
-        old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(folder) as temporary:
+            for name, sources in parts.items():
+                if progress is not None:
+                    progress(name)
+                write_tensors(temporary / f"{name}.safetensors", sources, DTYPES[settings.dtype])
+            if decoder_context is not None:
+                context = decoder_context.float()
+                write_tensors(
+                    temporary / DECODER_CONTEXT, [Source(name="context", shape=tuple(context.shape), make=lambda: context)], torch.float32
+                )
+            (temporary / "README.md").write_text(card)
+            names = sorted(path.name for path in temporary.iterdir())
+            files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
+            written = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
+            (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
     except OSError as error:
         raise NoSpace(
             f"world folder {folder}: cannot be written ({error.strerror or error}); fix: free some space or choose another place"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -14,7 +14,6 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import shutil
 import types
 import typing
@@ -26,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.files import sha256_of, whole_folder
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
@@ -118,31 +117,19 @@ def save_world(
         raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
     if folder.exists() and not (folder / SETTINGS).is_file():
         raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        for name, module in parts.modules().items():
-            save_file(_packed(name, module, dtype), temporary / f"{name}.safetensors")
-        if parts.text_tokenizer is not None:
-            (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
-        (temporary / "README.md").write_text(card)
-        if samples is not None:
-            shutil.copytree(samples, temporary / "samples")
-        (temporary / SETTINGS).write_text(json.dumps(_settings(parts, temporary), indent=1))
-        for path in [*temporary.rglob("*"), temporary]:
-            fsync(path)
-        old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-        fsync(folder.parent)
+        with whole_folder(folder) as temporary:
+            for name, module in parts.modules().items():
+                save_file(_packed(name, module, dtype), temporary / f"{name}.safetensors")
+            if parts.text_tokenizer is not None:
+                (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
+            (temporary / "README.md").write_text(card)
+            if samples is not None:
+                shutil.copytree(samples, temporary / "samples")
+            (temporary / SETTINGS).write_text(json.dumps(_settings(parts, temporary), indent=1))
     except (OSError, SafetensorError) as error:
         kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
