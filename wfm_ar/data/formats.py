@@ -21,12 +21,18 @@ from wfm_ar.schema import ActionSchema, MixedSchema
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 LEROBOT = "meta/info.json"
+HAVE_CAMERAS, WITHOUT_RATE = ("lerobot", "rlds", "hdf5"), ("rlds", "hdf5")  # formats with a choice of cameras, and of the rate
 
 
 def open_any(path: str | Path, *, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
     """See open_episodes. With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened."""
-    if not Path(path).exists() and len(parts := [part for part in str(path).split(os.pathsep) if part]) > 1:
-        return mix([_open_one(Path(part), camera, fps, problems) for part in parts])
+    if not Path(path).exists() and len(parts := [Path(part) for part in str(path).split(os.pathsep) if part]) > 1:
+        kinds = [format_of(part)[0] for part in parts]
+        shown, rated = (any(kind in some for kind in kinds) for some in (HAVE_CAMERAS, WITHOUT_RATE))  # for those that have a choice
+        wishes = [
+            (camera if kind in HAVE_CAMERAS or not shown else None, fps if kind in WITHOUT_RATE or not rated else None) for kind in kinds
+        ]
+        return mix([_open_one(part, *wish, problems) for part, wish in zip(parts, wishes, strict=True)])
     return _open_one(Path(path), camera, fps, problems)
 
 
@@ -34,9 +40,13 @@ def _open_one(path: Path, camera: str | None, fps: float | None, problems: Probl
     kind, root = format_of(path)
     if fps is not None and not (fps > 0 and np.isfinite(fps)):
         raise BadConfig(f"fps: got {fps}, expected a number above 0; fix: give the frames a second")
+    if camera is not None and kind not in HAVE_CAMERAS:
+        raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
+    if fps is not None and kind not in WITHOUT_RATE:
+        raise BadConfig(
+            f"fps: got {fps:g}, but {path} says its own rate, expected none; fix: leave it out (`wfm data curate fps=` changes it)"
+        )
     if kind in ("episodes", "folder"):
-        if camera is not None:
-            raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
         return open_own(root) if kind == "episodes" else open_folder(root, problems)
     if kind == "lerobot":
         from wfm_ar.data.lerobot import open_lerobot
