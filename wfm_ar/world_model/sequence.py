@@ -162,13 +162,39 @@ class Sequence:
 
         The last hint is "nothing known"; a caller who goes on predicting puts the next token's hint there.
         """
-        pieces, bins_rA = [self.text_piece(text_ids)], None
-        for latent, tokens_hw in enumerate(tokens_thw):
-            if latent and bins_tra is not None:
-                bins_rA = bins_tra[latent - 1]
-                pieces.append(self.action_piece(latent, bins_rA))
-            pieces.append(self.latent_piece(latent, tokens_hw, tokens_thw[latent - 1] if latent else None, bins_rA))
-        return self.join(pieces, self._none)
+        text, size, later = self.text_piece(text_ids), self.latent_size, len(tokens_thw) - 1
+        acts = self.action_size if bins_tra is not None else 0
+        blocks, places = tokens_thw[1:].flatten(1), self._places
+        if acts:
+            blocks = torch.cat(((bins_tra[:later] + self._action_starts).flatten(1), blocks), 1)
+            places = torch.cat((self._action_places, places))
+        steps = F.pad(torch.arange(1, later + 1)[:, None, None], (0, 2))
+        ids = torch.cat((text.ids, tokens_thw[0].flatten(), blocks.flatten()))
+        positions = torch.cat((text.positions, self._places, (places + steps).flatten(0, 1)))
+        hints = torch.zeros(len(ids), self.hint_width)  # filled in place: it is most of a row's bytes
+        begin = len(text.ids) - 1  # of the hints of latent 0
+        hints[:begin, 0] = hints[-1, 0] = 1
+        video = torch.arange(size)
+        hints[begin + video, 1 + video] = 1
+        if later:
+            self._fill(hints[begin + size : -1].view(later, acts + size, -1), tokens_thw[:-1].cpu(), bins_tra if acts else None)
+        return Woven(ids, positions, hints)
+
+    def _fill(self, hints: torch.Tensor, previous_thw: torch.Tensor, bins_tra: torch.Tensor | None) -> None:
+        """The hints, zeros so far, of latents with their actions before them [n, r * A + h * w, F], as action_hints and video_hints."""
+        c, video = self.config, torch.arange(self.latent_size)
+        acts = 0 if bins_tra is None else self.action_size
+        hints[:, acts + video, 1 + video] = 1
+        padded = F.pad(previous_thw, (REACH,) * 4, value=c.video_vocab)
+        around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(len(hints), self.latent_size, -1)
+        hints[:, acts:, self.slots : self._acts] = F.embedding(around, self._codes).flatten(2)
+        if bins_tra is not None:
+            hints[:, torch.arange(acts), self._action_slots] = 1
+            top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
+            values = (2 * bins_tra[: len(hints)].cpu() / top - 1).flatten(1)[:, None]
+            columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
+            hints[:, acts:, self._acts] = 1
+            hints[:, acts:, columns], hints[:, acts:, columns + c.rate * len(c.action_bins)] = values, values.square()
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
