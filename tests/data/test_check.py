@@ -259,6 +259,18 @@ def test_every_defect_of_hdf5_files(tmp_path):
     matches(told(tmp_path), *words)
 
 
+def test_every_camera_is_looked_at(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for i, wrist in enumerate((4, 4, 3, 5)):
+            file[f"data/demo_{i}/actions"] = np.arange(8, dtype=np.float32).reshape(4, 2)
+            file[f"data/demo_{i}/obs/front_image"] = np.zeros((4, 8, 8, 3), np.uint8)
+            file[f"data/demo_{i}/obs/wrist_image"] = np.zeros((wrist, 8, 8, 3), np.uint8)
+    assert check_data(tmp_path, camera="front_image") == []
+    matches(told(tmp_path), "demo_2/obs/wrist_image: got 3 frames, expected frames 3 to 3 too")
+    matches(told(tmp_path, decode=True), *[f"demo_{i}: cameras have different numbers of frames (front_image 4" for i in (2, 3)])
+
+
 def test_every_defect_of_a_lerobot_set(tmp_path):
     pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
     rng, root = np.random.default_rng(0), tmp_path / "set"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from wfm_ar.data.video import resize_crop
-from wfm_ar.errors import BadConfig, nearest
+from wfm_ar.errors import BadClip, BadConfig, nearest
 
 TILE = "tile"
 
@@ -32,14 +32,17 @@ def view_of(cameras: Sequence[str], shown: Sequence[str]) -> str:
     return "+".join(shown) if len(cameras) > 1 else ""
 
 
-def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray]) -> np.ndarray:
+def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray], where: str) -> np.ndarray:
     """The frames of one camera, or of all side by side in rows of ceil(sqrt(n)), each cut and resized to the smallest one's size.
 
-    uint8 [T, H, W, 3] each, the same T; a place that is left over is black. Sides of a cell are even.
+    uint8 [T, H, W, 3] each, the same T; a place that is left over is black. Sides of a cell are even. Raises BadClip.
     """
     if len(cameras) == 1:
         return load(cameras[0])
     views = [load(name) for name in cameras]
+    if len({len(view) for view in views}) > 1:
+        told = ", ".join(f"{name} {len(view)}" for name, view in zip(cameras, views, strict=True))
+        raise BadClip(f"{where}: cameras have different numbers of frames ({told}), expected one; fix: camera= names one, or record again")
     height, width = (max(2, min(view.shape[axis] for view in views) // 2 * 2) for axis in (1, 2))
     columns = int(np.ceil(np.sqrt(len(views))))
     rows = -(-len(views) // columns)

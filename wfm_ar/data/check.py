@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wfm_ar.data.cameras import TILE
 from wfm_ar.data.episodes import (
     INDEX,
     SCHEMA,
@@ -24,7 +25,7 @@ from wfm_ar.data.episodes import (
     read_schema,
 )
 from wfm_ar.data.folder import videos_in
-from wfm_ar.data.formats import open_any
+from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
 from wfm_ar.schema import ActionSchema
@@ -191,6 +192,8 @@ def _check_other(path: Path, decode: bool, on_progress: Callable[[int, int], Non
     """The defects of a set in another format, through its reader: what opening it meets, then each episode's frames and arrays."""
     problems: list[WfmError] = []
     try:
+        if how["camera"] is None and format_of(path)[0] in HAVE_CAMERAS:
+            how["camera"] = TILE  # every camera is looked at
         episodes = open_any(path, problems=problems, **how)
     except (BadConfig, MissingDependency):
         raise

@@ -48,7 +48,7 @@ class Hdf5Reader:
                     raise BadClip(f"{where}: got {len(array)} frames, expected {asked} too; fix: ask for frames that exist")
                 return _read(array, episode.video, slice(start, stop))
 
-            return tiled(self.cameras, view)
+            return tiled(self.cameras, view, f"{episode.video}: {episode.source}")
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         values = _actions(episode)

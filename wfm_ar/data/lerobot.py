@@ -97,7 +97,7 @@ class LeRobotReader:
         if start < 0 or count < 1 or start + count > span.length:
             asked = f"frames {start} to {start + count - 1}"
             raise BadClip(f"{_where(episode)}: got {span.length} frames, expected {asked} too; fix: ask for frames that exist")
-        return tiled(self.cameras, lambda camera: self._view(episode, camera, start, count))
+        return tiled(self.cameras, lambda camera: self._view(episode, camera, start, count), _where(episode))
 
     def _view(self, episode: Episode, camera: str, start: int, count: int) -> np.ndarray:
         span = episode.source

@@ -93,7 +93,7 @@ class RldsReader:
                 raise BadClip(f"{where}: {camera} has pictures of several sizes, expected one; fix: write them in one size")
             return np.stack(frames)
 
-        return tiled(self.cameras, view)
+        return tiled(self.cameras, view, where)
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         where = _where(episode.video, episode.source.number)
