@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,22 @@ def test_foreground_plus_background_is_the_clip(clips):
     batch = sampler.batch(0, 1, 0)
     frames = to_uint8((batch["foreground"] + batch["still"])[0].permute(1, 2, 3, 0))
     assert any(torch.equal(frames, load_clip(clips, i, 64, 64)) for i in range(3))
+
+
+def test_short_episodes_are_passed_over_and_told_of_once(clips, capsys):
+    short = clips.path / "short.mp4"
+    write_video(short, np.zeros((5, 64, 64, 3), np.uint8), 10)
+    sampler = WindowSampler(Windows(crop=0, windows_per_clip=1), SMALL, open_episodes(clips.path), None)
+    batches = [sampler.batch(step, 8, 0) for step in range(3)]
+    drawn = [name for batch in batches for name in sampler.clip_ids(batch)]
+    assert set(drawn) == {"0.mp4", "1.mp4", "2.mp4"} and all(len(batch["clip"]) == 8 for batch in batches)
+    told = capsys.readouterr().out
+    assert told == f"note: {clips.path} episode short.mp4: got 5 frames, expected at least window=9: it is not sampled\n"
+    again = WindowSampler(Windows(crop=0, windows_per_clip=1), SMALL, open_episodes(clips.path), None).batch(2, 8, 0)
+    assert all(torch.equal(again[name], batches[2][name]) for name in again)  # whatever was drawn before
+    only = replace(open_episodes(clips.path), episodes=tuple(e for e in open_episodes(clips.path) if e.id == "short.mp4"))
+    with pytest.raises(BadData, match="like the 999 drawn before it; fix: a smaller window, or longer clips"):
+        WindowSampler(Windows(crop=0), SMALL, only, None).batch(0, 1, 0)
 
 
 def test_impossible_windows_are_refused(clips):

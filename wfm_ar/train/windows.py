@@ -11,6 +11,7 @@ from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import load_clip, to_float
 
 SPAN = 4  # windows' worth of frames that are decoded of one clip at most
+MOST_PASSED = 1000  # draws of short episodes for one batch: more, and the set has hardly any others
 VISIBLE = 0.08  # on the [-1, 1] scale, ten grey levels: above what lossy video files add
 
 
@@ -38,28 +39,44 @@ class WindowSampler:
             raise BadData("training split: it is empty; fix: give more clips")
         self.windows, self.tokenizer, self.episodes = windows, tokenizer, episodes
         self.background = background
+        self._short: set[int] = set()  # those that were told of
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
         """`size` samples: float `foreground` [B, 3, T, side, side] (frames less the background), `still` [B, 3, 1, side, side] (that
         background), `weight` [B, 1, T, side, side]; int64 `clip` [B], their episodes. A function of its arguments alone.
         """
         rng = np.random.default_rng((seed, step))
-        samples, clips = [], []
+        samples, clips, passed = [], [], 0
         while len(samples) < size:
             index = int(rng.integers(len(self.episodes)))
-            video_CTHW = self._clip(index, rng)
+            declared = self.episodes.num_frames(index)
+            if 0 < declared < self.windows.window:  # one short episode must not end a run on the day it is drawn
+                passed += 1
+                self._pass_over(index, declared, passed)
+                continue
+            video_CTHW = self._clip(index, declared, rng)
             for _ in range(min(self.windows.windows_per_clip, size - len(samples))):
                 samples.append(self._cut(video_CTHW, rng))
                 clips.append(index)
         return {"clip": torch.tensor(clips)} | {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
+    def _pass_over(self, index: int, frames: int, passed: int) -> None:
+        """Tells of a short episode, once. Raises BadData where hardly any other is drawn."""
+        asked = self.windows.window
+        where = f"{self.episodes.path} episode {self.episodes[index].id}: got {frames} frames, expected at least window={asked}"
+        if passed == MOST_PASSED:
+            raise BadData(f"{where}, like the {MOST_PASSED - 1} drawn before it; fix: a smaller window, or longer clips")
+        if index not in self._short:
+            self._short.add(index)
+            print(f"note: {where}: it is not sampled", flush=True)
+
     def clip_ids(self, batch: dict[str, torch.Tensor]) -> list[str]:
         """The ids of the episodes in a batch, each once."""
         return [self.episodes[i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
-    def _clip(self, index: int, rng: np.random.Generator) -> torch.Tensor:
+    def _clip(self, index: int, declared: int, rng: np.random.Generator) -> torch.Tensor:
         """An episode, or a stretch of SPAN windows of a longer one: nobody waits for an hour of video to cut four windows out."""
-        declared, most, start = self.episodes.num_frames(index), SPAN * self.windows.window, 0
+        most, start = SPAN * self.windows.window, 0
         if declared > most:
             start = int(rng.integers(declared - most + 1))
         count = most if declared > most else None
