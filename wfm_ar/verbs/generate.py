@@ -74,7 +74,8 @@ def run(settings: Settings) -> int:
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
-        world = world.at_size(settings.height or world.height, settings.width or world.width)
+        height, width = settings.height, settings.width
+        world = world.at_size(world.height if height is None else height, world.width if width is None else width)
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
     settings = replace(settings, **left)
     prompts: list[Prompt] = []
