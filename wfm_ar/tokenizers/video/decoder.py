@@ -12,8 +12,6 @@ from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, FactorisedC
 class Decoder(nn.Module):
     """latents [B, z_channels, t, h, w] -> float [B, 3, T, H, W], not clamped."""
 
-    layout = torch.channels_last_3d  # as the encoder's
-
     def __init__(self, config):
         super().__init__()
         self.patch = (config.patch_time, config.patch_space)
@@ -36,7 +34,7 @@ class Decoder(nn.Module):
 
     def forward(self, z_Bcthw: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         first = not memory
-        x = self.conv_in(z_Bcthw.contiguous(memory_format=self.layout), memory)
+        x = self.conv_in(z_Bcthw.contiguous(memory_format=torch.channels_last_3d), memory)
         x = self.mid(x, memory)
         for level in reversed(self.up):
             for block in level.block:

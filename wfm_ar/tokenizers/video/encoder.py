@@ -12,8 +12,6 @@ from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, Downsample,
 class Encoder(nn.Module):
     """float [B, 3, T, H, W] -> latents [B, z_channels, t, h, w]; `config` is the tokenizer's VideoTokenizerConfig."""
 
-    layout = torch.channels_last_3d  # of what the layers work on: on CPUs two to four times faster than channels first
-
     def __init__(self, config):
         super().__init__()
         self.patch = (config.patch_time, config.patch_space)
@@ -35,7 +33,7 @@ class Encoder(nn.Module):
 
     def forward(self, video_BCTHW: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         x = haar_patch(video_BCTHW, *self.patch, first=not memory)
-        x = x.contiguous(memory_format=self.layout)
+        x = x.contiguous(memory_format=torch.channels_last_3d)  # on CPUs two to four times faster than channels first
         x = self.conv_in(x, memory)
         for level in self.down:
             for block in level.block:
