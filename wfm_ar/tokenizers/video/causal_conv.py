@@ -16,7 +16,7 @@ from wfm_ar.tokenizers.video.winograd import conv3x3
 
 Memory = dict[nn.Module, torch.Tensor]  # what a stream carries from chunk to chunk: module -> the tail it needs
 TILED = 2**9  # places of a picture below which transforming the weights costs more than it saves
-LARGE = 2**17  # weights of a convolution below which adding taps up, and the calls it takes, do not pay
+LARGE = 3 * 2**14  # weights of a convolution below which adding taps up, and the calls it takes, do not pay
 
 
 def with_past(module: nn.Module, x: torch.Tensor, count: int, memory: Memory | None) -> torch.Tensor:
@@ -137,8 +137,15 @@ class PlaceNorm(nn.Module):
 NORMS = {"frame": FrameNorm, "place": PlaceNorm}
 
 
-def _means(x: torch.Tensor, block: tuple[int, int, int]) -> torch.Tensor:
-    """The means of blocks of places. On the CPU torch has them in single precision alone."""
+def _means(x: torch.Tensor, block: tuple[int, int, int], conv: nn.Conv3d) -> torch.Tensor:
+    """The means of blocks of places, which go beside `conv`. On the CPU torch has them in single precision alone, channels first."""
+    if bound_by_multiplying(conv, x):
+        for axis, size in enumerate(block, 2):
+            if size == 2:
+                count = x.shape[axis] // 2
+                first, second = (x.narrow(axis, place, 2 * count - 1)[(slice(None),) * axis + (slice(None, None, 2),)] for place in (0, 1))
+                x = (first + second).mul_(0.5)
+        return x
     if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
         return F.avg_pool3d(x.float(), block).to(x.dtype)
     return F.avg_pool3d(x, block)
@@ -159,12 +166,12 @@ class Downsample(nn.Module):
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         if self.space:
             padded = F.pad(x, (0, 1, 0, 1))
-            x = self.conv1(padded) + _means(padded, (1, 2, 2))
+            x = self.conv1(padded) + _means(padded, (1, 2, 2), self.conv1)
         if self.time:
             # Pairs are (0, 0), (1, 2), (3, 4) ...: only the clip's first frame is doubled, a stream's chunk is not.
             begins = memory is None or self.conv2 not in memory
             padded = torch.cat((x[:, :, :1], x), 2) if begins else x
-            x = self.conv2(padded, memory) + _means(padded, (2, 1, 1))
+            x = self.conv2(padded, memory) + _means(padded, (2, 1, 1), self.conv2)
         return self.conv3(x)
 
 

@@ -37,9 +37,10 @@ def conv3x3(x_NHWC: Tensor, weight_OC33: Tensor, bias_O: Tensor) -> Tensor:
             _differences(padded_NHWC[picture, 2 * first : 2 * (first + count) + 2], 0, lines)
             _differences(lines, 2, tiles.transpose(0, 1))
             torch.bmm(tiles.view(16, count * wide, C), weight_XCO, out=products)
+            products[5].add_(bias_O)  # the one that all four outputs of a tile have with a plus
             _sums(products.view(4, 4, count, wide, outputs), halves)
             made = out_NHWO[picture, 2 * first : 2 * (first + count)].view(count, 2, wide, 2, outputs)
-            _sums(halves.transpose(0, 1), made.permute(3, 1, 0, 2, 4), bias_O)
+            _sums(halves.transpose(0, 1), made.permute(3, 1, 0, 2, 4))
     return out_NHWO
 
 
@@ -53,9 +54,7 @@ def _differences(x: Tensor, axis: int, out: Tensor) -> None:
     torch.sub(b, d, out=out[3])
 
 
-def _sums(x: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
-    """Four products -> two outputs: [4, ...] -> out [2, ...], with the bias if it is the last step."""
+def _sums(x: Tensor, out: Tensor) -> None:
+    """Four products -> two outputs: [4, ...] -> out [2, ...]."""
     torch.add(x[0], x[1], out=out[0]).add_(x[2])
     torch.sub(x[1], x[2], out=out[1]).sub_(x[3])
-    if bias is not None:
-        out.add_(bias)
