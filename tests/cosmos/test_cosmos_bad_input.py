@@ -129,5 +129,7 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=9", "text=words"], "takes no text"),
         ([f"image={place / 'in.png'}", "frames=9", "int8=tokenizer"], "int8: got 'tokenizer'"),
         ([f"image={place / 'in.png'}", "frames=9", "height=0"], "at least 1"),
+        ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
     ):
         assert words in told("generate", world, *more, "out=out.mp4")
+    assert "only a Cosmos world" in told("generate", "world=tabletop", "published=true", "out=out.mp4")

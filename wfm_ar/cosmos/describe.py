@@ -45,7 +45,7 @@ def memory(config: Config) -> tuple[float, float]:
 
 
 def most_at_once(name: str, offload: tuple[str, ...]) -> dict[str, float]:
-    """GB on the device in each phase of a clip refined by the 7B decoder, with int8=[model,decoder]; activations are not counted.
+    """GB on the device in each phase of a clip refined by the 7B decoder, with int8=model,decoder; activations are not counted.
 
     offload: of "model", "decoder" and "tokenizer", those that are there only while they work. The linear layer at work stands
     once more in bfloat16, as its product needs it.
@@ -76,8 +76,8 @@ def memory_table() -> Iterator[str]:
         yield f"{name:<6} {full:6.2f} {small:6.2f} {kept:6.2f} {raw:6.2f} {most:6.2f} {turns:6.2f}  not measured"
     yield "Computed from the networks on the meta device, and never measured on a GPU."
     yield "GB of weights; of weights with int8; of keys and values of 33 frames at 640x1024; and the most on the device at once with"
-    yield "int8=[model,decoder], activations apart: raw = world model and cache alone (refine=false offload=[decoder,tokenizer]),"
-    yield "all = nothing offloaded, turns = each part on its turn (offload=[model,decoder,tokenizer])"
+    yield "int8=model,decoder, activations apart: raw = world model and cache alone (refine=false offload=decoder,tokenizer),"
+    yield "all = nothing offloaded, turns = each part on its turn (offload=model,decoder,tokenizer)"
 
 
 def _said(config: Config) -> str:
