@@ -29,6 +29,8 @@ def test_every_work_prints_a_line(monkeypatch, capsys):
         "the published way", "the published way", "the published way", "DV8x16x16 encode", "DV8x16x16 decode",
     )  # fmt: skip
     assert len(lines) == len(begins) and all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True)), lines
+    assert all(word in lines[1] for word in ("tokens/s", "GB/s", "% of copying")) and "tokens/s" in lines[2] and "tokens/s" in lines[4]
+    assert all("x (" in line for line in lines[5:])  # ratios to the published way, with their range
 
 
 def test_the_published_way_gives_the_same_numbers():
