@@ -153,12 +153,14 @@ def _decoding(model: WorldModel, batch: bool, steps: int, clock: Clock, copy: fl
         single = first["one"]
     rate = (read + live) / single.middle
     yield (
-        f"decode at position {POSITION} of {CAPACITY}: {single} a token, {1 / single.middle:.1f} tokens/s, {rate / 1e9:.1f} GB/s, {100 * rate / copy:.0f}% of "
-        f"copying (which reads and writes); published 1.65 (0.94) s: {1.65 / single.middle:.1f}x ({0.94 / single.middle:.1f}x)"
+        f"decode at position {POSITION} of {CAPACITY}: {single} a token, {1 / single.middle:.1f} tokens/s, {rate / 1e9:.1f} GB/s, "
+        f"{100 * rate / copy:.0f}% of copying (which reads and writes); "
+        f"published 1.65 (0.94) s: {1.65 / single.middle:.1f}x ({0.94 / single.middle:.1f}x)"
     )
     if not batch:
         return
-    yield f"{FUTURES} futures of one past: {first['many']} a token of each, {FUTURES / first['many'].middle:.1f} tokens/s, {_gain(first)} of {FUTURES} single runs"
+    rate = FUTURES / first["many"].middle
+    yield f"{FUTURES} futures of one past: {first['many']} a token of each, {rate:.1f} tokens/s, {_gain(first)} of {FUTURES} single runs"
     _filled(futures, LATENT - futures.longest)
     _filled(past, POSITION + LATENT - past.longest)
     later = clock.in_turns({"one": one, "many": many}, steps, warm=2)
