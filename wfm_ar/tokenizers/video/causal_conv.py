@@ -86,9 +86,10 @@ class CausalConv3d(nn.Conv3d):
 
 
 def bound_by_multiplying(conv: nn.Conv3d, x: torch.Tensor) -> bool:
-    """Whether fewer multiplications are worth more calls: large float32 convolutions on the CPU, where nothing is learnt."""
-    plain = x.dtype == conv.weight.dtype == torch.float32 and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return x.is_cpu and plain and conv.weight.numel() >= LARGE
+    """Whether fewer multiplications are worth more calls: large float32 convolutions on the CPU, where nothing is learnt or traced."""
+    if not x.is_cpu or conv.weight.numel() < LARGE or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x.dtype == conv.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def tiled(x: torch.Tensor) -> bool:
