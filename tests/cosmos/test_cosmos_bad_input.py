@@ -122,8 +122,8 @@ def test_frames(place, tmp_path, told):
     write_video(tmp_path / "ten.mp4", np.zeros((10, 64, 96, 3), np.uint8), 24)
     for more, words in (
         ([f"image={place / 'in.png'}", "frames=32"], "1 + 8*n"),
-        (["video=ten.mp4", "frames=33"], "1 + 8*n"),
-        (["video=ten.mp4", "prompt_frames=8", "frames=33"], "1 + 8*n"),
+        (["video=ten.mp4", "frames=33"], "got 10 frames to go on from, expected 1 + 8*n; fix: prompt_frames=9 takes the first 9"),
+        (["video=ten.mp4", "prompt_frames=8", "frames=33"], "got 8 frames, expected 1 + 8*n; fix: use 1 or 9"),
         (["video=ten.mp4", "prompt_frames=17", "frames=33"], "got 10 frames in all, expected frames 0 to 16 too"),
         (["frames=9"], "got no frames, expected a picture or a video"),
         ([f"image={place / 'in.png'}", "frames=9", "text=words"], "takes no text"),
