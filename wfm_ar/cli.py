@@ -222,7 +222,8 @@ def _separated(verb: Verb, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[str]:
-    """Bare arguments become their key; words and paths are quoted, so that `text=left, then right` needs no second quoting."""
+    """Bare arguments become their key; words and paths are quoted, so that `text=left, then right` needs no second quoting; lists
+    get their brackets."""
     # `a,b (1)=c.mp4` is a path: what stands before an override's = is a key
     prepared, bare = [], [one for one in overrides if not re.match(r"[+~]{0,2}[\w./@-]+=|~", one)]
     if len(bare) > (1 if verb.positional else 0):
@@ -231,7 +232,11 @@ def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[
     check_overrides(f"wfm {verb.words}", [one for one in overrides if one not in bare], verb.literal)
     for override in overrides:
         key, equals, value = override.partition("=") if override not in bare else (verb.positional, "=", override)
-        prepared.append(f"{key}={quoted(value)}" if key in verb.literal and not multirun else f"{key}{equals}{value}")
+        if key in verb.literal and not multirun:
+            value = quoted(value)
+        elif key in verb.lists and not multirun and re.fullmatch(r"\w+(,\w+)*", value) and value != "null":
+            value = f"[{value}]"
+        prepared.append(f"{key}{equals}{value}")
     return prepared
 
 

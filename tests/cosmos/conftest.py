@@ -21,7 +21,8 @@ def place(tmp_path_factory):
     frames = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
     write_video(folder / "in.mp4", frames, 24)
     write_image(folder / "in.png", frames[0])
-    save_file({"text": torch.randn(7, 32)}, folder / "text.safetensors")
+    text = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))  # long enough to change what is drawn
+    save_file({"text": text}, folder / "text.safetensors")
     return folder
 
 

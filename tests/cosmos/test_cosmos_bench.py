@@ -7,6 +7,7 @@ import torch
 
 from wfm_ar.cli import main
 from wfm_ar.cosmos import bench
+from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel
 
@@ -28,6 +29,8 @@ def test_every_work_prints_a_line(monkeypatch, capsys):
         "the published way", "the published way", "the published way", "DV8x16x16 encode", "DV8x16x16 decode",
     )  # fmt: skip
     assert len(lines) == len(begins) and all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True)), lines
+    assert all(word in lines[1] for word in ("tokens/s", "GB/s", "% of copying")) and "tokens/s" in lines[2] and "tokens/s" in lines[4]
+    assert all("x (" in line for line in lines[5:])  # ratios to the published way, with their range
 
 
 def test_the_published_way_gives_the_same_numbers():
@@ -43,6 +46,19 @@ def test_the_published_way_gives_the_same_numbers():
             whole = model(ids[:, :6], positions[:, :6], cache=cache)
             answers.append(torch.cat((whole, *(model(ids[:, i : i + 1], positions[:, i : i + 1], cache=cache) for i in (6, 7, 8))), 1))
     torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=0)
+
+
+def test_the_plain_tokenizer_gives_the_same_numbers():
+    """So do the tokenizer's two ways: what is timed beside ours is the whole of the work."""
+    config = replace(bench.VIDEO_TOKENIZERS["dv8x16x16"], encoder_channels=4, decoder_channels=4, height=32, width=48)
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(config).eval()
+    video, tokens = torch.rand(1, 3, 17, 32, 48) * 2 - 1, torch.randint(64000, (1, 3, 2, 3))
+    with torch.inference_mode():
+        assert torch.equal(bench.plain_encode(tokenizer, video), tokenizer.encode(video))
+        decoded = tokenizer.decode(tokens)
+        assert decoded.std() > 0.01
+        torch.testing.assert_close(bench.plain_decode(tokenizer, tokens), decoded, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("words", [["work=[sleep]"], ["steps=0"], ["repeats=0"]])

@@ -1,11 +1,13 @@
 """Small facts about the published networks that need no files: counts, names, tables."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from wfm_ar.cosmos.describe import most_at_once
+from wfm_ar.cosmos.describe import memory, memory_table, most_at_once
 from wfm_ar.cosmos.names import names_of, part_of, published_shapes, stripped
 from wfm_ar.cosmos.recognise import recognise, release_of
 from wfm_ar.cosmos.shapes import CODEBOOK, PARAMETERS, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, cache_bytes, count_parameters, published
@@ -131,3 +133,17 @@ def test_the_most_on_a_device_at_once(name):
     assert everything["model"] - turns["model"] == pytest.approx(turns["decoder"] - 0.1 + turns["tokenizer"], abs=0.3)
     assert (max(turns.values()) < 11) == (name in ("4b", "5b")) and max(everything.values()) > 12
     assert (most_at_once(name, ("decoder", "tokenizer"))["model"] < 11) == (name in ("4b", "5b"))
+
+
+def test_the_memory_table_in_the_readme_is_the_commands():
+    """Row by row the same numbers; what was never measured is called so in both."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = {line.split()[0]: line for line in memory_table()}
+    for name in WORLD_MODELS:
+        _, bf16, int8, cache, raw, _, turns, *gpu = lines[name].split()
+        row = next(line for line in readme.splitlines() if re.match(rf"\| {name}(-Video2World)? \|", line, re.IGNORECASE))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:] == [f"{PARAMETERS[name]:,}", bf16, int8, cache, raw, turns, "not measured"] and gpu == ["not", "measured"], row
+    full, small = memory(PUBLISHED["decoder-7b"])
+    assert f"| decoder 7B | {PARAMETERS['decoder-7b']:,} | {full:.2f} | {small:.2f} |" in readme
+    assert memory(WORLD_MODELS["4b"])[0] == 2 * 4_014_088_192 / 1e9

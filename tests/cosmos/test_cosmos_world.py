@@ -88,6 +88,15 @@ def test_chunks_of_a_long_clip_join_at_the_right_frames(world):
     assert np.array_equal(right.frames[:48], published.frames[:48]) and not np.array_equal(right.frames[57:], published.frames[57:])
 
 
+def test_the_published_blend_on_the_command_line(place, tmp_path, capsys):
+    given = ["generate", f"world={place / '4b'}", f"image={place / 'in.png'}", "frames=65", "refine_steps=2", "top_k=4"]
+    for name in ("false", "true"):
+        assert main([*given, f"published={name}", f"out={tmp_path / name}.mp4"]) == 0, capsys.readouterr().err
+    ours, theirs = (read_video(tmp_path / f"{name}.mp4") for name in ("false", "true"))
+    assert ours.shape == theirs.shape == (65, 64, 96, 3) and np.abs(ours[57:].astype(int) - theirs[57:]).mean() > 1
+    assert json.loads((tmp_path / "true.json").read_text())["settings"]["published"] is True
+
+
 def test_other_sizes_are_padded_and_cropped_back_with_a_warning(world):
     video = clip(1, 70, 101)
     with pytest.warns(UserWarning, match="70x101.*trained at 64x96"):

@@ -2,24 +2,27 @@
 
 Weights are random: speed does not depend on them. Beside each number stands that of the published code on a 2-core AVX2 CPU in
 float32, where it was measured (its default attention path in brackets): another machine than yours, so read the ratios as
-orders. `published` measures the same network here with attention as the published code does it: over every slot of the cache,
-behind a mask, with keys and values repeated to all heads.
+orders. `published` measures the published way here, in turns with ours, and gives the ratio: attention over every slot of the
+cache, behind a mask, with keys and values repeated to all heads; the tokenizer as a plain sequence of operations, channels first,
+each step of padding, norm, gate and attention a pass of its own.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wfm_ar.cosmos.shapes import VIDEO_TOKENIZERS
 from wfm_ar.errors import BadConfig, nearest
+from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.rollout.cosmos_folder import materialise
+from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
+from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -43,6 +46,11 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.middle:.4g} s ({min(self.seconds):.4g} to {max(self.seconds):.4g})"
+
+    def times(self, other: "Spread") -> str:
+        """How many times longer this took than `other`, run in turns with it: of the medians, and of each round."""
+        each = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        return f"{self.middle / other.middle:.1f}x ({min(each):.1f} to {max(each):.1f})"
 
 
 class EverySlot(KVCache):
@@ -73,6 +81,15 @@ class Clock:
             self._wait()
             seconds.append(now() - begun)
         return Spread(tuple(seconds[warm:]))
+
+    def in_turns(self, runs: dict[str, Callable[[], object]], rounds: int, warm: int = 0) -> dict[str, Spread]:
+        """The same for several things, one after the other in every round: a machine that slows down slows all of them."""
+        taken: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(warm + rounds):
+            for name, run in runs.items():
+                seconds = self.time(run, 1).seconds
+                taken[name] += seconds if turn >= warm else ()
+        return {name: Spread(tuple(seconds)) for name, seconds in taken.items()}
 
     def _wait(self) -> None:
         if self.device != "cpu":
@@ -109,9 +126,9 @@ def bench(
                 rate = PROMPT / taken.middle
                 yield f"prefill of {PROMPT} tokens: {rate:.0f} tokens/s, {taken}; published 57: {rate / 57:.1f}x"
             if "published" in works:
-                yield from _published(model, steps, clock)
+                yield from _published(model, steps, repeats, clock)
         if "tokenizer" in works:
-            yield from _tokenizer(repeats, clock)
+            yield from _tokenizer(repeats, clock, "published" in works)
 
 
 def copy_bandwidth(clock: Clock, size: int = 2**28) -> float:
@@ -125,24 +142,34 @@ def _decoding(model: WorldModel, batch: bool, steps: int, clock: Clock, copy: fl
     read = 4 * sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embedding"))
     live = 4 * 2 * MODEL.layers * MODEL.kv_heads * MODEL.head_dim * POSITION
     past = _filled(model.new_cache(1, CAPACITY), POSITION)
-    single = _decode(model, past, 1, steps, clock)
+    one = _decoder(model, past, 1)
+    if not batch:
+        single = clock.time(one, steps, warm=2)
+    else:
+        # what a fork sees must stay: the single row goes on in a cache of its own
+        futures = _filled(model.new_cache(1, CAPACITY), POSITION).fork(torch.zeros(FUTURES, dtype=torch.int64))
+        many = _decoder(model, futures, FUTURES)
+        first = clock.in_turns({"one": one, "many": many}, steps, warm=2)
+        single = first["one"]
     rate = (read + live) / single.middle
     yield (
-        f"decode at position {POSITION} of {CAPACITY}: {single} a token, {rate / 1e9:.1f} GB/s, {100 * rate / copy:.0f}% of "
-        f"copying (which reads and writes); published 1.65 (0.94) s: {1.65 / single.middle:.1f}x ({0.94 / single.middle:.1f}x)"
+        f"decode at position {POSITION} of {CAPACITY}: {single} a token, {1 / single.middle:.1f} tokens/s, {rate / 1e9:.1f} GB/s, "
+        f"{100 * rate / copy:.0f}% of copying (which reads and writes); "
+        f"published 1.65 (0.94) s: {1.65 / single.middle:.1f}x ({0.94 / single.middle:.1f}x)"
     )
     if not batch:
         return
-    past.truncate(POSITION)
-    futures = past.fork(torch.zeros(FUTURES, dtype=torch.int64))
-    many = _decode(model, futures, FUTURES, steps, clock)
-    yield f"{FUTURES} futures of one past: {many} a token of each, {FUTURES * single.middle / many.middle:.1f}x of {FUTURES} single runs"
+    rate = FUTURES / first["many"].middle
+    yield f"{FUTURES} futures of one past: {first['many']} a token of each, {rate:.1f} tokens/s, {_gain(first)} of {FUTURES} single runs"
     _filled(futures, LATENT - futures.longest)
-    later = _decode(model, futures, FUTURES, steps, clock)
-    del futures
-    single = _decode(model, _filled(past, LATENT), 1, steps, clock)
-    times = FUTURES * single.middle / later.middle
-    yield f"the same {LATENT} tokens later, each with its own: {later}; single {single}: {times:.1f}x"
+    _filled(past, POSITION + LATENT - past.longest)
+    later = clock.in_turns({"one": one, "many": many}, steps, warm=2)
+    yield f"the same {LATENT} tokens later, each with its own: {later['many']}; single {later['one']}: {_gain(later)}"
+
+
+def _gain(taken: dict[str, Spread]) -> str:
+    """How many times longer as many single runs take as there are futures."""
+    return Spread(tuple(FUTURES * seconds for seconds in taken["one"].seconds)).times(taken["many"])
 
 
 def _filled(cache: KVCache, count: int) -> KVCache:
@@ -154,11 +181,11 @@ def _filled(cache: KVCache, count: int) -> KVCache:
     return cache
 
 
-def _decode(model: WorldModel, cache: KVCache, rows: int, steps: int, clock: Clock) -> Spread:
-    """Steps of `rows` rows behind what the cache holds."""
-    ids = torch.zeros(rows, 1, dtype=torch.int64, device=clock.device)
-    positions = torch.tensor([[[2, 16, 0]]], device=clock.device).expand(rows, -1, -1)
-    return clock.time(lambda: model.head(model.features(ids, positions, cache=cache)[:, -1]).argmax(-1), steps, warm=2)
+def _decoder(model: WorldModel, cache: KVCache, rows: int) -> Callable[[], Tensor]:
+    """Makes one token more in each of `rows` rows behind what the cache holds."""
+    ids = torch.zeros(rows, 1, dtype=torch.int64, device=cache.k.device)
+    positions = torch.tensor([[[2, 16, 0]]], device=cache.k.device).expand(rows, -1, -1)
+    return lambda: model.head(model.features(ids, positions, cache=cache)[:, -1]).argmax(-1)
 
 
 def _prefill(model: WorldModel, cache: KVCache) -> Tensor:
@@ -168,20 +195,30 @@ def _prefill(model: WorldModel, cache: KVCache) -> Tensor:
     return model.head(model.features(ids, positions, cache=cache)[:, -1])
 
 
-def _published(model: WorldModel, steps: int, clock: Clock) -> Iterator[str]:
+def _published(model: WorldModel, steps: int, repeats: int, clock: Clock) -> Iterator[str]:
     def every_slot() -> EverySlot:
         like = model.new_cache(1, 0).k
         return EverySlot(MODEL.layers, 1, CAPACITY, MODEL.kv_heads, MODEL.head_dim, like.dtype, like.device)
 
-    for path, context in (("forced", sdpa_kernel(SDPBackend.MATH)), ("default", nullcontext())):
-        with context:
-            taken = _decode(model, _filled(every_slot(), POSITION), 1, steps, clock)
-        yield f"the published way of attending here, its {path} path: decode {taken} a token"
-    taken = clock.time(lambda: _prefill(model, every_slot()), 1)
-    yield f"the published way of attending here: prefill {PROMPT / taken.middle:.0f} tokens/s"
+    theirs = _decoder(model, _filled(every_slot(), POSITION), 1)
+
+    def forced() -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return theirs()
+
+    runs = {"ours": _decoder(model, _filled(model.new_cache(1, CAPACITY), POSITION), 1), "forced": forced, "default": theirs}
+    taken = clock.in_turns(runs, steps, warm=2)
+    for path in ("forced", "default"):
+        told = f"decode {taken[path]} a token, ours {taken['ours']}: {taken[path].times(taken['ours'])}"
+        yield f"the published way of attending here, its {path} path: {told}"
+    runs = {"ours": lambda: _prefill(model, model.new_cache(1, PROMPT + 1)), "theirs": lambda: _prefill(model, every_slot())}
+    taken = clock.in_turns(runs, repeats)
+    ours, other = (PROMPT / taken[name].middle for name in ("ours", "theirs"))
+    told = f"prefill {other:.0f} tokens/s, ours {ours:.0f}: {taken['theirs'].times(taken['ours'])}"
+    yield f"the published way of attending here: {told}"
 
 
-def _tokenizer(repeats: int, clock: Clock) -> Iterator[str]:
+def _tokenizer(repeats: int, clock: Clock, published: bool) -> Iterator[str]:
     device = clock.device
     with torch.device("meta"):
         tokenizer = VideoTokenizer(VIDEO_TOKENIZERS["dv8x16x16"])
@@ -189,9 +226,103 @@ def _tokenizer(repeats: int, clock: Clock) -> Iterator[str]:
     materialise(tokenizer, lambda name: torch.randn(shapes[name], device=device) * 0.02, device)
     video = torch.rand(1, 3, 17, 256, 256, device=device) * 2 - 1
     tokens = torch.zeros(1, 3, 16, 16, dtype=torch.int64, device=device)
-    for name, run, published in (("encode", lambda: tokenizer.encode(video), 6.6), ("decode", lambda: tokenizer.decode(tokens), 12.1)):
+    works = (
+        ("encode", lambda: tokenizer.encode(video), lambda: plain_encode(tokenizer, video), 6.6),
+        ("decode", lambda: tokenizer.decode(tokens), lambda: plain_decode(tokenizer, tokens), 12.1),
+    )
+    for name, ours, theirs, seconds in works:
         begun = time.process_time()
-        taken = clock.time(run, repeats)
-        cpu = (time.process_time() - begun) / repeats
-        told = f"{taken}, {cpu:.2f} CPU-seconds; published {published} CPU-seconds: {published / cpu:.1f}x"
-        yield f"DV8x16x16 {name} of 17 frames 256x256: {told}"
+        taken = clock.in_turns({"ours": ours} | ({"theirs": theirs} if published else {}), repeats, warm=1)
+        told = f"DV8x16x16 {name} of 17 frames 256x256: {taken['ours']}"
+        if published:
+            told += f"; the published way, {taken['theirs']}: {taken['theirs'].times(taken['ours'])}"
+        else:
+            cpu = (time.process_time() - begun) / (repeats + 1)
+            told += f", {cpu:.2f} CPU-seconds; published {seconds} CPU-seconds: {seconds / cpu:.1f}x"
+        yield told
+
+
+def plain_encode(tokenizer: VideoTokenizer, video_BCTHW: Tensor) -> Tensor:
+    """`tokenizer.encode` as a plain sequence of operations, of a configuration with the published switches."""
+    encoder = tokenizer.encoder
+    x = haar_patch(video_BCTHW, *encoder.patch).contiguous()
+    x = _plain_convs(encoder.conv_in, x)
+    for level in encoder.down:
+        for block in level.block:
+            x = _plain_block(block, x)
+        if (down := level.downsample) is not None:
+            if down.space:
+                x = F.pad(x, (0, 1, 0, 1))
+                x = down.conv1(x) + F.avg_pool3d(x, (1, 2, 2), (1, 2, 2))
+            if down.time:
+                x = torch.cat((x[:, :, :1], x), 2)
+                x = _plain_conv(down.conv2, x) + F.avg_pool3d(x, (2, 1, 1), (2, 1, 1))
+            x = _plain_conv(down.conv3, x)
+    x = _plain_middle(encoder.mid, x)
+    x = _plain_convs(encoder.conv_out, _gated(_plain_norm(encoder.norm_out, x)))
+    return tokenizer.quantizer.codes_to_ids(tokenizer.quantizer(_plain_conv(tokenizer.quant_conv, x)))
+
+
+def plain_decode(tokenizer: VideoTokenizer, tokens_Bthw: Tensor) -> Tensor:
+    """`tokenizer.decode`, likewise."""
+    decoder = tokenizer.decoder
+    x = _plain_conv(tokenizer.post_quant_conv, tokenizer.codes(tokens_Bthw).contiguous())
+    x = _plain_middle(decoder.mid, _plain_convs(decoder.conv_in, x))
+    for level in reversed(decoder.up):
+        for block in level.block:
+            x = _plain_block(block, x)
+        if (up := level.upsample) is not None:
+            if up.time:
+                x = x.repeat_interleave(2, 2)[:, :, 1:]
+                x = x + _plain_conv(up.conv1, x)
+            if up.space:
+                x = x.repeat_interleave(2, 3).repeat_interleave(2, 4)
+                x = x + _plain_conv(up.conv2, x)
+            x = _plain_conv(up.conv3, x)
+    x = _plain_convs(decoder.conv_out, _gated(_plain_norm(decoder.norm_out, x)))
+    return haar_unpatch(x, *decoder.patch)
+
+
+def _plain_conv(conv: CausalConv3d, x: Tensor) -> Tensor:
+    """The past and the border are put around the input, then a convolution without padding."""
+    past, side = conv.kernel_size[0] - conv.stride[0], conv.kernel_size[1] // 2
+    if past:
+        x = torch.cat((x[:, :, :1].repeat(1, 1, past, 1, 1), x), 2)
+    if side:
+        x = F.pad(x, (side, side, side, side))
+    return F.conv3d(x, conv.weight, conv.bias, stride=conv.stride)
+
+
+def _plain_convs(convs: FactorisedConv, x: Tensor) -> Tensor:
+    return _plain_conv(convs[1], _plain_conv(convs[0], x))
+
+
+def _plain_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    frames = x.transpose(1, 2).reshape(-1, x.shape[1], *x.shape[3:])
+    frames = F.group_norm(frames, 1, norm.weight, norm.bias, norm.eps)
+    return frames.view(len(x), -1, *frames.shape[1:]).transpose(1, 2).contiguous()
+
+
+def _gated(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def _plain_block(block: ResBlock, x: Tensor) -> Tensor:
+    h = _plain_convs(block.conv1, _gated(_plain_norm(block.norm1, x)))
+    h = _plain_convs(block.conv2, _gated(_plain_norm(block.norm2, h)))
+    return (_plain_conv(block.nin_shortcut, x) if isinstance(block.nin_shortcut, CausalConv3d) else x) + h
+
+
+def _plain_middle(middle: Middle, x: Tensor) -> Tensor:
+    x = _plain_block(middle.block_1, x)
+    for part in middle.attn_1:
+        (B, C, T, H, W), h = x.shape, _plain_norm(part.norm, x)
+        order = (0, 2, 3, 4, 1) if part.axis == "space" else (0, 3, 4, 2, 1)
+        shape = (B * T, H * W, C) if part.axis == "space" else (B * H * W, T, C)
+        q, k, v = (_plain_conv(conv, h).permute(order).reshape(shape) for conv in (part.q, part.k, part.v))
+        scores = torch.bmm(q, k.transpose(1, 2)) * C**-0.5
+        if part.axis == "time":
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+        out = torch.bmm(scores.softmax(-1), v).view([(B, C, T, H, W)[axis] for axis in order])
+        x = x + _plain_conv(part.proj_out, out.permute([order.index(axis) for axis in range(5)]).contiguous())
+    return _plain_block(middle.block_2, x)

@@ -86,7 +86,10 @@ def _chosen(found: list[Found], src: Path, name: str) -> dict[str, Found]:
         there = [one for one in found if one.part == part]
         if part == "world_model" and name != "auto" and there:
             there = [one for one in there if one.release == name] or there[:1]
-            check_names(names_of(published(name)), there[0].checkpoint, name)
+            try:
+                check_names(names_of(published(name)), there[0].checkpoint, name)
+            except BadCheckpoint as error:
+                raise BadCheckpoint(f"{error}, or name=auto for what is there") from None
         if len(there) > 1:
             files = ", ".join(f"{one.checkpoint.paths[0]} ({one.release or 'other widths'})" for one in there)
             raise BadCheckpoint(f"{src}: got {len(there)} of {part}: {files}, expected one; fix: name=..., or a folder that holds one")

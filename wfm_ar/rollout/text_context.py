@@ -79,21 +79,31 @@ def read_embedding(path: Path, width: int) -> Tensor:
 def load_encoder(name: str, text: str) -> tuple[Any, Any]:
     """(tokenizer, T5 encoder) of the `transformers` package, from what is on the disk: nothing is downloaded.
 
-    Raises MissingDependency, in one line that says what to do for the words `text`.
+    Nothing but tensors is read of pickled weights. Raises MissingDependency, in one line that says what to do for the words `text`.
     """
     try:
         from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
     except ImportError:
         raise MissingDependency(
             f'text: got the words "{text[:40]}", expected a file of T5 embeddings, or the package transformers to make them; '
             'fix: text=FILE.safetensors ([tokens, 1024]), or pip install "wfm-ar[t5]"'
         ) from None
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()  # on stderr, where a mistake is told in one line
+    logging.set_verbosity_error()  # T5's decoder is in the file too: that it is left out is meant
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
         return tokenizer, T5EncoderModel.from_pretrained(name, local_files_only=True).eval()
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+    except Exception as error:  # what a folder of any content makes another package raise has no bounds
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if type(error).__name__ == "UnpicklingError":  # torch's own words advise to run it
+            line = "its weights are a pickle of more than tensors, which is not run"
         raise MissingDependency(
             f"text: the encoder {name} cannot be loaded ({line[:160]}), expected it on this disk; "
             f"fix: hf download {ENCODER}, or text_encoder=FOLDER, or text=FILE.safetensors ([tokens, 1024])"
         ) from None
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -16,6 +16,7 @@ class Verb:
     module: str  # under wfm_ar.verbs; its config is conf/<module>.yaml
     examples: tuple[str, ...] = ()
     literal: tuple[str, ...] = ()  # keys whose values are words or paths: spaces, commas and brackets need no quoting
+    lists: tuple[str, ...] = ()  # keys whose values are lists: `a,b` and `a` are what `[a,b]` and `[a]` are
     positional: str = ""  # key that a bare argument stands for
     keeps_folder: bool = False  # hydra makes an output folder and keeps the config in it
     groups: tuple[str, ...] = ()  # config groups the user chooses from
@@ -41,6 +42,7 @@ VERBS: tuple[Verb, ...] = (
             "wfm generate world=tabletop batch=prompts.jsonl save=lerobot out=data/imagined",
         ),
         literal=("world", "video", "image", "text", "actions", "batch", "out"),
+        lists=("offload", "int8"),
     ),
     Verb(
         words="train",
@@ -168,7 +170,8 @@ VERBS: tuple[Verb, ...] = (
         words="bench cosmos",
         line="speed at the published Cosmos shapes, beside that of the published code",
         module="bench_cosmos",
-        examples=("wfm bench cosmos", "wfm bench cosmos work=[tokenizer]"),
+        examples=("wfm bench cosmos", "wfm bench cosmos work=decode,published"),
+        lists=("work",),
     ),
     Verb(
         words="bench",

@@ -16,6 +16,7 @@ import torch
 from wfm_ar import __version__
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
+from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.verbs.device import device_named
@@ -51,6 +52,7 @@ class Settings:
     imagine: bool
     refine: bool
     refine_steps: int | None
+    published: bool
     temperature: float
     top_p: float | None
     top_k: int | None
@@ -79,7 +81,8 @@ def run(settings: Settings) -> int:
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
-        world = world.at_size(settings.height or world.height, settings.width or world.width)
+        height, width = settings.height, settings.width
+        world = world.at_size(world.height if height is None else height, world.width if width is None else width)
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
     settings = replace(settings, **left)
     prompts: list[Prompt] = []
@@ -134,15 +137,25 @@ def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
 def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
     """Rolls the rows together; the world's errors get the words of the command line."""
     try:
-        sampling = {key: getattr(settings, key) for key in SAMPLING}
-        if settings.action_temperature is not None:  # Cosmos worlds imagine none
-            sampling["action_temperature"] = settings.action_temperature
+        sampling = {key: getattr(settings, key) for key in SAMPLING} | _of_one_kind(world, settings)
         with warnings.catch_warnings():
             warnings.showwarning = _note
             return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
     except WfmError as error:
         line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
         raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
+
+
+def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
+    """The settings that one of the two kinds of world knows. Raises BadConfig where the other kind got one."""
+    cosmos = isinstance(world, CosmosWorld)
+    if cosmos and settings.action_temperature is not None:
+        raise BadConfig(
+            f"action_temperature: got {settings.action_temperature}, expected none: Cosmos worlds imagine no actions; fix: leave it out"
+        )
+    if settings.published and not cosmos:
+        raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
+    return {"published": settings.published} if cosmos else {"action_temperature": settings.action_temperature}
 
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:

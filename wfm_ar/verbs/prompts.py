@@ -15,7 +15,7 @@ from wfm_ar.config import build
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, open_episodes, read_schema
 from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
-from wfm_ar.errors import BadActions, BadConfig, BadPrompt, WfmError, nearest
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
 from wfm_ar.evaluate.robots import fitted
 from wfm_ar.rollout.world import Prompt, World
 from wfm_ar.schema import ActionSchema, MixedSchema
@@ -119,6 +119,13 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request,
                 f"fix: prompt_frames=1 begins from its first frame, or frames={count + 4 * world.rate} goes on longer"
             )
         video = read_video(request.video, 0, request.prompt_frames)
+        rest = (len(video) - 1) % world.rate
+        if rest and request.prompt_frames is None:
+            fit = len(video) - rest
+            raise BadClip(
+                f"{request.video}: got {len(video)} frames to go on from, expected 1 + {world.rate}*n; "
+                f"fix: prompt_frames={fit} takes the first {fit}"
+            )
     if video is not None and video.shape[1:3] != (world.height, world.width):
         fitted = f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}"
         video = resize_crop(video, world.height, world.width)
