@@ -44,8 +44,8 @@ def convert_set(
             raise BadConfig(f"format: lerobot holds one robot's actions, got {robots}; fix: convert each set alone, or format=episodes")
         rates = sorted({episode.fps for episode in episodes})
         if len(rates) > 1:
-            raise BadData(f"{episodes.path}: got rates of {rates} frames a second, expected one for lerobot; "
-                          "fix: part the set by rate, or even it with `wfm data curate fps=`")  # fmt: skip
+            told = f"got rates of {rates} frames a second, expected one for lerobot"
+            raise BadData(f"{episodes.path}: {told}; fix: part the set by rate, or even it with `wfm data curate fps=`")
         clips = _clips(episodes, lossless, notes, on_progress)
         about = {"converted_from": episodes.title}
         write_lerobot(out, clips, fps=rates[0], schema=episodes.schema, lossless=lossless, crf=crf, about=about, overwrite=overwrite)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from wfm_ar.evaluate.robots import fitted, robots_of
 from wfm_ar.evaluate.sections import (
     Bench,
     EvaluateConfig,
-    Track,
     action_section,
     prediction_section,
     rollout_section,
@@ -79,8 +79,7 @@ def evaluate(
     report |= {"settings": asdict(config), "versions": _versions(), "machine": _machine(), "not_measured": {}}
     missing, sheets = report["not_measured"], {}
     with _bar(progress) as bar:
-        track: Track = lambda items, name, total: _track(bar, items, name, total)  # noqa: E731
-        bench = Bench(world=loaded, config=config, clips=clips, track=track, robots=robots_of(loaded))
+        bench = Bench(world=loaded, config=config, clips=clips, track=partial(_track, bar), robots=robots_of(loaded))
         report["tokenizer"] = tokenizer_section(bench, HeldOut(episodes, count=config.tokenizer_episodes, **size))
         report["prediction"] = prediction_section(bench)
         if reason := _no_actions(loaded, clips):

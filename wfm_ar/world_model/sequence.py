@@ -143,19 +143,24 @@ class Sequence:
 
     def video_hints(self, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None) -> torch.Tensor:
         """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none) and its actions."""
-        c = self.config
-        hints = F.one_hot(torch.arange(1, 1 + self.latent_size), self.hint_width).float()
-        if previous_hw is not None:
-            padded = F.pad(previous_hw.cpu(), (REACH,) * 4, value=c.video_vocab)
-            around = padded.unfold(0, 2 * REACH + 1, 1).unfold(1, 2 * REACH + 1, 1).reshape(self.latent_size, -1)
-            hints[:, self.slots : self._acts] = self._codes[around].flatten(1)
-        if bins_rA is not None and self.action_size:
+        hints = torch.zeros(1, self.latent_size, self.hint_width)
+        self._describe(hints, *(None if known is None else known[None].cpu() for known in (previous_hw, bins_rA)))
+        return hints[0]
+
+    def _describe(self, hints_nSF: torch.Tensor, previous_nhw: torch.Tensor | None, bins_nrA: torch.Tensor | None) -> None:
+        """Fill the hints, zeros so far, of the tokens of n latents, each after the latent and the actions before it."""
+        c, video = self.config, torch.arange(self.latent_size)
+        hints_nSF[:, video, 1 + video] = 1
+        if previous_nhw is not None:
+            padded = F.pad(previous_nhw, (REACH,) * 4, value=c.video_vocab)
+            around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(*hints_nSF.shape[:2], -1)
+            hints_nSF[:, :, self.slots : self._acts] = F.embedding(around, self._codes).flatten(2)
+        if bins_nrA is not None and self.action_size:
             top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
-            values = (2 * bins_rA.cpu() / top - 1).flatten()
+            values = (2 * bins_nrA / top - 1).flatten(1)[:, None]
             columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
-            hints[:, self._acts] = 1
-            hints[:, columns], hints[:, columns + c.rate * len(c.action_bins)] = values, values.square()
-        return hints
+            hints_nSF[:, :, self._acts] = 1
+            hints_nSF[:, :, columns], hints_nSF[:, :, columns + c.rate * len(c.action_bins)] = values, values.square()
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
         """Video tokens [n, h, w], text ids, bins [n - 1, r, A] (None = no actions) -> the whole row.
@@ -164,37 +169,23 @@ class Sequence:
         """
         text, size, later = self.text_piece(text_ids), self.latent_size, len(tokens_thw) - 1
         acts = self.action_size if bins_tra is not None else 0
-        blocks, places = tokens_thw[1:].flatten(1), self._places
+        each, places = tokens_thw[1:].flatten(1), self._places
         if acts:
-            blocks = torch.cat(((bins_tra[:later] + self._action_starts).flatten(1), blocks), 1)
+            each = torch.cat(((bins_tra[:later] + self._action_starts).flatten(1), each), 1)
             places = torch.cat((self._action_places, places))
         steps = F.pad(torch.arange(1, later + 1)[:, None, None], (0, 2))
-        ids = torch.cat((text.ids, tokens_thw[0].flatten(), blocks.flatten()))
+        ids = torch.cat((text.ids, tokens_thw[0].flatten(), each.flatten()))
         positions = torch.cat((text.positions, self._places, (places + steps).flatten(0, 1)))
         hints = torch.zeros(len(ids), self.hint_width)  # filled in place: it is most of a row's bytes
         begin = len(text.ids) - 1  # of the hints of latent 0
         hints[:begin, 0] = hints[-1, 0] = 1
-        video = torch.arange(size)
-        hints[begin + video, 1 + video] = 1
+        self._describe(hints[begin : begin + size][None], None, None)
         if later:
-            self._fill(hints[begin + size : -1].view(later, acts + size, -1), tokens_thw[:-1].cpu(), bins_tra if acts else None)
+            blocks = hints[begin + size : -1].view(later, acts + size, -1)
+            if acts:
+                blocks[:, :acts] = self.action_hints()
+            self._describe(blocks[:, acts:], tokens_thw[:-1].cpu(), bins_tra[:later].cpu() if acts else None)
         return Woven(ids, positions, hints)
-
-    def _fill(self, hints: torch.Tensor, previous_thw: torch.Tensor, bins_tra: torch.Tensor | None) -> None:
-        """The hints, zeros so far, of latents with their actions before them [n, r * A + h * w, F], as action_hints and video_hints."""
-        c, video = self.config, torch.arange(self.latent_size)
-        acts = 0 if bins_tra is None else self.action_size
-        hints[:, acts + video, 1 + video] = 1
-        padded = F.pad(previous_thw, (REACH,) * 4, value=c.video_vocab)
-        around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(len(hints), self.latent_size, -1)
-        hints[:, acts:, self.slots : self._acts] = F.embedding(around, self._codes).flatten(2)
-        if bins_tra is not None:
-            hints[:, torch.arange(acts), self._action_slots] = 1
-            top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
-            values = (2 * bins_tra[: len(hints)].cpu() / top - 1).flatten(1)[:, None]
-            columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
-            hints[:, acts:, self._acts] = 1
-            hints[:, acts:, columns], hints[:, acts:, columns + c.rate * len(c.action_bins)] = values, values.square()
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
