@@ -131,6 +131,23 @@ def test_corruption_touches_the_input_alone(store):
     assert torch.equal(one["targets"], two["targets"]) and not torch.equal(one["ids"], two["ids"])
 
 
+def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_truth(store):
+    plain, stage = make(store, corrupt=0.0), make(store, corrupt=0.0, own_errors=1.0)
+    stage.model.norm.register_forward_hook(lambda module, args, out: torch.full_like(out, 3.0))
+    stage.model.head.weight.data[7] = 1.0  # so it draws token 7, always
+    for step in range(4):  # long and short windows, with and without text and actions
+        batch, truth = stage.batch(step, 6, 0), plain.batch(step, 6, 0)
+        assert all(torch.equal(batch[name], truth[name]) for name in truth)
+        seen = stage._shown_own_errors(stage.model, batch)
+        assert all(torch.equal(seen[name], truth[name]) for name in ("targets", "weights", "positions"))
+        changed = seen["ids"] != truth["ids"]
+        assert 0.03 < changed.float().mean() < 0.7 and (seen["ids"][changed] == 7).all()
+        for ids, other in zip(truth["ids"], changed, strict=True):
+            begin = int((ids == stage.sequence.bov).nonzero())
+            assert not other[: begin + 5].any()  # text, BOV and the first latent
+    assert stage.loss(stage.model, stage.batch(0, 6, 0), None)[0].requires_grad
+
+
 def test_dropout_leaves_text_and_actions_out(store):
     stage = make(store, text_dropout=1.0, action_dropout=1.0, short_share=0.0)
     assert ((stage.batch(0, 4, 0)["weights"] > 0).sum(1) == 5 * 4).all()

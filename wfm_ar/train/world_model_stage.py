@@ -31,6 +31,7 @@ class WorldModelTraining:
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
     corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
+    own_errors: float = 0.0  # share of steps whose input has some tokens as the model itself draws them; each such step takes 1.5x
     z_loss: float = 1e-4
     val_clips: int = 96
 
@@ -85,7 +86,9 @@ class WorldModelStage:
             acting = clip.bins is not None and rng.random() >= self.training.action_dropout
             bins = clip.bins[start : start + latents - 1] if acting else None
             rows.append(self._row(clip.video[start : start + latents], text, bins, rng))
-        return _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
+        batch = _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
+        swapping = rng.random() < self.training.own_errors
+        return batch | self._swaps(rows, latents, rng) if swapping else batch
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The ids of the clips in a batch, each once."""
@@ -116,6 +119,39 @@ class WorldModelStage:
             "weights": weights,
         }
 
+    def _swaps(self, rows: list[Batch], latents: int, rng: np.random.Generator) -> Batch:
+        """Which video tokens the model is to draw itself: places int64, swap bool and uniforms float32, [B, latents * h * w].
+
+        Rates differ from row to row and from latent to latent, as a rollout's errors do; the first latent is always the true one.
+        """
+        size, length = self.sequence.latent_size, self.sequence.length(latents) - 1
+        places = torch.full((len(rows), latents * size), length)
+        rates = 2 * rng.random((len(rows), 1, 1)) * rng.random((len(rows), latents, 1))
+        rates[:, 0] = 0
+        draws = rng.random((2, len(rows), latents, size), dtype=np.float32)
+        for row, own in zip(rows, places, strict=True):
+            video = (row["ids"] < self.sequence.config.video_vocab).nonzero()[:, 0]
+            own[: len(video) + 1] = F.pad(video, (0, 1), value=len(row["ids"]))  # the last token is a target only
+        swap = torch.from_numpy(draws[0] < rates).flatten(1) & (places < length)
+        return {"places": places, "swap": swap, "uniforms": torch.from_numpy(draws[1]).flatten(1)}
+
+    @torch.no_grad()
+    def _shown_own_errors(self, model, batch: Batch) -> Batch:
+        """The batch with the tokens to swap as the model draws them, given the true past (Mihaylova & Martins 2019, in two passes).
+
+        So it learns to go on from what it will see in a rollout: not only from the truth.
+        """
+        places, config = batch["places"], self.sequence.config
+        logits_BLV = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"])
+        row, token = torch.where(batch["swap"])
+        mass_RV = logits_BLV[row, places[row, token] - 1, : config.video_vocab].softmax(-1).cumsum(-1)
+        threshold_R1 = batch["uniforms"][row, token, None] * mass_RV[:, -1:]
+        tokens_BM = F.pad(batch["ids"], (0, 1)).gather(1, places)
+        tokens_BM[row, token] = torch.searchsorted(mass_RV, threshold_R1, right=True).squeeze(1).clamp_max(config.video_vocab - 1)
+        ids, hints = batch["ids"].clone(), batch["hints"].clone()
+        self.sequence.repaint(ids, hints, tokens_BM.unflatten(1, (-1, config.grid_h, config.grid_w)), places)
+        return batch | {"ids": ids, "hints": hints}
+
     def _acting(self, bins: np.ndarray | None) -> tuple[Sequence, torch.Tensor | None]:
         """The sequence of the robot whose columns of `bins` [n, r, columns] are filled (the others hold -1), and its bins."""
         if bins is None or not len(bins):
@@ -135,6 +171,8 @@ class WorldModelStage:
         return self._text_ids[text]
 
     def loss(self, model, batch, generator):
+        if "swap" in batch:
+            batch = self._shown_own_errors(model, batch)
         inputs = {"hints_BLF": batch["hints"], "targets_BL": batch["targets"], "weights_BL": batch["weights"]}
         loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)

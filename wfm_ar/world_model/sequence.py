@@ -152,15 +152,30 @@ class Sequence:
         c, video = self.config, torch.arange(self.latent_size)
         hints_nSF[:, video, 1 + video] = 1
         if previous_nhw is not None:
-            padded = F.pad(previous_nhw, (REACH,) * 4, value=c.video_vocab)
-            around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(*hints_nSF.shape[:2], -1)
-            hints_nSF[:, :, self.slots : self._acts] = F.embedding(around, self._codes).flatten(2)
+            hints_nSF[:, :, self.slots : self._acts] = self._codes_around(previous_nhw)
         if bins_nrA is not None and self.action_size:
             top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
             values = (2 * bins_nrA / top - 1).flatten(1)[:, None]
             columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
             hints_nSF[:, :, self._acts] = 1
             hints_nSF[:, :, columns], hints_nSF[:, :, columns + c.rate * len(c.action_bins)] = values, values.square()
+
+    def _codes_around(self, tokens_nhw: torch.Tensor) -> torch.Tensor:
+        """float32 [n, h * w, codes]: the codes at and around each place of n latents, as hints have them."""
+        padded = F.pad(tokens_nhw, (REACH,) * 4, value=self.config.video_vocab)
+        around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(len(tokens_nhw), self.latent_size, -1)
+        return F.embedding(around, self._codes.to(around.device)).flatten(2)
+
+    def repaint(self, ids_BL: torch.Tensor, hints_BLF: torch.Tensor, tokens_Bthw: torch.Tensor, places_BM: torch.Tensor) -> None:
+        """Put other video tokens into woven rows, in place: ids, and what the hints say of the latents before.
+
+        places_BM: int64 [B, t * h * w], where in its row each video token stands; rows that end before a place leave it out.
+        """
+        rows, last = torch.arange(len(ids_BL), device=ids_BL.device)[:, None], ids_BL.shape[1]
+        row, token = torch.where(places_BM < last)
+        ids_BL[row, places_BM[row, token]] = tokens_Bthw.flatten(1)[row, token]
+        codes = self._codes_around(tokens_Bthw[:, :-1].flatten(0, 1)).unflatten(0, (len(ids_BL), -1)).flatten(1, 2)
+        hints_BLF[rows, places_BM[:, self.latent_size :] - 1, self.slots : self._acts] = codes.to(hints_BLF.dtype)
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
         """Video tokens [n, h, w], text ids, bins [n - 1, r, A] (None = no actions) -> the whole row.
