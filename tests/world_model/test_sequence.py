@@ -50,14 +50,13 @@ def test_repainted_rows_are_those_that_the_other_tokens_make():
     sequence, (tokens, bins) = make(), clip()
     other = torch.randint(50, tokens.shape)
     woven = [sequence.weave(tokens, [1, 2], bins), sequence.weave(tokens, None, None)]
-    length = len(woven[0].ids)
-    ids, hints = (torch.stack([torch.cat((row[i], row[i].new_zeros(length - len(row[i]), *row[i].shape[1:]))) for row in woven]) for i in (0, 2))
+    ids, hints = (torch.nn.utils.rnn.pad_sequence([row[i] for row in woven], batch_first=True) for i in (0, 2))
     places = torch.stack([(row.ids < 50).nonzero()[:, 0] for row in woven])
     sequence.repaint(ids, hints, other.expand(2, -1, -1, -1), places)
     for i, row in enumerate([sequence.weave(other, [1, 2], bins), sequence.weave(other, None, None)]):
         assert torch.equal(ids[i, : len(row.ids)], row.ids) and torch.equal(hints[i, : len(row.ids)], row.hints)
     before = ids.clone()
-    sequence.repaint(ids, hints, tokens.expand(2, -1, -1, -1), torch.full_like(places, length))  # beyond the rows' end: left out
+    sequence.repaint(ids, hints, tokens.expand(2, -1, -1, -1), torch.full_like(places, ids.shape[1]))  # beyond the rows' end: left out
     assert torch.equal(ids, before)
 
 
