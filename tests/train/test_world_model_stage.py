@@ -26,7 +26,7 @@ def store(tmp_path):
         video[0] = rng.integers(20)
         for t in range(4):
             video[t + 1] = (video[t] + bins[t, 0, 0]) % 20
-        return TokenClip(str(i), video, bins, TEXTS[i % 3])
+        return TokenClip(str(i), video, bins, TEXTS[i % 3], images=(video + 10) % 20)
 
     return write_store(tmp_path, {"actions": True}, 60, lambda part: map(clip, part), 32, lambda done: None)
 
@@ -146,6 +146,23 @@ def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_trut
             begin = int((ids == stage.sequence.bov).nonzero())
             assert not other[: begin + 5].any()  # text, BOV and the first latent
     assert stage.loss(stage.model, stage.batch(0, 6, 0), None)[0].requires_grad
+
+
+def test_policy_steps_have_many_short_rows_whose_actions_alone_count(store):
+    stage = make(store, policy_share=1.0, text_dropout=0.0)
+    batch, size = stage.batch(0, 4, 0), stage.sequence.max_length * 4 // (16 + 1 + 4 + 2)
+    assert batch["ids"].shape == (size, 16 + 1 + 4 + 2 - 1) and len(batch["clip"]) == size
+    begins, starts = (batch["ids"] == stage.sequence.bov).nonzero()[:, 1].tolist(), set()
+    for row, begin in enumerate(begins):
+        one, ids, targets = store[int(batch["clip"][row])], batch["ids"][row], batch["targets"][row]
+        assert batch["weights"][row].nonzero()[:, 0].tolist() == [begin + 4, begin + 5]
+        shown, acted = int(ids[begin + 1]), (targets[begin + 4 : begin + 6] - stage.sequence.action_start).tolist()
+        possible = [k for k in range(4) if one.images[k, 0, 0] == shown and one.bins[k].flatten().tolist() == acted]
+        assert possible and (ids[begin + 1 : begin + 5] == shown).all()
+        starts.add(possible[0])
+    assert len(starts) > 1
+    loss, logs = stage.loss(stage.model, batch, None)
+    assert loss.requires_grad and torch.isnan(logs["accuracy"]) and 0 <= logs["action_accuracy"] <= 1
 
 
 def test_dropout_leaves_text_and_actions_out(store):

@@ -5,6 +5,7 @@ A store is a folder with `store.json` (what made it) and shards `shard-00000/`, 
     video.npy      uint16 or int32 [latents, h, w], all clips of the shard one after another
     actions.npy    int16 bins [latents, r, A]; row k holds the actions that lead to latent k, the first row of a clip is zero
     frames.npy     int32 [latents]: the first frame of the source clip that a latent stands for
+    images.npy     like video.npy, where asked for: a latent's last frame encoded alone, as an image that is a prompt
     episodes.json  id, text, first latent and latents of each clip; size and SHA-256 of the arrays, SHA-256 of the clips' table
 
 A shard is written under a temporary name, synced and renamed, so an interrupted encoding goes on at the first missing shard.
@@ -36,21 +37,24 @@ TABLE_BYTES = 1 << 30  # of a shard's table of clips, or of what describes a sto
 
 
 class TokenClip(NamedTuple):
-    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A] or None, text or None, frames int32 [n] or None."""
+    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A] or None, text or None, frames int32 [n] or None, images like
+    video or None."""
 
     id: str
     video: np.ndarray
     bins: np.ndarray | None
     text: str | None
     frames: np.ndarray | None = None
+    images: np.ndarray | None = None
 
 
 class Shard(NamedTuple):
-    """The arrays of one shard, mapped: video int [n, h, w], bins int16 [n, r, A] or None, frames int32 [n] or None."""
+    """The arrays of one shard, mapped: video int [n, h, w], bins int16 [n, r, A], frames int32 [n], images [n, h, w]; None = none."""
 
     video: np.ndarray
     bins: np.ndarray | None
     frames: np.ndarray | None
+    images: np.ndarray | None
 
 
 class TokenStore:
@@ -89,7 +93,8 @@ class TokenStore:
         shard = self.shard(int(self.shard_of[i]))
         rows = slice(int(self.first[i]), int(self.first[i] + self.latents[i]))
         bins = shard.bins[rows][1:] if shard.bins is not None else None
-        return TokenClip(self.ids[i], shard.video[rows], bins, self.texts[i], None if shard.frames is None else shard.frames[rows])
+        frames, images = (None if array is None else array[rows] for array in (shard.frames, shard.images))
+        return TokenClip(self.ids[i], shard.video[rows], bins, self.texts[i], frames, images)
 
     def shard(self, number: int) -> Shard:
         """The mapped arrays of shard `number`. Raises BadData where they are not what the index says."""
@@ -99,14 +104,14 @@ class TokenStore:
         folder = self._folders[number]
         video = _map(folder / "video.npy")
         bins = _map(folder / "actions.npy") if self.about["actions"] else None
-        frames = _map(folder / "frames.npy") if (folder / "frames.npy").exists() else None
-        for name, array, axes in (("video", video, 3), ("actions", bins, 3), ("frames", frames, 1)):
+        frames, images = (_map(path) if path.exists() else None for path in (folder / "frames.npy", folder / "images.npy"))
+        for name, array, axes in (("video", video, 3), ("actions", bins, 3), ("frames", frames, 1), ("images", images, 3)):
             if array is not None and (array.ndim != axes or array.dtype.kind not in "iu" or len(array) != self._rows[number]):
                 raise BadData(
                     f"{folder / name}.npy: got {array.dtype} {list(array.shape)}, expected whole numbers of {axes} axes and "
                     f"{self._rows[number]} rows; fix: delete the shard and encode again"
                 )
-        self._open[number] = Shard(video, bins, frames)
+        self._open[number] = Shard(video, bins, frames, images)
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[number]
@@ -182,20 +187,25 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
     temporary = final.with_name(f".tmp-{final.name}")  # left behind by a killed run at most: the caller holds the shard's lock
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    videos, bins, frames, index, first = [], [], [], [], 0
+    videos, bins, frames, images, index, first = [], [], [], [], [], 0
     for clip in clips:
         videos.append(clip.video)
         if actions:
             bins.append(np.concatenate((np.zeros((1, *clip.bins.shape[1:]), clip.bins.dtype), clip.bins)))
         if clip.frames is not None:
             frames.append(clip.frames)
+        if clip.images is not None:
+            images.append(clip.images)
         index.append({"id": clip.id, "text": clip.text, "first": first, "latents": len(clip.video)})
         first += len(clip.video)
-    assert len(frames) in (0, len(videos)), "either every clip of a store has a frame index or none"
+    for some in (frames, images):
+        assert len(some) in (0, len(videos)), "either every clip of a store has them or none"
     np.save(temporary / "video.npy", np.concatenate(videos))
     np.save(temporary / "actions.npy", np.concatenate(bins) if actions else np.zeros(0, np.int16))
     if frames:
         np.save(temporary / "frames.npy", np.concatenate(frames).astype(np.int32))
+    if images:
+        np.save(temporary / "images.npy", np.concatenate(images))
     arrays = sorted(temporary.iterdir())
     hashes = {path.name: sha256_of(path) for path in arrays} | {"clips": _hash_of(index)}
     sizes = {path.name: path.stat().st_size for path in arrays}

@@ -130,7 +130,7 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
         done = step + 1
 
         if done % config.log_every == 0 or done == config.steps:
-            numbers = {name: sum(float(each[name]) for each in recent) / len(recent) for name in logs}
+            numbers = {name: _mean_of([float(each[name]) for each in recent], skip=name not in ("loss", "grad_norm")) for name in logs}
             recent.clear()
             now = time.monotonic()
             numbers["samples_per_s"] = config.log_every * config.batch_size * config.accumulate / (now - seconds)
@@ -224,6 +224,12 @@ def _gradients(stage, model, micro_batches, seed, device, half, buffers: Buffers
         for name, value in ({"loss": loss} | logs).items():
             total[name] = total.get(name, 0) + torch.as_tensor(value).detach() / count
     return total
+
+
+def _mean_of(values: list[float], skip: bool) -> float:
+    """Mean of what the steps said; `skip`: without the steps that had nothing to say (nan), 0 where none had."""
+    said = [value for value in values if not (skip and math.isnan(value))]
+    return sum(said) / len(said) if said else 0.0
 
 
 def _mean_over(logs: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:

@@ -57,8 +57,9 @@ def world_model_stage(
     tokenizer, _ = trained_video_tokenizer(run)
     if torch.cuda.is_available():
         tokenizer.cuda()
+    images = training.policy_share > 0  # a policy is asked at images
     stores = [
-        tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers)
+        tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers, images=images and episodes is train_set)
         for split, episodes in (("train", train_set), ("val", val_set))
     ]
     texts = [episode.text for episode in train_set if episode.text]

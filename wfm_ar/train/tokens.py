@@ -17,10 +17,15 @@ from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.clips import load_clip, to_float
 from wfm_ar.train.metrics import Progress
 
+IMAGES_AT_ONCE = 16  # bounds the memory of long clips
 
-def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256, workers: int = 1) -> TokenStore:
+
+def tokenize(
+    tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256, workers: int = 1, images: bool = False
+) -> TokenStore:
     """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
 
+    images: the last frame of each latent too, alone, so that a window may begin there as a prompt does.
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
     """
     tokenizer.eval()
@@ -34,6 +39,7 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         "schema": episodes.schema.to_json() if episodes.schema else None,
         "episodes": hashlib.sha256("\n".join(episodes[i].id for i in range(len(episodes))).encode()).hexdigest(),
         "view": episodes.view,
+        "images": images,
     }
 
     device = next(tokenizer.parameters()).device
@@ -44,11 +50,15 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
         latents = 1 + (len(frames) - 1) // config.temporal_compression
         frames = frames[: 1 + (latents - 1) * config.temporal_compression].to(device)
         video = tokenizer.encode(to_float(frames).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
+        alone = None
+        if images:
+            each = to_float(frames[:: config.temporal_compression]).permute(0, 3, 1, 2).unsqueeze(2)
+            alone = torch.cat([tokenizer.encode(some)[:, 0] for some in each.split(IMAGES_AT_ONCE)]).cpu().numpy().astype(kind)
         bins = None
         if actions:
             bins = _bins(episodes, i, len(frames) - 1, actions).reshape(latents - 1, config.temporal_compression, len(actions.bins))
         first_frames = np.maximum(0, 1 + config.temporal_compression * (np.arange(latents, dtype=np.int32) - 1))
-        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames)
+        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:
@@ -61,8 +71,9 @@ def tokenize(tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_sha
 
 def same_origin(found: dict, about: dict) -> bool:
     """Whether a store that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default."""
-    found = {"view": about["view"]} | found  # which cameras an earlier version showed, it did not say
+    found = {"view": about["view"], "images": False} | found  # which cameras an earlier version showed, it did not say
     try:
+        about = about | {"images": found["images"] or about["images"]}  # more than is asked for will do
         return _parsed(found) == _parsed(about)
     except (WfmError, KeyError, TypeError, AttributeError):
         return False

@@ -30,6 +30,7 @@ class WorldModelTraining:
     action_dropout: float = 0.1  # share of rows without their actions
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
+    policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it
     corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
     own_errors: float = 0.0  # share of steps whose input has some tokens as the model itself draws them; each such step takes 1.5x
     z_loss: float = 1e-4
@@ -75,6 +76,8 @@ class WorldModelStage:
         """
         rng = np.random.default_rng((seed, step))
         latents, store = self.sequence.config.max_latents, self.stores["train"]
+        if self.training.policy_share and rng.random() < self.training.policy_share:
+            return self._policy_batch(size, rng)
         if self.training.short < latents and rng.random() < self.training.short_share:
             size, latents = size * latents // self.training.short, self.training.short
         rows, clips = [], []
@@ -89,6 +92,29 @@ class WorldModelStage:
         batch = _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
         swapping = rng.random() < self.training.own_errors
         return batch | self._swaps(rows, latents, rng) if swapping else batch
+
+    def _policy_batch(self, size: int, rng: np.random.Generator) -> Batch:
+        """Rows that end with the actions after an image, which alone count: as many as take about the tokens of `size` long windows.
+
+        In whole rows the first actions, those that must be read off picture and text, are few, and most others repeat the last
+        ones. An image says nothing of the last ones.
+        """
+        sequence, store = self.sequence, self.stores["train"]
+        length = sequence.length(2) - sequence.latent_size
+        size = max(1, size * sequence.max_length // length)
+        rows, clips = [], []
+        for _ in range(size):
+            clips.append(int(rng.integers(len(store))))
+            clip = store[clips[-1]]
+            later = clip.bins is not None and len(clip.bins)
+            start = int(rng.integers(later)) if later else 0
+            image = (clip.video if clip.images is None else clip.images)[start]
+            text = clip.text if rng.random() >= self.training.text_dropout else None
+            row = self._row(np.stack((image, image)), text, clip.bins[start : start + 1] if later else None, None)
+            row = {name: tensor[: -sequence.latent_size] for name, tensor in row.items()}
+            row["weights"][row["targets"] < sequence.action_start] = 0
+            rows.append(row)
+        return _pad(rows, length - 1) | {"clip": torch.tensor(clips)}
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The ids of the clips in a batch, each once."""
@@ -221,7 +247,7 @@ class WorldModelStage:
 
 
 def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-    return hit[kind].float().mean() if kind.any() else torch.zeros(())
+    return hit[kind].float().mean()  # nan where there is none of the kind
 
 
 def _pad(rows: list[Batch], length: int) -> Batch:

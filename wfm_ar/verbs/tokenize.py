@@ -33,6 +33,7 @@ class Settings:
     out: Path
     workers: int
     clips_per_shard: int
+    images: bool
     device: Literal["auto", "cpu", "cuda"]
     overwrite: bool
 
@@ -88,7 +89,7 @@ def _shards(settings: Settings, data: Path) -> int:
     tokenizer = _tokenizer(settings)
     for split in (split for split in SPLITS if split in present):
         out = settings.out / split
-        tokenize(tokenizer, found.of_split(split), out, settings.clips_per_shard, settings.workers)
+        tokenize(tokenizer, found.of_split(split), out, settings.clips_per_shard, settings.workers, settings.images)
         store = TokenStore(out, verify=True)
         actions = "with actions" if store.about["actions"] else "no actions"
         print(
