@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_stages as tiny
+import torch
 
 from wfm_ar.data import open_episodes, write_episode, write_episodes
 from wfm_ar.errors import BadData
@@ -55,7 +56,7 @@ def forget(about):
             del channel[key]
     for key in ("factorised_ends", "background", "normalise"):
         del about["config"][key]
-    del about["view"]
+    del about["view"], about["images"]
 
 
 def test_a_store_of_an_earlier_version_is_gone_on_with(clips, tokenizer, tmp_path):
@@ -96,3 +97,17 @@ def test_another_camera_is_another_store(clips, tokenizer, tmp_path):
     assert tokenize(tokenizer, top, tmp_path / "tokens").about["view"] == "observation.images.top"
     with pytest.raises(BadData, match="holds tokens of another"):
         tokenize(tokenizer, replace(clips, view="observation.images.wrist"), tmp_path / "tokens")
+
+
+def test_images_are_the_last_frames_of_latents_encoded_alone(clips, tokenizer, tmp_path):
+    store = tokenize(tokenizer, clips, tmp_path / "tokens", images=True)
+    rate = tokenizer.config.temporal_compression
+    for i in range(len(store)):
+        frames = torch.from_numpy(clips.load_frames(i)[::rate].copy())
+        alone = [tokenizer.encode((frame / 127.5 - 1).permute(2, 0, 1)[None, :, None])[0, 0] for frame in frames]
+        assert torch.equal(torch.stack(alone), torch.from_numpy(store[i].images.astype(np.int64)))
+        assert np.array_equal(store[i].images[0], store[i].video[0]) and len(store[i].images) == len(store[i].video)
+    assert tokenize(tokenizer, clips, tmp_path / "tokens")[0].images is not None  # more than is asked for will do
+    tokenize(tokenizer, clips, tmp_path / "plain")
+    with pytest.raises(BadData, match="holds tokens of another"):
+        tokenize(tokenizer, clips, tmp_path / "plain", images=True)
