@@ -52,6 +52,7 @@ def world_model_stage(
     max_text: int,
     text_vocab: int,
     workers: int = 1,
+    micro_batches: int = 1,
 ) -> WorldModelStage:
     """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once)."""
     tokenizer, _ = trained_video_tokenizer(run)
@@ -76,7 +77,7 @@ def world_model_stage(
         max_text=max_text,
         max_latents=max_latents,
     )
-    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema, tokenizer)
+    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema, tokenizer, micro_batches)
 
 
 def diffusion_decoder_stage(

@@ -52,9 +52,13 @@ class WorldModelStage:
         text: TextTokenizer | None,
         schema: Schema | None = None,
         tokenizer: VideoTokenizer | None = None,
+        micro_batches: int = 1,
     ):
-        """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures."""
-        self.tokenizer = tokenizer
+        """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures.
+
+        micro_batches: of one step. They are all of one kind, as ranks that share one must pass through the network equally often.
+        """
+        self.tokenizer, self.micro_batches = tokenizer, micro_batches
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
         self._sequences: dict[tuple[int, ...], Sequence] = {self.sequence.channels: self.sequence}
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
@@ -76,7 +80,8 @@ class WorldModelStage:
         """
         rng = np.random.default_rng((seed, step))
         latents, store = self.sequence.config.max_latents, self.stores["train"]
-        if self.training.policy_share and rng.random() < self.training.policy_share:
+        of_policy, of_own_errors = np.random.default_rng((seed, step // self.micro_batches, 0)).random(2)
+        if of_policy < self.training.policy_share:
             return self._policy_batch(size, rng)
         if self.training.short < latents and rng.random() < self.training.short_share:
             size, latents = size * latents // self.training.short, self.training.short
@@ -90,8 +95,7 @@ class WorldModelStage:
             bins = clip.bins[start : start + latents - 1] if acting else None
             rows.append(self._row(clip.video[start : start + latents], text, bins, rng))
         batch = _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
-        swapping = rng.random() < self.training.own_errors
-        return batch | self._swaps(rows, latents, rng) if swapping else batch
+        return batch | self._swaps(rows, latents, rng) if of_own_errors < self.training.own_errors else batch
 
     def _policy_batch(self, size: int, rng: np.random.Generator) -> Batch:
         """Rows that end with the actions after an image, which alone count: as many as take about the tokens of `size` long windows.

@@ -215,9 +215,8 @@ def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: Episod
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
     if name == stages.WORLD_MODEL:
-        return stages.world_model_stage(
-            settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), workers=max(1, settings.num_workers)
-        )
+        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
+        return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
 
 
