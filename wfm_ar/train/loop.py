@@ -130,7 +130,7 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
         done = step + 1
 
         if done % config.log_every == 0 or done == config.steps:
-            numbers = {name: _mean_of([float(each[name]) for each in recent], skip=name not in ("loss", "grad_norm")) for name in logs}
+            numbers = _means(recent)
             recent.clear()
             now = time.monotonic()
             numbers["samples_per_s"] = config.log_every * config.batch_size * config.accumulate / (now - seconds)
@@ -226,10 +226,11 @@ def _gradients(stage, model, micro_batches, seed, device, half, buffers: Buffers
     return total
 
 
-def _mean_of(values: list[float], skip: bool) -> float:
-    """Mean of what the steps said; `skip`: without the steps that had nothing to say (nan), 0 where none had."""
-    said = [value for value in values if not (skip and math.isnan(value))]
-    return sum(said) / len(said) if said else 0.0
+def _means(recent: list[dict[str, float | torch.Tensor]]) -> dict[str, float]:
+    """The mean of each number over the steps that have it: not all kinds of steps have all."""
+    names = dict.fromkeys(name for each in recent for name in each)
+    values = {name: [float(each[name]) for each in recent if name in each] for name in names}
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def _mean_over(logs: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:

@@ -207,7 +207,8 @@ class WorldModelStage:
         loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
         actions = (batch["weights"] > 0) & ~video
-        return loss, {"accuracy": _share(hit, video), "action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
+        seen = {"accuracy": _share(hit, video)} if video.any() else {}  # a step on the policy alone has none
+        return loss, seen | {"action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
 
     @torch.no_grad()
     def validate(self, model, device):
@@ -251,7 +252,7 @@ class WorldModelStage:
 
 
 def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-    return hit[kind].float().mean()  # nan where there is none of the kind
+    return hit[kind].float().mean() if kind.any() else torch.zeros(())
 
 
 def _pad(rows: list[Batch], length: int) -> Batch:
