@@ -60,6 +60,19 @@ def lines(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "samples_per_s"} for row in rows]
 
 
+def test_a_number_is_the_mean_over_the_steps_that_have_it(tmp_path):
+    class Kinds(LineStage):
+        def loss(self, model, batch, generator):
+            loss, _ = super().loss(model, batch, generator)
+            return loss, {"even" if int(batch["step"]) % 2 == 0 else "odd": batch["step"].float()}
+
+    train(Kinds(), config(8, log_every=4), tmp_path)
+    assert [(row["even"], row["odd"]) for row in lines(tmp_path) if "odd" in row] == [(1.0, 2.0), (5.0, 6.0)]
+    train(Kinds(), config(9, log_every=9), tmp_path / "one")
+    (row,) = [row for row in lines(tmp_path / "one") if "odd" in row]
+    assert (row["even"], row["odd"]) == (4.0, 4.0)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, workers):
     whole = train(LineStage(), config(40, num_workers=workers), tmp_path / "whole")
