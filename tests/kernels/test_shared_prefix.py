@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
+from wfm_kernels.benchmark.registry import quantised
 from wfm_kernels.shared_prefix import reference
 from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
 from wfm_kernels.shared_prefix.triton import merge
@@ -33,6 +34,41 @@ def test_kernel_path_equals_unshared(T, device, assert_close):
     lengths, prefix = torch.tensor([20, 7, 2], device=device), torch.tensor([33], device=device)
     got = triton_shared_prefix(*tensors, lengths, prefix_length_1=prefix)
     assert_close(got, reference.attention_shared_prefix(*tensors, lengths, prefix_length_1=prefix))
+
+
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_quantised_caches(dtype, T, device, assert_close):
+    q, *caches = inputs(device, T=T)
+    (prefix_k, prefix_k_scale), (prefix_v, prefix_v_scale), (k, k_scale), (v, v_scale) = (quantised(x, dtype) for x in caches)
+    prefix_k_scale[:, 33:] = v_scale[1, :, 7:] = float("nan")  # dead
+    names = ("prefix_k_scale_HP", "prefix_v_scale_HP", "k_scale_BHL", "v_scale_BHL")
+    scales = dict(zip(names, (prefix_k_scale, prefix_v_scale, k_scale, v_scale), strict=True))
+    prefix = torch.tensor([33], device=device)
+    for suffix in ([20, 7, 3], [20, 7, 20]):
+        lengths = torch.tensor(suffix, device=device)
+        sound = {name: scale.nan_to_num(1.0) for name, scale in scales.items()}
+        expected = reference.attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, **sound)
+        for path in (attention_shared_prefix, triton_shared_prefix):
+            assert_close(path(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, **scales), expected)
+    lengths = torch.full((3,), 7, device=device)  # all as long: another way on the CPU
+    expected = reference.attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, **sound)
+    assert_close(attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, **scales), expected)
+    plain = reference.attention_shared_prefix(q, *caches, lengths, prefix_length_1=prefix)
+    assert 1e-4 < (expected - plain).abs().max() < 0.2
+
+
+def test_scales_are_for_both_or_for_neither():
+    q, prefix_k, prefix_v, k, v = inputs("cpu")
+    lengths, prefix = torch.tensor([20, 7, 2]), torch.tensor([33])
+    (k8, k_scale), (v8, v_scale) = quantised(k, torch.int8), quantised(v, torch.int8)
+    own = dict(k_scale_BHL=k_scale, v_scale_BHL=v_scale, prefix_length_1=prefix)
+    with pytest.raises(KernelError, match="prefix_k has dtype torch.float32, expected torch.int8"):
+        attention_shared_prefix(q, prefix_k, prefix_v, k8, v8, lengths, **own)
+    with pytest.raises(KernelError, match="prefix_k_scale is missing for a torch.int8 cache"):
+        attention_shared_prefix(q, prefix_k.to(torch.int8), prefix_v.to(torch.int8), k8, v8, lengths, **own)
+    with pytest.raises(KernelError, match="prefix_v_scale is given for a torch.float32 cache"):
+        attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, prefix_v_scale_HP=torch.ones(2, 40))
 
 
 def test_merge_of_empty_sets(device):

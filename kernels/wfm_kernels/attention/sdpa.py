@@ -36,8 +36,8 @@ def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_sca
     if live == 0:
         out_BNTK = torch.zeros_like(q_BNTK)
         return (out_BNTK, out_BNTK.new_full((B, N, T), float("-inf"), dtype=torch.float32)) if return_lse else out_BNTK
-    k_BHLK = _live(k_BHLK, k_scale_BHL, live, q_BNTK.dtype)
-    v_BHLK = _live(v_BHLK, v_scale_BHL, live, q_BNTK.dtype)
+    k_BHLK = live_slots(k_BHLK, k_scale_BHL, live, q_BNTK.dtype)
+    v_BHLK = live_slots(v_BHLK, v_scale_BHL, live, q_BNTK.dtype)
     if T == live and isinstance(mask, Causal) and not return_lse:  # a prefill
         return F.scaled_dot_product_attention(q_BNTK, k_BHLK, v_BHLK, is_causal=True, scale=scale, enable_gqa=N != H)
 
@@ -56,7 +56,7 @@ def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_sca
     return (out_BNTK, lse_BHR.reshape(B, N, T)) if return_lse else out_BNTK
 
 
-def _live(x_BHLK: Tensor, scale_BHL: Tensor | None, live: int, dtype: torch.dtype) -> Tensor:
+def live_slots(x_BHLK: Tensor, scale_BHL: Tensor | None, live: int, dtype: torch.dtype) -> Tensor:
     """The live slots, dequantised where there is a scale."""
     x_BHLK = x_BHLK.narrow(2, 0, live)
     return x_BHLK if scale_BHL is None else (x_BHLK.float() * scale_BHL[:, :, :live, None]).to(dtype)

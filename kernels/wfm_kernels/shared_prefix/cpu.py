@@ -17,11 +17,20 @@ WIDE_BLOCK = 32  # with 4 query heads or more a KV head: 8 futures read a past t
 
 
 def attention_shared_prefix(
-    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL
+    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL,
+    prefix_k_scale_HP=None, prefix_v_scale_HP=None, k_scale_BHL=None, v_scale_BHL=None,
 ) -> Tensor:  # fmt: skip
     """See reference.py for the maths and the package's `attention_shared_prefix` for the arguments. Lengths are read on the host."""
     B, N, T, K = q_BNTK.shape
     H, past, lengths = k_BHLK.shape[1], int(prefix_length_1), lengths_B.tolist()
+    if k_scale_BHL is not None:  # the live slots in q's dtype: the products are those of a plain cache
+        longest = max(lengths)
+        k_BHLK, v_BHLK = (sdpa.live_slots(x, s, longest, q_BNTK.dtype) for x, s in ((k_BHLK, k_scale_BHL), (v_BHLK, v_scale_BHL)))
+        prefix_k_HPK, prefix_v_HPK = (
+            sdpa.live_slots(x[None], s[None], past, q_BNTK.dtype)[0]
+            for x, s in ((prefix_k_HPK, prefix_k_scale_HP), (prefix_v_HPK, prefix_v_scale_HP))
+        )
+        max_length = longest
     if past == 0:
         return sdpa.attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask)
     q_BHRK = q_BNTK.mul(K**-0.5 if scale is None else scale).reshape(B, H, N // H * T, K)

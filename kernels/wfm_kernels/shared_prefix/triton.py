@@ -49,13 +49,20 @@ def _(out_a_BNTK, lse_a_BNT, out_b_BNTK, lse_b_BNT):
 
 
 def attention_shared_prefix(
-    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL
+    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL,
+    prefix_k_scale_HP=None, prefix_v_scale_HP=None, k_scale_BHL=None, v_scale_BHL=None,
 ) -> Tensor:  # fmt: skip
     """See reference.py. Reads nothing back to the host."""
     B, N, T, K = q_BNTK.shape
     q_1NRK = q_BNTK.transpose(0, 1).reshape(1, N, B * T, K)
     past = prefix_k_HPK[None], prefix_v_HPK[None], prefix_length_1
-    past_1NRK, past_lse_1NR = attention(q_1NRK, *past, scale=scale, mask=FULL, return_lse=True)
-    out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, return_lse=True)
+    scales = {"k_scale_BHL": k_scale_BHL, "v_scale_BHL": v_scale_BHL}
+    if k_scale_BHL is None:
+        past_scales = scales
+    else:
+        past_scales = {"k_scale_BHL": prefix_k_scale_HP[None], "v_scale_BHL": prefix_v_scale_HP[None]}
+    past_1NRK, past_lse_1NR = attention(q_1NRK, *past, scale=scale, mask=FULL, return_lse=True, **past_scales)
+    own = {"scale": scale, "max_length": max_length, "mask": mask, "return_lse": True}
+    out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, **own, **scales)
     past_BNTK = past_1NRK.view(N, B, T, K).transpose(0, 1)
     return merge(past_BNTK, past_lse_1NR.view(N, B, T).transpose(0, 1), out_BNTK, lse_BNT)
