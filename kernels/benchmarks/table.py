@@ -11,9 +11,10 @@ README, BEGIN, END = HERE.parent / "README.md", "<!-- results: begin -->\n", "<!
 
 def tables() -> str:
     """Markdown for all machines."""
-    from wfm_kernels.benchmark import table
+    from wfm_kernels.benchmark import goals_table, table
 
-    return "\n\n".join(table(json.loads(path.read_text())) for path in sorted((HERE / "results").glob("*.json"))) + "\n"
+    records = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    return "\n\n".join(f"{table(record)}\n\n{goals_table(record['device'], record['rows'])}" for record in records) + "\n"
 
 
 def updated(readme: str) -> str:

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from wfm_kernels.benchmark import cases, dtype_of, measure
+from wfm_kernels.benchmark import case_name, cases, dtype_of, measure
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.mark.timeout(900)  # a busy machine must not fail a benchmark
-@pytest.mark.parametrize("index", range(len(cases(DEVICE))))
-def test_case(index, device, results, benchmark):
+@pytest.mark.parametrize(("maker", "shape"), cases(DEVICE), ids=[case_name(*each) for each in cases(DEVICE)])
+def test_case(maker, shape, device, results, benchmark):
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    maker, shape = cases(device)[index]
     case = maker(device=device, dtype=dtype_of(device), **shape)
     row = measure(case, device)
     benchmark.pedantic(case.ours, rounds=3, iterations=1)

@@ -32,6 +32,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+needs_gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the interpreter's bf16 is wrong"))
+
+
+@pytest.fixture(params=[torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=needs_gpu)], ids=str)
+def dtype(request) -> torch.dtype:
+    """Of the tensors that go into a kernel."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from wfm_kernels.benchmark import about_machine, file_name, measure
+from wfm_kernels.benchmark import about_machine, case_name, file_name, goals_table, measure
+from wfm_kernels.benchmark.goals import CPU_GOALS, GPU_GOALS
 from wfm_kernels.benchmark.record import table
-from wfm_kernels.benchmark.registry import Case
+from wfm_kernels.benchmark.registry import CPU_CASES, GPU_CASES, Case
 from wfm_kernels.benchmark.timing import WrongNumbers
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "kernels" / "benchmarks"
@@ -52,3 +53,27 @@ def test_wrong_numbers_are_refused_before_timing() -> None:
 def test_results_of_machines_do_not_overwrite_each_other() -> None:
     about = dict(device="cpu", machine="A (R) B", vectors="AVX2", threads=1)
     assert file_name(about) == "cpu-a-r-b-avx2.json" and file_name(about | {"threads": 2}) == "cpu-a-r-b-avx2-2-threads.json"
+
+
+@pytest.mark.parametrize(("device", "goals", "cases"), [("cuda", GPU_GOALS, GPU_CASES), ("cpu", CPU_GOALS, CPU_CASES)])
+def test_every_goal_is_read_off_a_case_that_is_run(device, goals, cases) -> None:
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    rows = []
+    for maker, shape in cases:
+        made = maker(device="meta", dtype=dtype, **shape)  # names only: no memory, no GPU
+        ratios = dict.fromkeys((*made.rivals, *(("F.cross_entropy compiled", "flex_attention compiled") if device == "cuda" else ())), 2.0)
+        time = {"median": 20.0 if "T16" in made.name else 10.0, "low": 9.0, "high": 11.0}
+        times = {"microseconds": {"ours": time}, "times_faster_than": ratios, "share_of_copy": 0.9, "extra_bytes": 5e8}
+        rows.append({"name": made.name} | times)
+    lines = goals_table(device, rows).splitlines()[2:]
+    assert len(lines) == len(goals) and all("reached" in line or "missed" in line for line in lines)
+    assert goals_table(device, []).count("not measured") == len(goals)
+    if device == "cuda":
+        verdicts = [line.split("|")[3:5] for line in lines]
+        assert [v.strip() for v in verdicts[0]] == ["90%", "reached"] and [v.strip() for v in verdicts[3]] == ["2.00x", "missed"]
+        assert verdicts[8][0].strip() == "0.50 GB"
+
+
+def test_cases_are_chosen_by_name() -> None:
+    names = [case_name(maker, shape) for maker, shape in (*CPU_CASES, *GPU_CASES)]
+    assert len(set(names)) == len(names) and "shared_prefix B=64 N=4 H=4 P=512 L=16 K=32" in names

@@ -41,7 +41,6 @@ def test_gradients_pass_gradcheck_by_differences():
         assert abs((up - down) / (2 * step) - grad[r, d]) < 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("path", ["kernel", "cpu"])
 def test_rows_equal_autograd(path, dtype, device):
     torch.manual_seed(0)
@@ -56,7 +55,9 @@ def test_rows_equal_autograd(path, dtype, device):
     ours = logits.clone()
     loss, hits = rows(ours, targets, share, 0.01, True)
     torch.testing.assert_close(loss, expected.detach(), atol=1e-5 if dtype == torch.float32 else 2e-3, rtol=1e-5)
-    torch.testing.assert_close(ours.float(), gradient, atol=1e-6 if dtype == torch.float32 else 3e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        ours.float(), gradient, atol={torch.float32: 1e-6, torch.float16: 3e-4, torch.bfloat16: 3e-3}[dtype], rtol=1e-3
+    )
     assert hits.tolist() == (exact.argmax(-1) == targets).tolist() and hits[2]
     again, _ = rows(logits.clone(), targets, share, 0.01, False)
     torch.testing.assert_close(again, loss, atol=1e-6, rtol=1e-6)

@@ -33,7 +33,6 @@ def written(arguments):
     return [arguments[n] for n in ("k_cache_BHLK", "v_cache_BHLK")]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("path", [triton_op, qk_norm_rope_cache], ids=["kernel", "public"])
 def test_kernel_and_public_function_equal_the_reference(path, dtype, device, assert_close):
     ours, theirs = inputs(device, dtype), inputs(device, dtype)

@@ -21,7 +21,7 @@ def run(settings: Settings) -> int:
     import json
 
     import torch
-    from wfm_kernels.benchmark import about_machine, cases, dtype_of, measure, table
+    from wfm_kernels.benchmark import about_machine, case_name, cases, dtype_of, goals_table, measure, table
     from wfm_kernels.benchmark.timing import WrongNumbers
 
     from wfm_ar.data.files import refuse_existing, write_atomic
@@ -33,7 +33,7 @@ def run(settings: Settings) -> int:
     if settings.out is not None:
         refuse_existing(settings.out, settings.overwrite)
     device = device_named(settings.device)
-    names = [f"{maker.__name__} {' '.join(f'{k}={v}' for k, v in shape.items())}" for maker, shape in cases(device)]
+    names = [case_name(maker, shape) for maker, shape in cases(device)]
     chosen = [case for case, name in zip(cases(device), names, strict=True) if settings.only in name]
     if not chosen:
         raise BadConfig(f"only: got {settings.only!r}, which is in no case; expected part of one of: {'; '.join(names)}; fix: leave it out")
@@ -48,6 +48,8 @@ def run(settings: Settings) -> int:
         print(f"{len(rows)} of {len(chosen)}: {rows[-1]['name']}", flush=True)
     record = about_machine(device) | {"rows": rows}
     print("\n" + table(record))
+    if not settings.only:
+        print("\n" + goals_table(device, rows))
     if settings.out is not None:
         write_atomic(settings.out, (json.dumps(record, indent=1) + "\n").encode(), overwrite=settings.overwrite)
     return 0

@@ -1,7 +1,9 @@
-"""Benchmarks of the ops beside their rivals: registry.py (what), rivals.py (against whom), timing.py (how), record.py (the results)."""
+"""Benchmarks of the ops beside their rivals: registry.py (what), rivals.py (against whom), timing.py (how), record.py (the results),
+goals.py (what they should be)."""
 
+from wfm_kernels.benchmark.goals import goals_table
 from wfm_kernels.benchmark.record import about_machine, file_name, table
-from wfm_kernels.benchmark.registry import cases, dtype_of
+from wfm_kernels.benchmark.registry import case_name, cases, dtype_of
 from wfm_kernels.benchmark.timing import measure
 
-__all__ = ["about_machine", "cases", "dtype_of", "file_name", "measure", "table"]
+__all__ = ["about_machine", "case_name", "cases", "dtype_of", "file_name", "goals_table", "measure", "table"]

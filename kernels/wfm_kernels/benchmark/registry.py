@@ -10,12 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wfm_kernels import attention, attention_shared_prefix, linear_cross_entropy, rms_norm, sample, swiglu
+from wfm_kernels import (
+    attention,
+    attention_shared_prefix,
+    linear_cross_entropy,
+    qk_norm_rope_cache,
+    rms_norm,
+    sample,
+    speculative_accept,
+    swiglu,
+)
 from wfm_kernels.attention import reference as attention_reference
 from wfm_kernels.benchmark import rivals
 from wfm_kernels.linear_cross_entropy import reference as cross_entropy_reference
+from wfm_kernels.qk_norm_rope_cache import reference as norm_rope_reference
 from wfm_kernels.rms_norm import reference as rms_norm_reference
 from wfm_kernels.sample import reference as sample_reference
+from wfm_kernels.speculative import reference as speculative_reference
 from wfm_kernels.swiglu import reference as swiglu_reference
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}  # largest error on outputs of about unit spread
@@ -82,6 +93,42 @@ def shared_prefix(device: str, dtype: torch.dtype, B: int, N: int, H: int, P: in
         rivals={"unshared": lambda: attention(q, whole_k, whole_v, whole_lengths)},
         bytes_moved=tensor_bytes(prefix_k, prefix_v, k, v),
         tolerance=TOLERANCE[dtype],
+    )
+
+
+def norm_and_rope(device: str, dtype: torch.dtype, B: int, T: int, N: int, H: int, L: int, K: int) -> Case:
+    """Norm, rotary and cache write behind a QKV product, against the same in torch's operations; the queries are compared."""
+    axes = (K // 2 - 2 * (K // 6), K // 6, K // 6)
+    qkv = torch.randn(B, T, (N + 2 * H) * K, device=device, dtype=dtype)
+    weights = torch.randn(2, K, device=device, dtype=dtype)
+    angles = torch.arange(64, device=device)[:, None] * 100.0 ** -(torch.arange(K // 2, device=device) / (K // 2))
+    positions = torch.randint(64, (B, T, 3), device=device)
+    slots = torch.arange(L - T, L, device=device).expand(B, T).contiguous()
+    caches = torch.zeros(2, B, H, L, K, device=device, dtype=dtype)
+    arguments = (qkv, *weights, angles.cos(), angles.sin(), positions, slots, *caches)
+    return Case(
+        name=f"qk_norm_rope_cache B{B} T{T} N{N} H{H} L{L} K{K} {str(dtype)[6:]}",
+        ours=lambda: qk_norm_rope_cache(*arguments, heads=N, axes=axes),
+        reference=lambda: norm_rope_reference.qk_norm_rope_cache(*arguments, heads=N, axes=axes),
+        rivals={"torch": rivals.norm_and_rope(*arguments, heads=N, axes=axes)},
+        bytes_moved=2 * tensor_bytes(qkv),
+        tolerance=4 * TOLERANCE[dtype],
+    )
+
+
+def accept(device: str, dtype: torch.dtype, B: int, T: int, V: int) -> Case:
+    """Accepting drafts, against torch's operations with torch's draws. The check is on the tokens: they must be equal. Always fp32."""
+    draft_probs, target_probs = ((torch.randn(B, n, V, device=device) * 2).softmax(-1) for n in (T, T + 1))
+    draft = torch.multinomial(draft_probs.flatten(0, 1), 1).view(B, T)
+    arguments = (draft, draft_probs, target_probs, *(torch.arange(B, device=device) + n for n in (0, 5, 9)))
+    return Case(
+        name=f"speculative_accept B{B} T{T} V{V} float32",
+        ours=lambda: speculative_accept(*arguments)[0],
+        reference=lambda: speculative_reference.speculative_accept(*arguments)[0],
+        rivals={"torch": rivals.accept(draft, draft_probs, target_probs)},
+        bytes_moved=2 * V * 4 * B + 2 * B * T * 8,  # the two rows at the first refusal, and the drafts' own probabilities
+        tolerance=0.0,
+        randomised=("torch",),
     )
 
 
@@ -159,10 +206,12 @@ CPU_CASES = [
     (shared_prefix, dict(B=16, N=4, H=4, P=512, L=16, K=32)),
     (shared_prefix, dict(B=64, N=4, H=4, P=512, L=16, K=32)),
     (shared_prefix, dict(B=64, N=8, H=4, P=512, L=16, K=32)),
+    (norm_and_rope, dict(B=1, T=1, N=8, H=4, L=450, K=32)),
     (norm, dict(R=1, D=256)),
     (gate, dict(R=1, D=704)),
     (draw, dict(B=1, V=4096)),
     (draw, dict(B=4, V=65536)),
+    (accept, dict(B=4, T=4, V=4096)),
     (vocabulary_loss, dict(R=512, D=128, V=4096)),
 ]
 GPU_CASES = [
@@ -173,10 +222,12 @@ GPU_CASES = [
     (decode, dict(B=1, N=32, H=8, L=1024, K=128)),
     (decode, dict(B=1, N=32, H=8, L=4096, K=128)),
     (shared_prefix, dict(B=64, N=32, H=8, P=4096, L=256, K=128)),
+    (norm_and_rope, dict(B=32, T=1, N=32, H=8, L=4096, K=128)),
     (norm, dict(R=4096, D=4096)),
     (gate, dict(R=4096, D=11008)),
     (draw, dict(B=1, V=65536)),
     (draw, dict(B=64, V=65536)),
+    (accept, dict(B=64, T=4, V=65536)),
     (vocabulary_loss, dict(R=32768, D=1024, V=65536)),
 ]
 
@@ -187,6 +238,11 @@ def cases(device: str) -> list[tuple[Callable[..., Case], dict]]:
         return CPU_CASES
     fp8 = torch.cuda.get_device_capability() >= (8, 9)
     return [(maker, shape) for maker, shape in GPU_CASES if fp8 or shape.get("cache") != torch.float8_e4m3fn]
+
+
+def case_name(maker: Callable[..., Case], shape: dict) -> str:
+    """What a case is called before it is made: "shared_prefix B=16 N=4 ...", for `-k` of pytest and `only` of `wfm bench`."""
+    return " ".join([maker.__name__, *(f"{key}={str(value).removeprefix('torch.')}" for key, value in shape.items())])
 
 
 def dtype_of(device: str) -> torch.dtype:

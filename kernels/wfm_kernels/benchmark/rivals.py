@@ -50,6 +50,45 @@ def cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, gradi
     return found
 
 
+def norm_and_rope(qkv_BTE, q_weight, k_weight, cos, sin, positions_BT3, slots_BT, k_cache, v_cache, *, heads: int, axes: tuple) -> Run:
+    """The same from torch's own operations, as a model without the kernel would write it; the caches are its own."""
+    H, K = k_cache.shape[1], k_cache.shape[3]
+    k_cache, v_cache = torch.zeros_like(k_cache), torch.zeros_like(v_cache)
+    rows = torch.arange(len(qkv_BTE), device=qkv_BTE.device)[:, None]
+    axis_F = torch.repeat_interleave(torch.arange(3), torch.tensor(axes)).to(qkv_BTE.device)
+    pair_F = torch.arange(K // 2, device=qkv_BTE.device)
+
+    def run() -> Tensor:
+        q, k, v = qkv_BTE.unflatten(-1, (-1, K)).split([heads, H, H], dim=2)
+        place_BTF = positions_BT3[..., axis_F]
+        cos_BT1K, sin_BT1K = (torch.cat([table[place_BTF, pair_F]] * 2, -1)[:, :, None].to(q.dtype) for table in (cos, sin))
+
+        def turned(x: Tensor, weight: Tensor) -> Tensor:
+            x = F.rms_norm(x, (K,), weight, 1e-6)
+            first, second = x.chunk(2, -1)
+            return x * cos_BT1K + torch.cat((-second, first), -1) * sin_BT1K
+
+        k_cache[rows, :, slots_BT], v_cache[rows, :, slots_BT] = turned(k, k_weight), v
+        return turned(q, q_weight).transpose(1, 2)
+
+    return run
+
+
+def accept(draft_BT: Tensor, draft_probs_BTV: Tensor, target_probs_BSV: Tensor) -> Run:
+    """Leviathan et al.'s algorithm from torch's own operations and draws."""
+    T, rows = draft_BT.shape[1], torch.arange(len(draft_BT), device=draft_BT.device)
+    drafted = F.pad(draft_probs_BTV, (0, 0, 0, 1))
+
+    def run() -> Tensor:
+        q_BT, p_BT = (x.gather(-1, draft_BT[..., None])[..., 0] for x in (draft_probs_BTV, target_probs_BSV[:, :T]))
+        kept_B = (torch.rand_like(q_BT) * q_BT < p_BT).cumprod(1).sum(1)
+        rest_BV = (target_probs_BSV[rows, kept_B] - drafted[rows, kept_B]).clamp_min(0)
+        tokens_BS = torch.where(torch.arange(T + 1, device=draft_BT.device) < kept_B[:, None], F.pad(draft_BT, (0, 1)), -1)
+        return tokens_BS.scatter(1, kept_B[:, None], torch.multinomial(rest_BV, 1))
+
+    return run
+
+
 def importable(package: str) -> bool:
     try:
         importlib.import_module(package)

@@ -45,12 +45,23 @@ def measure(case: Case, device: str, rounds: int = ROUNDS) -> dict:
     return dict(
         name=case.name,
         max_error=error,
+        extra_bytes=_extra_bytes(case.ours) if device == "cuda" else None,
         bytes_moved=case.bytes_moved,
         microseconds={n: dict(median=1e6 * median[n], low=1e6 * t[0], high=1e6 * t[-1]) for n, t in seconds.items()},
         share_of_copy=median["copy"] / median["ours"],
         times_faster_than={name: median[name] / median["ours"] for name in median if name in case.rivals},
         not_run=left_out,
     )
+
+
+def _extra_bytes(run: Callable[[], object]) -> int:
+    """The most that a run holds on the GPU beyond what was there before."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
