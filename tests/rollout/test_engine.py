@@ -1,5 +1,6 @@
 """The engine: cached == uncached tokens, the same tokens in any batch, forks, rolling on beyond the trained length."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -121,7 +122,9 @@ def test_a_first_latent_from_text_and_from_nothing(model, sequence) -> None:
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
-def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind, dtype) -> None:
+    model = copy.deepcopy(model).to(dtype)
     prompts = [_row(seed, latents=1 + seed % 4, text=seed % 3 * 2) for seed in range(8)]  # ragged, some roll on midway
     whole = _roll(Rows(model, sequence, prompts, sampling), [kind] * 5)
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 8
@@ -130,7 +133,9 @@ def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kin
         assert torch.equal(part, whole[members])
 
 
-def test_logits_are_bitwise_the_same_in_any_batch(model, sequence) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_are_bitwise_the_same_in_any_batch(model, sequence, dtype) -> None:
+    model = copy.deepcopy(model).to(dtype)
     prompts = [_row(seed, latents=1 + seed % 3, text=seed % 5) for seed in range(8)]
 
     def logits(members: list[int]) -> torch.Tensor:
