@@ -3,9 +3,9 @@
     video --video_tokenizer.encode--> tokens --engine (+ text ids, action bins)--> tokens
           --video_tokenizer.decode--> frames --diffusion_decoder--> refined frames
 
-Promises: the same prompt, seed and settings give the same tokens, alone, in any batch, and through a stream (tested in float32 and bfloat16;
-rows that share a long past are read together, and then the logits agree up to rounding); every mistake in a prompt is one clear
-line before any work is done. Frames that were given come back as they were (`keep_detail`).
+Promises: the same prompt, seed and settings give the same tokens, alone, in any batch, and through a stream (tested in float32 and
+bfloat16; rows that share a long past are read together, and then the logits agree up to rounding); every mistake in a prompt is one
+clear line before any work is done. Frames that were given come back as they were (`keep_detail`).
 """
 
 import time
