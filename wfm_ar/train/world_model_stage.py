@@ -101,7 +101,7 @@ class WorldModelStage:
         """Rows that end with the actions after an image, which alone count: as many as take about the tokens of `size` long windows.
 
         In whole rows the first actions, those that must be read off picture and text, are few, and most others repeat the last
-        ones. An image says nothing of the last ones.
+        ones. An image says nothing of the last ones. Half of the images are a clip's first, as a rollout begins there.
         """
         sequence, store = self.sequence, self.stores["train"]
         length = sequence.length(2) - sequence.latent_size
@@ -111,7 +111,7 @@ class WorldModelStage:
             clips.append(int(rng.integers(len(store))))
             clip = store[clips[-1]]
             later = clip.bins is not None and len(clip.bins)
-            start = int(rng.integers(later)) if later else 0
+            start = int(rng.integers(later)) if later and rng.random() < 0.5 else 0
             image = (clip.video if clip.images is None else clip.images)[start]
             text = clip.text if rng.random() >= self.training.text_dropout else None
             row = self._row(np.stack((image, image)), text, clip.bins[start : start + 1] if later else None, None)
