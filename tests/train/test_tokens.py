@@ -12,6 +12,7 @@ from wfm_ar.data import open_episodes, write_episode, write_episodes
 from wfm_ar.errors import BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.train.clips import load_beginning, load_clip
 from wfm_ar.train.tokens import tokenize
 
 SCHEMA = ActionSchema(
@@ -111,3 +112,25 @@ def test_images_are_the_last_frames_of_latents_encoded_alone(clips, tokenizer, t
     tokenize(tokenizer, clips, tmp_path / "plain")
     with pytest.raises(BadData, match="holds tokens of another"):
         tokenize(tokenizer, clips, tmp_path / "plain", images=True)
+
+
+def test_a_long_clip_is_encoded_in_pieces_and_looked_at_from_its_beginning(tokenizer, tmp_path, monkeypatch):
+    rng, rate = np.random.default_rng(1), tokenizer.config.temporal_compression
+    frames = rng.integers(0, 256, (8 * rate + 2, 16, 24, 3), dtype=np.uint8)  # the last one fills no latent
+    record = write_episode(tmp_path / "set", id="long", frames_THWC=frames, fps=10, split="train", actions=np.zeros((8 * rate + 1, 2)))
+    write_episodes(tmp_path / "set", [record], SCHEMA)
+    long = open_episodes(tmp_path / "set")
+    whole = tokenize(tokenizer, long, tmp_path / "whole", images=True)[0]
+    loads, load_frames = [], type(long).load_frames
+    monkeypatch.setattr(
+        type(long), "load_frames", lambda self, i, start=0, count=None: loads.append(count) or load_frames(self, i, start, count)
+    )
+    monkeypatch.setattr("wfm_ar.train.clips.AT_ONCE", 2 * rate)
+    pieces = tokenize(tokenizer, long, tmp_path / "pieces", images=True)[0]
+    assert loads == [2 * rate + 1, 2 * rate, 2 * rate, 2 * rate]
+    assert len(whole.video) == 9 and whole.bins.shape == (8, rate, 2)
+    for name in ("video", "images", "bins", "frames"):
+        assert np.array_equal(getattr(pieces, name), getattr(whole, name))
+    monkeypatch.setattr("wfm_ar.train.clips.LOOKED_AT", 4 * rate)
+    beginning = load_beginning(long, 0, 16, 24, rate)
+    assert len(beginning) == 3 * rate + 1 and torch.equal(beginning, load_clip(long, 0, 16, 24)[: 3 * rate + 1])

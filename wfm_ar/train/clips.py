@@ -1,11 +1,14 @@
 """Clips as training sees them: loaded at the tokenizer's size, between pixels and floats, and as strips to look at."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.video import resize_crop
 
+LOOKED_AT = 257  # frames of a held-out clip: hours of it would neither fit nor tell more
 AT_ONCE = 64  # frames that are decoded before they are made small: a long clip of large frames would not fit
 
 
@@ -18,6 +21,29 @@ def load_clip(episodes: EpisodeSet, index: int, height: int, width: int, start: 
         return torch.from_numpy(resize_crop(episodes.load_frames(index, start, count), height, width))
     pieces = [(at, min(AT_ONCE, start + count - at)) for at in range(start, start + count, AT_ONCE)]
     return torch.from_numpy(np.concatenate([resize_crop(episodes.load_frames(index, at, n), height, width) for at, n in pieces]))
+
+
+def whole_latents(episodes: EpisodeSet, index: int, height: int, width: int, rate: int, most: int | None = None) -> Iterator[torch.Tensor]:
+    """`load_clip` in pieces of at most AT_ONCE frames, without the frames beyond the last whole latent: first 1 + rate*k, then rate*k each.
+
+    most: at most so many frames in all. So a clip of any length is encoded in bounded memory.
+    """
+    declared = episodes.num_frames(index)
+    if not declared:
+        clip = load_clip(episodes, index, height, width)
+        yield clip[: 1 + (min(len(clip), most or len(clip)) - 1) // rate * rate]
+        return
+    end = 1 + (min(declared, most or declared) - 1) // rate * rate
+    step, start = max(1, (AT_ONCE - 1) // rate) * rate, 0
+    while start < end:
+        stop = min(end, start + step + (start == 0))
+        yield load_clip(episodes, index, height, width, start, stop - start)
+        start = stop
+
+
+def load_beginning(episodes: EpisodeSet, index: int, height: int, width: int, rate: int) -> torch.Tensor:
+    """What a validation looks at: whole latents of the first LOOKED_AT frames at most, uint8 [1 + rate*n, height, width, 3]."""
+    return torch.cat(list(whole_latents(episodes, index, height, width, rate, LOOKED_AT)))
 
 
 def to_float(frames: torch.Tensor) -> torch.Tensor:

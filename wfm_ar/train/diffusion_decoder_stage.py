@@ -9,7 +9,7 @@ from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.edm import LossConfig, denoising_loss, measure_scale
 from wfm_ar.diffusion_decoder.sampler import refine
 from wfm_ar.tokenizers.video import VideoTokenizer
-from wfm_ar.train.clips import load_clip, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.clips import load_beginning, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler
 
 
@@ -74,11 +74,10 @@ class DiffusionDecoderStage:
 
     @torch.no_grad()
     def validate(self, model, device):
-        """PSNR of decoded and of refined whole held-out clips; and truth, decoded and refined frames below one another."""
+        """PSNR of decoded and of refined held-out clips (their first LOOKED_AT frames); truth, decoded and refined below one another."""
         settings, before, after, shown = self.tokenizer.config, [], [], []
         for index in range(min(self.training.val_clips, len(self.val_set))):
-            clip = load_clip(self.val_set, index, settings.height, settings.width)
-            clip = clip[: 1 + (len(clip) - 1) // settings.temporal_compression * settings.temporal_compression]
+            clip = load_beginning(self.val_set, index, settings.height, settings.width, settings.temporal_compression)
             tokens = self.tokenizer.encode(to_float(clip).permute(3, 0, 1, 2)[None].to(device))
             decoded = self.tokenizer.decode(tokens)
             refined = refine(model, self.tokenizer.codes(tokens), decoded, steps=self.training.steps, seeds=[index])

@@ -14,10 +14,8 @@ from wfm_ar.errors import BadActions, WfmError
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import load_clip, to_float
+from wfm_ar.train.clips import to_float, whole_latents
 from wfm_ar.train.metrics import Progress
-
-IMAGES_AT_ONCE = 16  # bounds the memory of long clips
 
 
 def tokenize(
@@ -25,7 +23,7 @@ def tokenize(
 ) -> TokenStore:
     """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
 
-    images: the last frame of each latent too, alone, so that a window may begin there as a prompt does.
+    Memory does not grow with a clip's length. images: the last frame of each latent too, alone, as a prompt that is an image has it.
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
     """
     tokenizer.eval()
@@ -46,18 +44,17 @@ def tokenize(
 
     @torch.inference_mode()
     def encode(i: int) -> TokenClip:
-        frames = load_clip(episodes, i, config.height, config.width)
-        latents = 1 + (len(frames) - 1) // config.temporal_compression
-        frames = frames[: 1 + (latents - 1) * config.temporal_compression].to(device)
-        video = tokenizer.encode(to_float(frames).permute(3, 0, 1, 2)[None])[0].cpu().numpy().astype(kind)
-        alone = None
-        if images:
-            each = to_float(frames[:: config.temporal_compression]).permute(0, 3, 1, 2).unsqueeze(2)
-            alone = torch.cat([tokenizer.encode(some)[:, 0] for some in each.split(IMAGES_AT_ONCE)]).cpu().numpy().astype(kind)
-        bins = None
-        if actions:
-            bins = _bins(episodes, i, len(frames) - 1, actions).reshape(latents - 1, config.temporal_compression, len(actions.bins))
-        first_frames = np.maximum(0, 1 + config.temporal_compression * (np.arange(latents, dtype=np.int32) - 1))
+        rate, stream, video, alone, count = config.temporal_compression, tokenizer.encode_stream(), [], [], 0
+        for frames in whole_latents(episodes, i, config.height, config.width, rate):
+            video_1CTHW = to_float(frames.to(device)).permute(3, 0, 1, 2)[None]
+            video.append(stream.push(video_1CTHW)[0])
+            if images:
+                last_nC1HW = video_1CTHW[:, :, rate - 1 if count else 0 :: rate].transpose(0, 2)
+                alone.append(tokenizer.encode(last_nC1HW)[:, 0])
+            count += len(frames)
+        video, alone = (torch.cat(tokens).cpu().numpy().astype(kind) if tokens else None for tokens in (video, alone))
+        bins = _bins(episodes, i, count - 1, actions).reshape(len(video) - 1, rate, len(actions.bins)) if actions else None
+        first_frames = np.maximum(0, 1 + rate * (np.arange(len(video), dtype=np.int32) - 1))
         return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone)
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))

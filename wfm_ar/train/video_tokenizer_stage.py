@@ -6,7 +6,7 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import load_clip, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.clips import load_beginning, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler, still_picture
 
 
@@ -63,12 +63,10 @@ class VideoTokenizerStage:
 
     @torch.no_grad()
     def validate(self, model, device):
-        """PSNR of whole held-out clips (mean over frames), share of codes used, perplexity; and truth above reconstruction."""
+        """PSNR of held-out clips (their first LOOKED_AT frames), share of codes used, perplexity; and truth above reconstruction."""
         counts, scores, shown = torch.zeros(model.codebook_size), [], []
         for index in range(min(self.training.val_clips, len(self.val_set))):
-            clip = load_clip(self.val_set, index, self.config.height, self.config.width)
-            rate = self.config.temporal_compression
-            clip = clip[: 1 + (len(clip) - 1) // rate * rate]
+            clip = load_beginning(self.val_set, index, self.config.height, self.config.width, self.config.temporal_compression)
             video = to_float(clip).permute(3, 0, 1, 2)[None].to(device)
             tokens = model.encode(video)
             decoded = to_uint8(model.decode(tokens)[0].permute(1, 2, 3, 0)).cpu()
