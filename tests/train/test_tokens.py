@@ -122,10 +122,13 @@ def test_a_long_clip_is_encoded_in_pieces_and_looked_at_from_its_beginning(token
     long = open_episodes(tmp_path / "set")
     whole = tokenize(tokenizer, long, tmp_path / "whole", images=True)[0]
     loads, load_frames = [], type(long).load_frames
-    monkeypatch.setattr(
-        type(long), "load_frames", lambda self, i, start=0, count=None: loads.append(count) or load_frames(self, i, start, count)
-    )
-    monkeypatch.setattr("wfm_ar.train.clips.AT_ONCE", 2 * rate)
+
+    def load(self, i, start=0, count=None):
+        loads.append(count)
+        return load_frames(self, i, start, count)
+
+    monkeypatch.setattr(type(long), "load_frames", load)
+    monkeypatch.setattr("wfm_ar.train.clips.AT_ONCE", 2 * rate + 1)
     pieces = tokenize(tokenizer, long, tmp_path / "pieces", images=True)[0]
     assert loads == [2 * rate + 1, 2 * rate, 2 * rate, 2 * rate]
     assert len(whole.video) == 9 and whole.bins.shape == (8, rate, 2)
