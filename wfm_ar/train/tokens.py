@@ -10,7 +10,7 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
-from wfm_ar.errors import BadActions, WfmError
+from wfm_ar.errors import BadActions, BadData, WfmError
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
@@ -67,13 +67,20 @@ def tokenize(
 
 
 def same_origin(found: dict, about: dict) -> bool:
-    """Whether a store that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default."""
+    """Whether a store that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default.
+
+    Raises BadData where only the images are missing.
+    """
     found = {"view": about["view"], "images": False} | found  # which cameras an earlier version showed, it did not say
     try:
-        about = about | {"images": found["images"] or about["images"]}  # more than is asked for will do
-        return _parsed(found) == _parsed(about)
+        same = _parsed(found | {"images": True}) == _parsed(about | {"images": True})
     except (WfmError, KeyError, TypeError, AttributeError):
         return False
+    if same and about["images"] and not found["images"]:
+        raise BadData(
+            "tokens: they are without images, expected some for policy_share above 0; fix: delete them, or wfm tokenize images=true"
+        )
+    return same
 
 
 def _parsed(about: dict) -> dict:
