@@ -77,9 +77,7 @@ def same_origin(found: dict, about: dict) -> bool:
     except (WfmError, KeyError, TypeError, AttributeError):
         return False
     if same and about["images"] and not found["images"]:
-        raise BadData(
-            "tokens: they are without images, expected some for policy_share above 0; fix: delete them, or wfm tokenize images=true"
-        )
+        raise BadData("tokens: they are without images, expected some for policy_share above 0; fix: delete them and encode again")
     return same
 
 
