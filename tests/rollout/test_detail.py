@@ -2,7 +2,7 @@
 
 import torch
 
-from wfm_ar.rollout.detail import MOVED, REACH, STILL, Detail, stillness
+from wfm_ar.rollout.detail import GONE, MOVED, STILL, WIDE_REACH, Detail, stillness
 
 
 def clips() -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,10 +33,26 @@ def test_what_moves_is_left_as_it_was_decoded():
     given, decoded = clips()
     decoded[:, :, 5:, 4:8, 4:8] += 2 * MOVED
     out = restored(given, decoded)
-    reach = slice(4 - REACH, 8 + REACH)
-    assert torch.equal(out[:, :, 5:, reach, reach], decoded[:, :, 5:, reach, reach])
-    torch.testing.assert_close(out[:, :, 5:, :, 10:], given[None, :, :1, :, 10:].expand(-1, -1, 2, -1, -1))
+    reach = slice(4 - WIDE_REACH, 8 + WIDE_REACH)  # all of it is another thing now
+    assert 2 * MOVED >= GONE and torch.equal(out[:, :, 5:, reach, reach], decoded[:, :, 5:, reach, reach])
+    torch.testing.assert_close(out[:, :, 5:, :, 11:], given[None, :, :1, :, 11:].expand(-1, -1, 2, -1, -1))
     torch.testing.assert_close(out[:, :, 3:5], given[None, :, :1].expand(-1, -1, 2, -1, -1))  # only later frames are touched
+
+
+def test_what_is_painted_a_little_differently_is_still_what_was_given():
+    given, decoded = clips()
+    decoded[:, :, 3:] += STILL * 0.9
+    torch.testing.assert_close(restored(given, decoded), given[None, :, :1].expand(-1, -1, 7, -1, -1))
+
+
+def test_the_edge_of_what_went_away_does_not_stay():
+    frame = torch.zeros(1, 3, 1, 15, 15)
+    moved = frame.clone()
+    moved[..., 7, 7] = GONE
+    weight = stillness(moved, frame)[0, 0, 0, 7]
+    assert weight[7 - WIDE_REACH : 8 + WIDE_REACH].max() == 0 and weight[: 7 - WIDE_REACH].min() == 1
+    moved[..., 7, 7] = STILL
+    assert stillness(moved, frame).min() == 1
 
 
 def test_it_fades_between_the_two_bounds():

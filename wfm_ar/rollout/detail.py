@@ -1,24 +1,25 @@
-"""What the tokens could not hold of the given frames, put back wherever the picture stands still.
+"""The given picture, kept wherever it stands still.
 
-A tokenizer loses detail. Of frames that were given, the loss is known: given minus decoded. Where a later frame decodes to what
-the last given one decoded to, nothing has happened since, so the loss is still the same and is added back; where something
-moved, nothing is added. What a rollout imagines is untouched by this; what it merely remembers is exact.
+A tokenizer loses detail, and a world model repaints a background a little differently at every latent. Where a later frame decodes
+to about what the last given one decoded to, nothing has happened since: the given frame itself is shown there. Where something
+moved, the frame is what was imagined. So what a rollout imagines is untouched by this; what it merely remembers is exact.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-STILL, MOVED = 0.1, 0.25  # difference on the [-1, 1] scale up to which a place counts as still, and from which as moved
+STILL, MOVED = 0.2, 0.4  # difference on the [-1, 1] scale up to which a place counts as still, and from which as moved
 REACH = 1  # pixels around a moved place that count as moved too: its blurred edge
+GONE, WIDE_REACH = 0.7, 3  # what changed by as much is another thing now: the blurred edge of what was there reaches further
 
 
 class Detail:
-    """The lost detail of one row's given frames; frames come in order, given ones first. Its state is replaced, never changed."""
+    """The given frames of one row; frames come in order, given ones first. Its state is replaced, never changed."""
 
     def __init__(self, given_CTHW: Tensor) -> None:
         """float [3, T, H, W] in [-1, 1], T >= 1."""
         self.given_CTHW = given_CTHW
-        self.reference = self.lost = None  # [1, 3, 1, H, W] each: the last given frame as decoded, and what it lacks
+        self.reference = self.last = None  # [1, 3, 1, H, W] each: the last given frame as decoded, and as given
 
     def restore(self, decoded_BCTHW: Tensor, made_BCTHW: Tensor | None = None) -> Tensor:
         """Frames as decoded, and as they are to be shown (refined, say; None: as decoded) -> float [1, 3, n, H, W] with detail.
@@ -29,9 +30,9 @@ class Detail:
         count = decoded_BCTHW.shape[2]
         given, self.given_CTHW = self.given_CTHW[None, :, :count], self.given_CTHW[:, count:]
         if given.shape[2]:
-            self.reference, self.lost = decoded_BCTHW[:, :, -1:], given[:, :, -1:] - made_BCTHW[:, :, -1:]
+            self.reference, self.last = decoded_BCTHW[:, :, -1:], given[:, :, -1:]
             return given
-        return made_BCTHW + self.lost * stillness(decoded_BCTHW, self.reference)
+        return made_BCTHW.lerp(self.last.expand_as(made_BCTHW), stillness(decoded_BCTHW, self.reference).expand_as(made_BCTHW))
 
     def fork(self) -> "Detail":
         """One that goes on from here on its own."""
@@ -43,5 +44,6 @@ class Detail:
 def stillness(frames_BCTHW: Tensor, reference_BC1HW: Tensor) -> Tensor:
     """[B, 1, T, H, W] in 0..1: 1 where a frame looks as the reference does in every channel and near by, 0 where it does not."""
     change_BTHW = (frames_BCTHW - reference_BC1HW).abs().amax(1)
-    change_BTHW = F.max_pool2d(change_BTHW, 2 * REACH + 1, stride=1, padding=REACH)
-    return ((MOVED - change_BTHW) / (MOVED - STILL)).clamp(0, 1).unsqueeze(1)
+    near_BTHW, wide_BTHW = (F.max_pool2d(change_BTHW, 2 * reach + 1, stride=1, padding=reach) for reach in (REACH, WIDE_REACH))
+    still_BTHW = ((MOVED - near_BTHW) / (MOVED - STILL)).clamp(0, 1) * ((GONE - wide_BTHW) / (GONE - MOVED)).clamp(0, 1)
+    return still_BTHW.unsqueeze(1)
