@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
+from wfm_ar.errors import BadData
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
@@ -163,6 +164,18 @@ def test_policy_steps_have_many_short_rows_whose_actions_alone_count(store):
     assert len(starts) > 1
     loss, logs = stage.loss(stage.model, batch, None)
     assert loss.requires_grad and "accuracy" not in logs and 0 <= logs["action_accuracy"] <= 1
+
+
+def test_policy_steps_want_clips_with_actions(store, tmp_path):
+    def clip(i: int) -> TokenClip:
+        return store[i]._replace(bins=store[i].bins if i % 3 == 0 else np.full_like(store[i].bins, -1))
+
+    some = write_store(tmp_path / "some", {"actions": True}, 9, lambda part: map(clip, part), 32, lambda done: None)
+    batch = make(some, policy_share=1.0).batch(0, 4, 0)
+    assert set(batch["clip"].tolist()) == {0, 3, 6} and (batch["weights"] > 0).sum(1).tolist() == [2] * len(batch["clip"])
+    none = write_store(tmp_path / "none", {"actions": False}, 9, lambda part: map(lambda i: store[i], part), 32, lambda done: None)
+    with pytest.raises(BadData, match="hardly a clip has actions, expected some for policy_share=0.5; fix: policy_share=0"):
+        [make(none, policy_share=0.5).batch(step, 4, 0) for step in range(8)]
 
 
 def test_dropout_leaves_text_and_actions_out(store):

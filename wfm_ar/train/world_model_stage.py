@@ -18,6 +18,7 @@ from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
 SHOWN = 3  # held-out clips rolled out at each validation
+TRIES = 100  # clips drawn for one that has actions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +108,24 @@ class WorldModelStage:
         length = sequence.length(2) - sequence.latent_size
         size = max(1, size * sequence.max_length // length)
         rows, clips = [], []
-        for _ in range(size):
-            clips.append(int(rng.integers(len(store))))
-            clip = store[clips[-1]]
-            later = clip.bins is not None and len(clip.bins)
-            start = int(rng.integers(later)) if later and rng.random() < 0.5 else 0
+        for _ in range(TRIES * size):
+            index = int(rng.integers(len(store)))
+            clip = store[index]
+            if clip.bins is None or not len(clip.bins) or self._acting(clip.bins)[1] is None:
+                continue
+            start = int(rng.integers(len(clip.bins))) if rng.random() < 0.5 else 0
             image = (clip.video if clip.images is None else clip.images)[start]
             text = clip.text if rng.random() >= self.training.text_dropout else None
-            row = self._row(np.stack((image, image)), text, clip.bins[start : start + 1] if later else None, None)
+            row = self._row(np.stack((image, image)), text, clip.bins[start : start + 1], None)
             row = {name: tensor[: -sequence.latent_size] for name, tensor in row.items()}
             row["weights"][row["targets"] < sequence.action_start] = 0
             rows.append(row)
+            clips.append(index)
+            if len(rows) == size:
+                break
+        else:
+            share = self.training.policy_share
+            raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
         return _pad(rows, length - 1) | {"clip": torch.tensor(clips)}
 
     def clip_ids(self, batch: Batch) -> list[str]:
