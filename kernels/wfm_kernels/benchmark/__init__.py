@@ -1,5 +1,4 @@
-"""Benchmarks of the ops beside their rivals: registry.py (what), rivals.py (against whom), timing.py (how), record.py (the results),
-goals.py (what they should be)."""
+"""Benchmarks of the ops: registry.py (what), rivals.py (against whom), timing.py (how), record.py (results), goals.py (the bars)."""
 
 from wfm_kernels.benchmark.goals import goals_table
 from wfm_kernels.benchmark.record import about_machine, file_name, table
