@@ -110,7 +110,7 @@ def test_images_are_the_last_frames_of_latents_encoded_alone(clips, tokenizer, t
         assert np.array_equal(store[i].images[0], store[i].video[0]) and len(store[i].images) == len(store[i].video)
     assert tokenize(tokenizer, clips, tmp_path / "tokens")[0].images is not None  # more than is asked for will do
     tokenize(tokenizer, clips, tmp_path / "plain")
-    with pytest.raises(BadData, match="they are without images, expected some for policy_share above 0; fix: delete them"):
+    with pytest.raises(BadData, match=r"plain: holds no images, expected some \(policy_share, images=true\); fix: delete it"):
         tokenize(tokenizer, clips, tmp_path / "plain", images=True)
 
 

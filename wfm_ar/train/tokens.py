@@ -3,6 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +60,14 @@ def tokenize(
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:
-        store = write_store(
-            out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, lambda done: progress.update(done, {}), same_origin
-        )
+        tell, same = lambda done: progress.update(done, {}), partial(same_origin, out)
+        store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, tell, same)
     progress.close()
     return store
 
 
-def same_origin(found: dict, about: dict) -> bool:
-    """Whether a store that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default.
+def same_origin(out: Path, found: dict, about: dict) -> bool:
+    """Whether the store `out` that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default.
 
     Raises BadData where only the images are missing.
     """
@@ -77,7 +77,7 @@ def same_origin(found: dict, about: dict) -> bool:
     except (WfmError, KeyError, TypeError, AttributeError):
         return False
     if same and about["images"] and not found["images"]:
-        raise BadData("tokens: they are without images, expected some for policy_share above 0; fix: delete them and encode again")
+        raise BadData(f"{out}: holds no images, expected some (policy_share, images=true); fix: delete it and encode again")
     return same
 
 
