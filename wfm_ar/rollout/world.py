@@ -96,7 +96,7 @@ class World:
     ) -> Rollout:
         """One clip; see Prompt for the inputs, SamplingConfig for the settings. `progress` is told (latents made, of how many).
 
-        keep_detail: given frames come out as they were, and what stands still keeps their detail (detail.py); False: all is decoded.
+        keep_detail: given frames come out as they were, and what stands still is shown as given (detail.py); False: all is decoded.
 
         Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
         """
