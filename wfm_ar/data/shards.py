@@ -37,8 +37,7 @@ TABLE_BYTES = 1 << 30  # of a shard's table of clips, or of what describes a sto
 
 
 class TokenClip(NamedTuple):
-    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A] or None, text or None, frames int32 [n] or None, images like
-    video or None."""
+    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A], frames int32 [n], images [n, h, w]; None = none."""
 
     id: str
     video: np.ndarray

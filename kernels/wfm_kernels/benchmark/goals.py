@@ -1,6 +1,6 @@
 """The goals of the kernels, read off the rows of a benchmark run: what was measured beside the bar, or that it was not.
 
-A row of another machine, or an estimate, fills nothing.
+A row of another machine, or an estimate, fills nothing. That decoding reads nothing back to the host is a test, not a time.
 """
 
 from collections.abc import Callable
