@@ -60,6 +60,24 @@ def test_a_rollout_is_a_valid_clip_with_all_its_files(place):
     assert (place / "one.png").stat().st_size > 1000 and len(np.load(place / "one.tokens.npy")) == 5
 
 
+def test_a_finished_world_is_trained_on(place):
+    """Its networks are the beginning, its sizes hold whatever the experiment says, and nothing else of its run is needed."""
+    words = ["train", "init=run/world", "data=data", "run=on", "num_workers=0"]
+    settings = ["stages.world_model.training.policy_share=0.5", "stages.world_model.training.policy_data=data"]
+    told = wfm(*words, "stage=world_model", "experiment=smoke", "steps=6", "log_every=1", *settings, where=place)
+    assert "going on from on/world_model/step-000000" in told and "policy: data: episodes.jsonl" in told
+    assert losses(place / "on", "world_model")[0] < 0.9 * losses(place / "run", "world_model")[0]
+    wfm(*words[:1], "data=data", "run=on", "stage=world", where=place)
+    old, new = (json.loads((place / name / "world/world.json").read_text()) for name in ("run", "on"))
+    assert old["world_model"] == new["world_model"] and old["files"]["text_tokenizer.model"] == new["files"]["text_tokenizer.model"]
+    same = {name for name in old["files"] if old["files"][name] == new["files"][name]}
+    assert {"video_tokenizer.safetensors", "diffusion_decoder.safetensors"} <= same and "world_model.safetensors" not in same
+    with pytest.raises(AssertionError, match="expected the actions of the world in init="):
+        (place / "videos").mkdir()
+        os.link(next((place / "data" / "videos").iterdir()), place / "videos" / "a.mp4")
+        wfm("train", "init=run/world", "data=videos", "run=other", "experiment=smoke", "stage=world_model", where=place)
+
+
 def test_training_goes_on_from_where_it_stopped(place):
     told = wfm("train", "stage=world_model", "experiment=smoke", "data=data", "run=run", "steps=130", where=place)
     assert "going on from" in told and (place / "run" / "world_model" / "step-000130").is_dir()

@@ -32,14 +32,14 @@ def store(tmp_path):
     return write_store(tmp_path, {"actions": True}, 60, lambda part: map(clip, part), 32, lambda done: None)
 
 
-def make(store, **training) -> WorldModelStage:
+def make(store, policy_store=None, **training) -> WorldModelStage:
     torch.manual_seed(0)
     text = TextTokenizer.train(TEXTS, vocab_size=300, max_tokens=16)
     sequence = SequenceConfig(
         video_vocab=20, levels=(5, 4), grid_h=2, grid_w=2, rate=2, action_bins=(3,), text_vocab=text.vocab_size, max_text=16, max_latents=5
     )
     settings = {"short": 3, "val_clips": 8} | training
-    return WorldModelStage(MODEL, sequence, WorldModelTraining(**settings), store, store, text)
+    return WorldModelStage(MODEL, sequence, WorldModelTraining(**settings), store, store, text, policy_store=policy_store)
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_their_token_count(store):
@@ -155,7 +155,7 @@ def test_policy_steps_have_many_short_rows_whose_actions_alone_count(store):
     assert batch["ids"].shape == (size, 16 + 1 + 4 + 2 - 1) and len(batch["clip"]) == size
     begins, starts = (batch["ids"] == stage.sequence.bov).nonzero()[:, 1].tolist(), set()
     for row, begin in enumerate(begins):
-        one, ids, targets = store[int(batch["clip"][row])], batch["ids"][row], batch["targets"][row]
+        one, ids, targets = store[-1 - int(batch["clip"][row])], batch["ids"][row], batch["targets"][row]
         assert batch["weights"][row].nonzero()[:, 0].tolist() == [begin + 4, begin + 5]
         shown, acted = int(ids[begin + 1]), (targets[begin + 4 : begin + 6] - stage.sequence.action_start).tolist()
         possible = [k for k in range(4) if one.images[k, 0, 0] == shown and one.bins[k].flatten().tolist() == acted]
@@ -172,10 +172,23 @@ def test_policy_steps_want_clips_with_actions(store, tmp_path):
 
     some = write_store(tmp_path / "some", {"actions": True}, 9, lambda part: map(clip, part), 32, lambda done: None)
     batch = make(some, policy_share=1.0).batch(0, 4, 0)
-    assert set(batch["clip"].tolist()) == {0, 3, 6} and (batch["weights"] > 0).sum(1).tolist() == [2] * len(batch["clip"])
+    assert set(batch["clip"].tolist()) == {-1, -4, -7} and (batch["weights"] > 0).sum(1).tolist() == [2] * len(batch["clip"])
     none = write_store(tmp_path / "none", {"actions": False}, 9, lambda part: map(lambda i: store[i], part), 32, lambda done: None)
     with pytest.raises(BadData, match="hardly a clip has actions, expected some for policy_share=0.5; fix: policy_share=0"):
         [make(none, policy_share=0.5).batch(step, 4, 0) for step in range(8)]
+
+
+def test_policy_steps_can_be_of_episodes_of_their_own(store, tmp_path):
+    def beginning(i: int) -> TokenClip:
+        one = store[i]
+        return one._replace(id=f"start {i}", video=one.video[:2], bins=one.bins[:1], frames=None, images=one.images[:2])
+
+    starts = write_store(tmp_path / "starts", {"actions": True}, 5, lambda part: map(beginning, part), 32, lambda done: None)
+    stage = make(store, starts, policy_share=0.5)
+    names = [stage.clip_ids(stage.batch(step, 4, 0)) for step in range(12)]
+    of_starts = [all(name.startswith("start ") for name in each) for each in names]
+    assert any(of_starts) and not all(of_starts)
+    assert all(is_start or not any(name.startswith("start ") for name in each) for is_start, each in zip(of_starts, names, strict=True))
 
 
 def test_dropout_leaves_text_and_actions_out(store):

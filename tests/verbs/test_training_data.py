@@ -6,7 +6,7 @@ import pytest
 from wfm_ar.cli import main
 from wfm_ar.data import write_video
 from wfm_ar.errors import BadData
-from wfm_ar.verbs.training_data import training_sets
+from wfm_ar.verbs.training_data import policy_set, training_sets
 
 NO_TRAIN = b"".join(b'{"id": "%s", "video": "a.mp4", "fps": 5, "split": "%s"}\n' % pair for pair in ((b"a", b"test"), (b"b", b"val")))
 FRAMES = np.zeros((5, 16, 16, 3), np.uint8)
@@ -45,6 +45,18 @@ def test_another_robot_is_refused(tmp_path):
     (tmp_path / "run" / "actions.json").write_text("{")
     with pytest.raises(BadData, match="actions.json: cannot be read"):
         training_sets(tmp_path / "a", tmp_path / "run", camera=None, fps=None)
+
+
+def test_demonstrations_are_of_the_same_robot(tmp_path):
+    train, _ = training_sets(folder(tmp_path / "a", 3), tmp_path / "run", camera=None, fps=None)
+    folder(tmp_path / "b", 4, scale=2.0)
+    assert policy_set(str(tmp_path / "b"), train, camera=None, fps=None).schema == train.schema
+    for other in (folder(tmp_path / "c", 2, width=3), folder(tmp_path / "d", 2)):
+        if other.name == "d":
+            for path in other.glob("*.npz"):
+                path.unlink()
+        with pytest.raises(BadData, match="policy_data has other actions than data .*; fix: "):
+            policy_set(str(other), train, camera=None, fps=None)
 
 
 @pytest.mark.parametrize(

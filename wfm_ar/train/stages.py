@@ -53,16 +53,21 @@ def world_model_stage(
     text_vocab: int,
     workers: int = 1,
     micro_batches: int = 1,
+    policy_set: EpisodeSet | None = None,
 ) -> WorldModelStage:
-    """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once)."""
+    """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
+
+    policy_set: what steps on the policy alone are of; None = train_set.
+    """
     tokenizer, _ = trained_video_tokenizer(run)
     if torch.cuda.is_available():
         tokenizer.cuda()
-    images = training.policy_share > 0  # a policy is asked at images
-    stores = [
-        tokenize(tokenizer, episodes, run / "tokens" / split, workers=workers, images=images and episodes is train_set)
-        for split, episodes in (("train", train_set), ("val", val_set))
-    ]
+    asked = (policy_set or train_set) if training.policy_share > 0 else None  # a policy is asked at images
+    sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
+    stores = {
+        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked)
+        for name, episodes in sets.items()
+    }
     texts = [episode.text for episode in train_set if episode.text]
     text = _text_tokenizer(run, texts, text_vocab, max_text) if texts else None
     settings = tokenizer.config
@@ -77,7 +82,10 @@ def world_model_stage(
         max_text=max_text,
         max_latents=max_latents,
     )
-    return WorldModelStage(config, sequence, training, *stores, text, train_set.schema, tokenizer, micro_batches)
+    train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
+    return WorldModelStage(
+        config, sequence, training, train_store, val_store, text, train_set.schema, tokenizer, micro_batches, policy_store
+    )
 
 
 def diffusion_decoder_stage(
@@ -147,13 +155,18 @@ def _config(kind: type, values: dict):
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
+def keep_text_tokenizer(run: Path, text: TextTokenizer) -> None:
+    """Make `text` the run's own, unless it has one."""
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / TEXT_MODEL).exists():
+        write_atomic(run / TEXT_PIN, text.sha256.encode(), overwrite=True)
+        write_atomic(run / TEXT_MODEL, text.model_bytes)
+
+
 def _text_tokenizer(run: Path, texts: list[str], vocab: int, max_tokens: int) -> TextTokenizer:
     path = run / TEXT_MODEL
     if not path.exists():
-        run.mkdir(parents=True, exist_ok=True)
-        trained = TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens)
-        write_atomic(path.with_name(TEXT_PIN), trained.sha256.encode(), overwrite=True)
-        write_atomic(path, trained.model_bytes)
+        keep_text_tokenizer(run, TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens))
     return _pinned_text_tokenizer(path, max_tokens)
 
 

@@ -32,6 +32,7 @@ class WorldModelTraining:
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
     policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it
+    policy_data: str | None = None  # episodes those rows are of, demonstrations say, which may be short; None = the run's data
     corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
     own_errors: float = 0.0  # share of steps whose input has some tokens as the model itself draws them; each such step takes 1.5x
     z_loss: float = 1e-4
@@ -54,17 +55,19 @@ class WorldModelStage:
         schema: Schema | None = None,
         tokenizer: VideoTokenizer | None = None,
         micro_batches: int = 1,
+        policy_store: TokenStore | None = None,
     ):
         """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures.
 
         micro_batches: of one step. They are all of one kind, as ranks that share one must pass through the network equally often.
+        policy_store: what the steps on the policy alone are of; None = train_store.
         """
         self.tokenizer, self.micro_batches = tokenizer, micro_batches
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
         self._sequences: dict[tuple[int, ...], Sequence] = {self.sequence.channels: self.sequence}
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
-        self.stores = {"train": train_store, "val": val_store}
-        if len(train_store) == 0:
+        self.stores = {"train": train_store, "val": val_store, "policy": policy_store or train_store}
+        if len(train_store) == 0 or len(self.stores["policy"]) == 0:
             raise BadData("training tokens: there are none; fix: give more clips")
         self.model = WorldModel(self.config)
         self._text_ids: dict[str, list[int]] = {}
@@ -75,7 +78,7 @@ class WorldModelStage:
         return about | {"schema": self.schema.to_json() if self.schema else None}
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L], clip [B].
+        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L], clip [B] (see clip_ids).
 
         B and L depend on the window alone.
         """
@@ -104,7 +107,7 @@ class WorldModelStage:
         In whole rows the first actions, those that must be read off picture and text, are few, and most others repeat the last
         ones. An image says nothing of the last ones. Half of the images are a clip's first, as a rollout begins there.
         """
-        sequence, store = self.sequence, self.stores["train"]
+        sequence, store = self.sequence, self.stores["policy"]
         length = sequence.length(2) - sequence.latent_size
         size = max(1, size * sequence.max_length // length)
         rows, clips = [], []
@@ -120,7 +123,7 @@ class WorldModelStage:
             row = {name: tensor[: -sequence.latent_size] for name, tensor in row.items()}
             row["weights"][row["targets"] < sequence.action_start] = 0
             rows.append(row)
-            clips.append(index)
+            clips.append(-1 - index)
             if len(rows) == size:
                 break
         else:
@@ -130,7 +133,8 @@ class WorldModelStage:
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The ids of the clips in a batch, each once."""
-        return [self.stores["train"][i].id for i in dict.fromkeys(batch["clip"].tolist())]
+        clips = dict.fromkeys(batch["clip"].tolist())  # those of the policy's store are counted from -1 down
+        return [self.stores["train"][i].id if i >= 0 else self.stores["policy"][-1 - i].id for i in clips]
 
     def _row(self, video: np.ndarray, text: str | None, bins: np.ndarray | None, rng: np.random.Generator | None) -> Batch:
         tokens = torch.from_numpy(video.astype(np.int64))

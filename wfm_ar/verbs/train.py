@@ -3,7 +3,7 @@
 What a stage does is wfm_ar/train's business; this file maps conf/train.yaml to its dataclasses and says what runs when.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +11,14 @@ from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.cosmos_world import CosmosWorld
-from wfm_ar.rollout.world import load_world
+from wfm_ar.rollout.world import World, load_world
+from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
+from wfm_ar.train.begin import begin_from, begin_schema
 from wfm_ar.train.checkpoint import load_checkpoint
+from wfm_ar.train.clips import to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.distributed import Ranks, all_ranks
@@ -24,8 +27,9 @@ from wfm_ar.train.rng import seed_all
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
+from wfm_ar.train.windows import still_picture
 from wfm_ar.train.world_model_stage import WorldModelTraining
-from wfm_ar.verbs.training_data import training_sets
+from wfm_ar.verbs.training_data import policy_set, training_sets
 from wfm_ar.world_model import WorldModelConfig
 
 COMMON = (
@@ -169,11 +173,17 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     packs = settings.stage in ("world", "all")
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
+    before = None if settings.init is None else load_world(settings.init)
+    if isinstance(before, World):
+        begin_schema(before.parts, settings.run)
     train_set, val_set = training_sets(settings.data, settings.run, camera=settings.camera, fps=settings.fps)
-    if settings.init is not None:
+    if isinstance(before, CosmosWorld):
         if ranks.size > 1:
-            raise BadConfig(f"init: got {ranks.size} ranks, expected one: fine-tuning is not sharded; fix: run it without torchrun")
-        return _finetune(settings, settings.init, train_set, val_set)
+            raise BadConfig(f"init: got {ranks.size} ranks, expected one: Cosmos worlds are not sharded; fix: run it without torchrun")
+        return _finetune(settings, before, train_set, val_set)
+    if before is not None:
+        with ranks.one_after_another():
+            settings = _begin(settings, before.parts, train_set)
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
@@ -185,19 +195,27 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     return 0
 
 
-def _finetune(settings: Settings, init: Path, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
+def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Settings:
+    """The run begins with the networks of a world; -> the settings with the world's own sizes."""
+    tokenizer, background = parts.video_tokenizer.config, None
+    if tokenizer.background and settings.stage in (stages.VIDEO_TOKENIZER, "all"):  # tokens change anyway: let the camera be the data's
+        background = to_float(still_picture(train_set, tokenizer.height, tokenizer.width)).permute(2, 0, 1)
+    begin_from(parts, settings.run, train_set, background)
+    sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text)
+    decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
+    return replace(settings, sequence=sequence, tokenizer=tokenizer, model=parts.world_model.config, decoder=decoder)
+
+
+def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
     """Trains a converted Cosmos world on, and writes the world that comes of it."""
     out = settings.run / "world"
     if settings.stage != stages.WORLD_MODEL:
-        raise BadConfig(f"stage: got {settings.stage} with init={init}, expected world_model; fix: stage=world_model")
+        raise BadConfig(f"stage: got {settings.stage} with init={world.name}, expected world_model; fix: stage=world_model")
     if out.exists() and not settings.overwrite:
         raise OutputExists(f"{out}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     if isinstance(train_set.schema, MixedSchema) or any(e.actions is None for e in (*train_set, *val_set)) != (train_set.schema is None):
         raise BadData(f"{settings.data}: got several robots, or episodes without actions among others, expected one robot's with init=; "
                       "fix: part the data by robot")  # fmt: skip
-    world = load_world(init)
-    if not isinstance(world, CosmosWorld):
-        raise BadConfig(f"init: got {init}, a world of our own, expected a converted Cosmos world; fix: train on with resume=")
     tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
     stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
               (("train", train_set), ("val", val_set))]  # fmt: skip
@@ -216,6 +234,8 @@ def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: Episod
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
     if name == stages.WORLD_MODEL:
         loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
+        if own.policy_data and own.policy_share:
+            loop["policy_set"] = policy_set(own.policy_data, train_set, camera=settings.camera, fps=settings.fps)
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
 

@@ -22,6 +22,19 @@ def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | Non
     return found.of_split("train"), found.of_split("val")
 
 
+def policy_set(data: str, train_set: EpisodeSet, *, camera: str | None, fps: float | None) -> EpisodeSet:
+    """The training episodes that the steps on the policy alone are of. Raises BadData where their actions are not `train_set`'s."""
+    found = open_episodes(data, camera=camera, fps=fps)
+    print(f"policy: {found.about()}", flush=True)
+    own, expected = found.schema, train_set.schema
+    if own is not None and expected is not None and found.schema_made and channels_of(own) == channels_of(expected):
+        own = expected  # ranges found in data: the run's hold
+    if own is None or expected is None or expected.diff(own):
+        difference = expected.diff(own) if own is not None and expected is not None else "no actions there, or none in the run's data"
+        raise BadData(f"{data}: policy_data has other actions than data ({difference[:200]}); fix: give demonstrations by the same robot")
+    return replace(found, schema=own).of_split("train")
+
+
 def kept_schema(path: Path, made: Schema) -> Schema:
     """The action schema a run goes on with: ranges found in data are kept in the run, as more data may have others.
 
