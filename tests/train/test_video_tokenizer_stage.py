@@ -1,10 +1,15 @@
-"""Stage 1 on numbers that are not finite; what it learns from good ones is tested in test_resume.py and the smoke test."""
+"""Stage 1 on numbers that are not finite, and its and stage 3's pictures; what they learn is tested in test_resume.py and the smoke test."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_stages as tiny
 import torch
+
+from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.video import write_video
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -17,3 +22,17 @@ def test_codes_that_are_not_finite_give_a_loss_that_says_so(tmp_path, value):
     loss, logs = stage.loss(stage.model, stage.batch(0, 2, 0), torch.Generator().manual_seed(0))
     assert not torch.isfinite(loss)
     assert 0 <= float(logs["codes_in_batch"]) <= 1
+
+
+@pytest.mark.parametrize("name", ["video_tokenizer", "diffusion_decoder"])
+def test_validation_shows_clips_of_any_lengths(name, tmp_path):
+    """As every robot's are; the strips below one another are then of several widths."""
+    (tmp_path / "long").mkdir()
+    for frames in (1, 9, 13, 25):
+        write_video(tmp_path / "long" / f"{frames}.mp4", np.full((frames, 16, 24, 3), 99, np.uint8), 10)
+    stage = tiny.make_stage(name, tiny.make_data(tmp_path / "data"))
+    stage.val_set, stage.training = open_episodes(tmp_path / "long"), replace(stage.training, val_clips=4)
+    _, pictures = stage.validate(stage.model.eval(), torch.device("cpu"))
+    (picture,) = pictures.values()
+    rows = 4 * 2 if name == "video_tokenizer" else 3 * 3
+    assert picture.shape[0] == rows * 16 and picture.shape[1] % 24 == 0 and picture.shape[1] >= 9 * 24

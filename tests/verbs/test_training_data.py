@@ -21,9 +21,12 @@ def folder(root, count, width=2, scale=1.0):
     return root
 
 
-def test_one_episode_is_trained_on_and_validated_with(tmp_path, capsys):
+def test_where_none_is_held_out_validation_is_of_the_training_clips(tmp_path, capsys):
     train, val = training_sets(folder(tmp_path / "a", 1), tmp_path / "run", camera=None, fps=None)
     assert train is val and len(train) == 1 and "validation says nothing of clips not seen" in capsys.readouterr().out
+    both = ":".join(str(folder(tmp_path / name, 1)) for name in "ab")
+    train, val = training_sets(both, tmp_path / "both", camera=None, fps=None)
+    assert train is val and len(train) == 2 and "none of its episodes is held out" in capsys.readouterr().out
     train, val = training_sets(folder(tmp_path / "a", 4), tmp_path / "other", camera=None, fps=None)
     assert len(train) + len(val) == 4 and len(val) >= 1
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.video import resize_crop
@@ -59,6 +60,12 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
 def side_by_side(clips_THWC: list[torch.Tensor], every: int = 1) -> torch.Tensor:
     """Clips uint8 [T, H, W, 3] -> one picture [rows * H, columns * W, 3]: a row a clip, every n-th frame a column."""
     return torch.cat([torch.cat(list(clip[::every]), 1) for clip in clips_THWC], 0)
+
+
+def one_below_another(pictures_HWC: list[torch.Tensor]) -> torch.Tensor:
+    """Pictures uint8 [H, W, 3] of any widths -> one, black on the right of the narrower."""
+    width = max(picture.shape[1] for picture in pictures_HWC)
+    return torch.cat([F.pad(picture, (0, 0, 0, width - picture.shape[1])) for picture in pictures_HWC])
 
 
 def psnr(error: torch.Tensor) -> torch.Tensor:

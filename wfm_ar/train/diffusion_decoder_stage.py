@@ -9,7 +9,7 @@ from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.edm import LossConfig, denoising_loss, measure_scale
 from wfm_ar.diffusion_decoder.sampler import refine
 from wfm_ar.tokenizers.video import VideoTokenizer
-from wfm_ar.train.clips import load_beginning, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.clips import load_beginning, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler
 
 
@@ -87,4 +87,4 @@ class DiffusionDecoderStage:
             if index < 3:
                 shown.append(side_by_side([clip, *frames], every=max(1, len(clip) // 8)))
         numbers = {"psnr_decoded": float(torch.stack(before).mean()), "psnr_refined": float(torch.stack(after).mean())}
-        return numbers, {"refined": torch.cat(shown)}
+        return numbers, {"refined": one_below_another(shown)}

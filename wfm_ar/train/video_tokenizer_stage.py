@@ -6,7 +6,7 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import load_beginning, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.clips import load_beginning, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler, still_picture
 
 
@@ -75,7 +75,7 @@ class VideoTokenizerStage:
             if index < 4:
                 shown.append(side_by_side([clip, decoded], every=max(1, len(clip) // 8)))
         numbers = {"psnr": float(torch.stack(scores).mean()), "codes_used": float((counts > 0).float().mean())}
-        return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": torch.cat(shown)}
+        return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": one_below_another(shown)}
 
 
 def correlation(codes_Bcthw: torch.Tensor) -> torch.Tensor:

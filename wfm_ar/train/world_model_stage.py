@@ -13,7 +13,7 @@ from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer
-from wfm_ar.train.clips import side_by_side, to_uint8
+from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
 from wfm_ar.train.loop import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
@@ -259,8 +259,7 @@ class WorldModelStage:
             both = self.tokenizer.decode(torch.stack((truth, torch.stack(made.tokens))).to(next(self.tokenizer.parameters()).device))
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))
-        width = max((picture.shape[1] for picture in shown), default=0)
-        return {"rollouts": torch.cat([F.pad(p, (0, 0, 0, width - p.shape[1])) for p in shown])} if shown else {}
+        return {"rollouts": one_below_another(shown)} if shown else {}
 
 
 def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:

@@ -11,14 +11,16 @@ from wfm_ar.schema import Schema, channels_of, schema_from_json
 
 
 def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | None) -> tuple[EpisodeSet, EpisodeSet]:
-    """The training and the held-out episodes, and on the terminal what was found. One lone episode is both."""
+    """The training and the held-out episodes, and on the terminal what was found. Where none is held out, those trained on are both."""
     found = open_episodes(data, camera=camera, fps=fps)
     print(found.about(), flush=True)
     if found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
-    if len(found) == 1:
-        print(f"{data}: its one episode is trained on and validated with: validation says nothing of clips not seen", flush=True)
-        return found, found
+    if len(found) == 1 or not any(episode.split == "val" for episode in found):
+        train_set = found if len(found) == 1 else found.of_split("train")
+        clips = "its one episode is trained on and" if len(found) == 1 else "none of its episodes is held out: those trained on are"
+        print(f"{data}: {clips} validated with: validation says nothing of clips not seen", flush=True)
+        return train_set, train_set
     return found.of_split("train"), found.of_split("val")
 
 
