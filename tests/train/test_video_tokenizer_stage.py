@@ -1,4 +1,4 @@
-"""Stage 1 on numbers that are not finite, and its and stage 3's pictures; what they learn is tested in test_resume.py and the smoke test."""
+"""Stage 1 on numbers that are not finite, and what stages 1 and 3 show; what they learn is in test_resume.py and the smoke test."""
 
 import math
 from dataclasses import replace
