@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,17 @@ FLAGS = {  # hydra's own, those that make sense here -> the values they take
 MODES = {"--cfg", "-c", "--info", "-i", "--multirun", "-m"}
 
 
+OF_NO_USE = (  # warnings of libraries that nobody can do anything about
+    "Glyph .* missing from font",  # a text in another script: a picture shows a box for it
+    "Mismatch dtype between input and weight",  # of norms under autocast on the CPU: the slower way is taken, with the same numbers
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (`argv` without the program's name) and returns the exit code. Never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for message in OF_NO_USE:
+        warnings.filterwarnings("ignore", message)
     return _guarded("wfm", lambda: _dispatch(arguments))
 
 

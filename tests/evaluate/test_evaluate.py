@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,9 +125,27 @@ def test_videos_without_text_and_actions_measure_what_can_be(world, tmp_path):
         write_video(tmp_path / "clips" / f"{i}.mp4", clip, 10)
     numbers = evaluate(world, tmp_path / "clips", tmp_path / "out", QUICK_ONE_BY_ONE, progress=False)
     assert set(numbers["not_measured"]) == {"rollout", "refined", "actions", "text"}
-    assert "not every episode of the data set has actions" in numbers["not_measured"]["rollout"]
+    assert "no held-out episode of 9 frames has actions" in numbers["not_measured"]["rollout"]
     assert numbers["tokenizer"]["psnr"] > 0 and numbers["prediction"]["loss"] > 0
     assert all(row["passed"] is not True for row in numbers["bars"] if row["key"].startswith(("rollout", "refined", "actions", "text")))
+
+
+def test_episodes_without_actions_are_left_out_of_what_is_driven(world, data, report, tmp_path):
+    """And a world that takes no actions is rolled out all the same."""
+    copy = shutil.copytree(data, tmp_path / "copy")
+    lines = [json.loads(line) for line in (copy / "episodes.jsonl").read_text().splitlines()]
+    del lines[1]["actions"]
+    (copy / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers = evaluate(world, copy, tmp_path / "some", QUICK_ONE_BY_ONE, progress=False)
+    assert [row["id"] for row in numbers["rollout"]["by_episode"]] == ["e0", "e2", "e3"] and numbers["prediction"]["episodes"] == 4
+    assert numbers["not_measured"] == {} and numbers["actions"]["episodes"] == 3
+    parts = load_world(world).parts
+    sequence = replace(parts.sequence, action_bins=())
+    model = WorldModel(replace(parts.world_model.config, **Sequence(sequence).model_vocabularies())).eval()
+    blind = replace(parts, sequence=sequence, world_model=model, action_schema=None)
+    numbers = evaluate(save_world(tmp_path / "blind", blind), data, tmp_path / "none", QUICK_ONE_BY_ONE, progress=False)
+    assert numbers["rollout"]["episodes"] == 4 and numbers["refined"] is not None
+    assert numbers["not_measured"] == {"actions": "this world takes no actions"}
 
 
 def test_what_does_not_fit_is_one_clear_line(world, data, tmp_path):

@@ -82,15 +82,19 @@ def evaluate(
         bench = Bench(world=loaded, config=config, clips=clips, track=partial(_track, bar), robots=robots_of(loaded))
         report["tokenizer"] = tokenizer_section(bench, HeldOut(episodes, count=config.tokenizer_episodes, **size))
         report["prediction"] = prediction_section(bench)
-        if reason := _no_actions(loaded, clips):
-            missing |= {"rollout": reason, "refined": reason, "actions": reason}
+        driven = _driven(loaded, clips)
+        if not driven.indices:
+            missing |= dict.fromkeys(("rollout", "refined", "actions"), f"no held-out episode of {config.frames} frames has actions")
         else:
+            bench = replace(bench, clips=driven)
             true = rollout_section(bench)
             report["rollout"], report["refined"], sheets["rollout"] = true.rollout, true.refined, true.sheets
             if true.refined is None:
                 missing["refined"] = "this world has no diffusion decoder"
-            several = len({episodes[i].embodiment for i in clips.indices}) > 1
-            if true.trials is None or len(clips) < 2 or loaded.height != loaded.width or several:
+            several = len({episodes[i].embodiment for i in driven.indices}) > 1
+            if loaded.parts.action_schema is None:
+                missing["actions"] = "this world takes no actions"
+            elif true.trials is None or len(driven) < 2 or loaded.height != loaded.width or several:
                 missing["actions"] = "needs two or more tabletop episodes, square, of one robot, whose state says where the peg is (peg_xy)"
             else:
                 report["actions"], sheets["actions"] = action_section(bench, true)
@@ -123,13 +127,9 @@ def _prepare(out: Path, overwrite: bool) -> None:
         refuse_existing(out / name, overwrite)
 
 
-def _no_actions(world: World, clips: HeldOut) -> str | None:
-    """Why nothing can be driven with true actions; None if it can."""
-    if world.parts.action_schema is None:
-        return "this world takes no actions"
-    if any(clips.episodes[i].actions is None for i in clips.indices):
-        return "not every episode of the data set has actions"
-    return None
+def _driven(world: World, clips: HeldOut) -> HeldOut:
+    """The clips to roll out: those with actions, or all of them in a world that takes none."""
+    return clips if world.parts.action_schema is None else clips.where(lambda episode: episode.actions is not None)
 
 
 def _pushes(world: World, episodes: EpisodeSet) -> EpisodeSet | None:

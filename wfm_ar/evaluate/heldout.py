@@ -3,13 +3,14 @@
 Of several robots, each is looked at: the first of its episodes.
 """
 
+import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.episodes import Episode, EpisodeSet
 from wfm_ar.data.video import resize_crop
 from wfm_ar.errors import BadData
 
@@ -50,6 +51,12 @@ class HeldOut:
                 f"{episodes.path}: got no held-out episode of {num_frames} frames or more, the longest has {longest}; "
                 "fix: set frames lower, or add longer clips"
             )
+
+    def where(self, wanted: Callable[[Episode], bool]) -> "HeldOut":
+        """Those of these clips whose episode is wanted; there may be none."""
+        chosen = copy.copy(self)
+        chosen.indices = [i for i in self.indices if wanted(self.episodes[i])]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.indices)

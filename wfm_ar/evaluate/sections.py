@@ -138,12 +138,13 @@ class TrueRollouts:
 
 
 def rollout_section(bench: Bench) -> TrueRollouts:
-    """Picture quality against the horizon, raw against refined, and the peg's way under true actions."""
+    """Picture quality against the horizon, raw against refined, and the peg's way; under true actions where the world takes any."""
     refine = bench.world.parts.diffusion_decoder is not None
     rows, trials, sheets, worst, first = [], [], [], [], []
     pairs: dict[str, list] = {"rollouts": [], "reconstructions": []}
     clips = list(bench.clips)
-    prompts = [bench.prompt(k, clip, actions=clip.actions) for k, clip in enumerate(clips)]
+    acts = bench.world.parts.action_schema is not None
+    prompts = [bench.prompt(k, clip, actions=clip.actions if acts else None) for k, clip in enumerate(clips)]
     for k, (clip, rolled) in enumerate(zip(clips, bench.roll(clips, prompts, refine=refine, name="rollouts"), strict=True)):
         decoded, refined = _reconstruct(bench, clip, prompts[k].seed, refine)
         made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
@@ -155,7 +156,7 @@ def rollout_section(bench: Bench) -> TrueRollouts:
             ]
             pairs["rollouts"].append(dict(zip(("raw", "refined"), numbers[:2], strict=True)))
             pairs["reconstructions"].append(dict(zip(("raw", "refined"), numbers[2:], strict=True)))
-        if clip.peg_xy is not None:
+        if clip.peg_xy is not None and clip.actions is not None:
             trials.append(control.watch(rolled.raw_frames, clip.actions, clip.peg_xy[0]))
         gap = float(row.psnr["tokenizer"][-1] - row.psnr["raw"][-1])
         note = f"{clip.text or 'no text'}; last frame {row.psnr['raw'][-1]:.1f} dB, the tokenizer's own {row.psnr['tokenizer'][-1]:.1f} dB"

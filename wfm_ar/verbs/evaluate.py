@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from wfm_ar.errors import BadData
-from wfm_ar.evaluate.bars import verdict
+from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
 from wfm_ar.rollout.world_folder import find_world
@@ -36,9 +36,11 @@ def run(settings: Settings) -> int:
         overwrite=settings.overwrite,
         progress=sys.stderr.isatty(),
     )
-    for row in report["bars"]:
-        measured = "not measured" if row["measured"] is None else f"{row['measured']:.4g}"
+    for bar, row in zip(BARS, report["bars"], strict=True):
+        measured = bar.show(row["measured"])
         print(f"{row['name']:<60} {measured:>14}  {verdict(row)}")
+    for section, reason in report["not_measured"].items():
+        print(f"not measured, {section}: {reason}")
     print(f"the report is {settings.out / HTML}")
     return 0
 
