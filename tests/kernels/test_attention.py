@@ -65,6 +65,12 @@ def test_kernel_takes_any_outer_strides(device, assert_close):
     assert_close(attention(q.cpu(), k.cpu(), v.cpu(), lengths.cpu()), expected.cpu())
 
 
+def test_kernel_takes_lengths_of_any_stride(device, assert_close):
+    q, k, v, _ = inputs([96, 41], device, tokens=3)
+    for lengths in (torch.tensor([96, 0, 41, 0], device=device)[::2], torch.tensor(17, device=device).expand(2)):
+        assert_close(triton_attention(q, k, v, lengths), reference.attention(q, k, v, lengths))
+
+
 def test_scale_is_used(device, assert_close):
     q, k, v, lengths = inputs([80, 33], device, tokens=3)
     expected = reference.attention(q, k, v, lengths, scale=0.7)

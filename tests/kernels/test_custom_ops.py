@@ -9,7 +9,7 @@ def attention_case(return_lse):
     from wfm_kernels.attention.triton import attention_op
 
     q, k, v = (torch.randn(2, h, n, 32) for h, n in ((4, 2), (2, 40), (2, 40)))
-    return attention_op, (q, k, v, torch.tensor([40, 7]), None, None, None, 0.2, 0, 0, 1, 1, 1, 40, return_lse, 2, False)
+    return attention_op, (q, k, v, torch.tensor([40, 7]), None, None, None, 0.2, 0, 0, 1, 1, 1, 40, return_lse, 2, False, 0)
 
 
 def merge_case():

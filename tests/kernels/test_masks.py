@@ -83,6 +83,17 @@ def test_every_path_obeys_the_mask(form, device, assert_close):
         assert_close(path(q, k, v, lengths, mask=mask), out)
 
 
+@pytest.mark.parametrize("ring", [RING, RING_FULL], ids=["causal", "full"])
+def test_a_ring_goes_on_past_the_range_of_int32(ring, device, assert_close):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, n, 32, device=device) for heads, n in ((4, 3), (2, 24), (2, 24)))
+    for first in (2**31 - 2, 2**40 + 7):
+        lengths = torch.tensor([first, first + 9], device=device)
+        expected = reference.attention(q, k, v, lengths, mask=ring)
+        for keywords in (dict(splits=1), dict(splits=2), dict(splits=2, two_launches=True)):
+            assert_close(triton_attention(q, k, v, lengths, mask=ring, **keywords), expected)
+
+
 def test_the_two_launch_form_writes_the_same_lse(device):
     q, k, v = (torch.randn(2, 2, n, 32, device=device) for n in (3, 150, 150))
     lengths = torch.tensor([150, 20], device=device)
@@ -98,6 +109,10 @@ def test_masks_that_do_not_fit_are_refused():
     refused = [
         (Tree(bits_BT=torch.ones(1, 3, dtype=torch.int32)), r"tree bits are torch.int32 \(1, 3\), expected torch.int64 \(1, 3\)"),
         (Tree(bits_BT=torch.ones(2, 3, dtype=torch.int64)), r"tree bits are torch.int64 \(2, 3\)"),
+        (
+            Tree(bits_BT=torch.ones(1, 3, dtype=torch.int64, device="meta")),
+            r"tree bits are on meta, expected cpu; fix: bits_BT.to\(device\)",
+        ),
         (RingWindow(sink_tokens=9, frame_tokens=4, ring_frames=4, window_frames=1), r"needs 25 slots, expected at most the cache's 24"),
         (RingWindow(sink_tokens=0, frame_tokens=4, ring_frames=4, window_frames=4), r"3 new tokens overwrite frames .* expected 5"),
         ("causal", r"mask is 'causal', expected Causal, Full, Tree or RingWindow"),

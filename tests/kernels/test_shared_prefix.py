@@ -1,11 +1,14 @@
 """`attention_shared_prefix`: equal to the unshared form, and its merge equal to attention over the union."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
+from wfm_kernels.attention.triton import tile_shape
 from wfm_kernels.benchmark.registry import quantised
 from wfm_kernels.shared_prefix import reference
 from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
@@ -100,6 +103,22 @@ def test_a_row_alone_has_the_bits_of_the_row_in_the_batch(T, N):
             q[members], prefix_k, prefix_v, k[members], v[members], lengths[: len(members)], prefix_length_1=prefix
         )
         assert torch.equal(part, together[members])
+
+
+def test_kernel_path_gives_a_row_the_bits_of_the_row_in_the_batch(device, monkeypatch):
+    """5 futures of 16 query heads fill a tile of 64 rows, one fills a tile of 16: the past is read in one kind of tile all the same."""
+    tiles = []
+    module = sys.modules["wfm_kernels.attention.triton"]  # the plain attribute is the function
+    monkeypatch.setattr(module, "tile_shape", lambda rows, head, dtype: tiles.append(tile_shape(rows, head, dtype)) or tiles[-1])
+    tensors = [x.half() for x in inputs(device, N=16, H=1, T=1, B=5, P=130)]
+    q, prefix_k, prefix_v, k, v = tensors
+    lengths, prefix = torch.tensor([20, 7, 2, 9, 1], device=device), torch.tensor([130], device=device)
+    together = triton_shared_prefix(*tensors, lengths, prefix_length_1=prefix)
+    for b in (0, 3):
+        row = slice(b, b + 1)
+        alone = triton_shared_prefix(q[row], prefix_k, prefix_v, k[row], v[row], lengths[row], prefix_length_1=prefix)
+        assert torch.equal(alone, together[row])
+    assert len({tile[0] for tile in tiles[::2]}) == 1  # of the pass over the past: other tiles have other instructions on a GPU
 
 
 @pytest.mark.parametrize("mask", [CAUSAL, FULL, Tree(bits_BT=torch.tensor([[1, 3, 5]]).expand(3, -1))], ids=lambda m: type(m).__name__)

@@ -80,7 +80,7 @@ def _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_s
     check_last_stride("attention", "k", k_BHLK)
     check_last_stride("attention", "v", v_BHLK)
     if mask is not CAUSAL:
-        check_mask(mask, B, T, L)
+        check_mask(mask, B, T, L, q_BNTK.device)
     if max_length is not None and not 1 <= max_length <= L:
         raise KernelError(f"attention: max_length is {max_length}, expected 1..{L} (the capacity of the cache)")
     if lengths_B.is_cpu:

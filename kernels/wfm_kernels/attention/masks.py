@@ -88,12 +88,14 @@ def visible(mask: Mask, lengths_B: Tensor, T: int, L: int) -> Tensor:
     raise KernelError(f"attention: mask is {mask!r}, expected Causal, Full, Tree or RingWindow")
 
 
-def check_mask(mask: Mask, B: int, T: int, L: int) -> None:
-    """Raise KernelError where a mask does not fit B rows of T queries and a cache of L slots."""
+def check_mask(mask: Mask, B: int, T: int, L: int, device: torch.device) -> None:
+    """Raise KernelError where a mask does not fit B rows of T queries on this device and a cache of L slots."""
     if isinstance(mask, Tree):
         if T > MAX_TREE_TOKENS or mask.bits_BT.shape != (B, T) or mask.bits_BT.dtype != torch.int64:
             got = f"{mask.bits_BT.dtype} {tuple(mask.bits_BT.shape)}"
             raise KernelError(f"attention: tree bits are {got}, expected torch.int64 ({B}, {T}) with T <= {MAX_TREE_TOKENS}")
+        if mask.bits_BT.device != device:
+            raise KernelError(f"attention: tree bits are on {mask.bits_BT.device}, expected {device}; fix: bits_BT.to(device)")
     elif isinstance(mask, RingWindow):
         if mask.slots > L:
             raise KernelError(f"attention: {mask} needs {mask.slots} slots, expected at most the cache's {L}")

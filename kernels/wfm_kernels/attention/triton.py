@@ -36,6 +36,15 @@ def _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD):
 
 
 @triton.jit
+def _length(lengths_ptr, batch, slots, frame, ring, FORM: tl.constexpr):
+    """A row's length as int32. That of a ring never ends: whole turns are left out, which changes neither slots nor ages."""
+    length = tl.load(lengths_ptr + batch).to(tl.int64)
+    if FORM == RING_FORM or FORM == RING_FULL_FORM:
+        length -= tl.maximum(length - slots, 0) // (ring * frame) * (ring * frame)
+    return length.to(tl.int32)
+
+
+@triton.jit
 def _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, window, FORM: tl.constexpr):
     """masks.visible for one tile: keys in slots key_N, queries at place_M."""
     if FORM == CAUSAL_FORM:
@@ -44,7 +53,8 @@ def _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, wind
         visible_MN = (key_N[None, :] < length) & (place_M[:, None] < length)
     elif FORM == TREE_FORM:
         draft_N = key_N - (length - num_tokens)
-        drafted_MN = (bits_M[:, None] >> tl.maximum(draft_N, 0).to(tl.int64)[None, :]) & 1
+        shift_N = tl.minimum(tl.maximum(draft_N, 0), 63).to(tl.int64)  # a shift by 64 or more is undefined
+        drafted_MN = (bits_M[:, None] >> shift_N[None, :]) & 1
         visible_MN = (draft_N < 0)[None, :] | ((draft_N < num_tokens)[None, :] & (drafted_MN == 1))
     else:
         newest = tl.maximum(length - 1 - sink, 0) // frame
@@ -141,7 +151,7 @@ def decode_kernel(
     """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP."""
     tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
-    length = tl.load(lengths_ptr + batch).to(tl.int32)
+    length = _length(lengths_ptr, batch, slots, frame, ring, FORM)
     rows = num_tokens * GROUP
     row_M = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     token_M, group_M = row_M // GROUP, row_M % GROUP
@@ -218,7 +228,7 @@ def fold_kernel(
     partial_m_ptr += slot * max_chunks * BLOCK_M
     partial_l_ptr += slot * max_chunks * BLOCK_M
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
-    live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int32), slots), chunk_size)
+    live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int64), slots).to(tl.int32), chunk_size)
     m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, BLOCK_M, BLOCK_D)
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
@@ -230,13 +240,13 @@ def fold_kernel(
 def attention_op(
     q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, lengths_B: Tensor, bits_BT: Tensor | None, k_scale_BHL: Tensor | None,
     v_scale_BHL: Tensor | None, scale: float, form: int, sink: int, frame: int, ring: int, window: int, slots: int, return_lse: bool,
-    splits: int, two_launches: bool,
+    splits: int, two_launches: bool, tile_rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). splits 0: by occupancy."""
+    """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). splits 0: by occupancy; tile_rows 0: by T and group."""
     B, N, T, K = q_BNTK.shape
     H, device = k_BHLK.shape[1], q_BNTK.device
-    group = N // H
-    block_m, block_n, block_d, options = tile_shape(T * group, K, q_BNTK.dtype)
+    group, lengths_B = N // H, lengths_B.contiguous()
+    block_m, block_n, block_d, options = tile_shape(tile_rows or T * group, K, q_BNTK.dtype)
     row_tiles = triton.cdiv(T * group, block_m)
     chunk_size = chunk_length(slots, block_n)
     max_chunks = triton.cdiv(slots, chunk_size)
@@ -268,22 +278,29 @@ def attention_op(
 
 
 @attention_op.register_fake
-def _(q_BNTK, k, v, lengths, bits, k_scale, v_scale, scale, form, sink, frame, ring, window, slots, return_lse, splits, two_launches):
+def _(
+    q_BNTK, k, v, lengths, bits, k_scale, v_scale, scale, form, sink, frame, ring, window, slots, return_lse, splits, two_launches,
+    tile_rows,
+):  # fmt: skip
     out_BNTK = torch.empty(q_BNTK.shape, dtype=q_BNTK.dtype, device=q_BNTK.device)
     return out_BNTK, torch.empty(q_BNTK.shape[:3] if return_lse else 0, dtype=torch.float32, device=q_BNTK.device)
 
 
 def attention(
     q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
-    splits=None, two_launches=False,
+    splits=None, two_launches=False, tile_rows=None,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit."""
+    """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit.
+
+    tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix instruction.
+    """
     numbers = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
     bits_BT = mask.bits_BT if isinstance(mask, Tree) else None
     scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
     out_BNTK, lse_BNT = attention_op(
-        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits_BT, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches
-    )
+        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits_BT, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches,
+        tile_rows or 0,
+    )  # fmt: skip
     return (out_BNTK, lse_BNT) if return_lse else out_BNTK
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from wfm_kernels.attention.masks import CAUSAL, FULL
 from wfm_kernels.attention.triton import attention
 
+TILE_ROWS = 64  # of the pass over the past
+
 
 @triton.jit
 def merge_kernel(a_ptr, lse_a_ptr, b_ptr, lse_b_ptr, out_ptr, rows, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
@@ -52,7 +54,7 @@ def attention_shared_prefix(
     q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL,
     prefix_k_scale_HP=None, prefix_v_scale_HP=None, k_scale_BHL=None, v_scale_BHL=None,
 ) -> Tensor:  # fmt: skip
-    """See reference.py. Reads nothing back to the host."""
+    """See reference.py. Reads nothing back to the host. A row has the same bits whatever its neighbours."""
     B, N, T, K = q_BNTK.shape
     q_1NRK = q_BNTK.transpose(0, 1).reshape(1, N, B * T, K)
     past = prefix_k_HPK[None], prefix_v_HPK[None], prefix_length_1
@@ -61,7 +63,8 @@ def attention_shared_prefix(
         past_scales = scales
     else:
         past_scales = {"k_scale_BHL": prefix_k_scale_HP[None], "v_scale_BHL": prefix_v_scale_HP[None]}
-    past_1NRK, past_lse_1NR = attention(q_1NRK, *past, scale=scale, mask=FULL, return_lse=True, **past_scales)
+    # one tile whatever the number of futures: a smaller tile has other instructions, so a row's bits would follow the batch
+    past_1NRK, past_lse_1NR = attention(q_1NRK, *past, scale=scale, mask=FULL, return_lse=True, tile_rows=TILE_ROWS, **past_scales)
     own = {"scale": scale, "max_length": max_length, "mask": mask, "return_lse": True}
     out_BNTK, lse_BNT = attention(q_BNTK, k_BHLK, v_BHLK, lengths_B, **own, **scales)
     past_BNTK = past_1NRK.view(N, B, T, K).transpose(0, 1)
