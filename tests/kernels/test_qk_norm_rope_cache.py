@@ -96,11 +96,19 @@ def test_its_cache_feeds_attention():
 
 
 def test_refusals():
+    int8 = {f"{name}_cache_BHLK": torch.zeros(B, H, L, K, dtype=torch.int8) for name in "kv"}
+    apart = torch.zeros(B, H, 2 * L)[..., ::2]
     for change, message in [
-        (dict(axes=(4, 4, 3)), r"axes \(4, 4, 3\) for heads of 24, expected three numbers summing to 12"),
+        (dict(axes=(4, 4, 3)), r"axes \(4, 4, 3\) for heads of 24, expected three numbers of at least 0 summing to 12"),
+        (dict(axes=(-1, 7, 6)), r"axes \(-1, 7, 6\) for heads of 24, expected three numbers of at least 0"),
+        (dict(heads=-2), r"heads is -2, expected at least 1"),
         (dict(heads=3), r"qkv has shape \(2, 3, 192\), expected \(2, 3, 168\)"),
         (dict(slots_BT=torch.zeros(B, T, dtype=torch.int32)), r"slots has dtype torch.int32"),
         (dict(k_scale_BHL=torch.zeros(B, H, L)), r"k_cache has dtype torch.float32, expected torch.int8"),
+        (dict(v_scale_BHL=torch.zeros(B, H, L)), r"k_scale is missing, expected float32"),
+        (int8 | dict(k_scale_BHL=torch.zeros(B, H, L)), r"v_scale is missing, expected float32"),
+        (int8 | dict(k_scale_BHL=apart, v_scale_BHL=apart), r"last axis of k_scale has stride 2, expected 1; fix: k_scale.contiguous"),
+        (dict(k_weight_K=torch.ones(2 * K)[::2]), r"last axis of k_weight has stride 2, expected 1; fix: k_weight.contiguous"),
         (dict(positions_BT3=torch.zeros(B, 3, T, dtype=torch.int64).transpose(1, 2)), r"positions has strides .* expected contiguous"),
     ]:
         with pytest.raises(KernelError, match="^qk_norm_rope_cache: " + message):

@@ -46,8 +46,10 @@ def qk_norm_rope_cache(
         raise KernelError(f"{OP}: qkv, k_cache and cos have {got} axes, expected [B, T, E], [B, H, L, K] and [P, K/2]")
     B, T, _ = qkv_BTE.shape
     _, H, L, K = k_cache_BHLK.shape
-    if K % 2 or len(axes) != 3 or sum(axes) != K // 2:
-        raise KernelError(f"{OP}: axes {axes} for heads of {K}, expected three numbers summing to {K // 2}")
+    if heads < 1:
+        raise KernelError(f"{OP}: heads is {heads}, expected at least 1")
+    if K % 2 or len(axes) != 3 or min(axes) < 0 or sum(axes) != K // 2:
+        raise KernelError(f"{OP}: axes {axes} for heads of {K}, expected three numbers of at least 0 summing to {K // 2}")
     cache_dtypes = (qkv_BTE.dtype,) if k_scale_BHL is None else QUANTISED
     check_tensor(OP, "qkv", qkv_BTE, (B, T, (heads + 2 * H) * K), FLOATS, qkv_BTE)
     check_tensor(OP, "k_cache", k_cache_BHLK, (B, H, L, K), cache_dtypes, qkv_BTE)
@@ -55,15 +57,18 @@ def qk_norm_rope_cache(
     check_tensor(OP, "v_cache", v_cache_BHLK, (B, H, L, K), (k_cache_BHLK.dtype,), qkv_BTE)
     for name, weight_K in (("q_weight", q_weight_K), ("k_weight", k_weight_K)):
         check_tensor(OP, name, weight_K, (K,), FLOATS, qkv_BTE)
+        check_last_stride(OP, name, weight_K)
     for name, table_PF in (("cos", cos_PF), ("sin", sin_PF)):
         check_tensor(OP, name, table_PF, (len(cos_PF), K // 2), (torch.float32,), qkv_BTE)
     check_tensor(OP, "positions", positions_BT3, (B, T, 3), (torch.int64,), qkv_BTE)
     check_tensor(OP, "slots", slots_BT, (B, T), (torch.int64,), qkv_BTE)
+    if (k_scale_BHL is None) != (v_scale_BHL is None):
+        missing = "k_scale" if k_scale_BHL is None else "v_scale"
+        raise KernelError(f"{OP}: {missing} is missing, expected float32 ({B}, {H}, {L}) beside the other scale")
     for name, scale_BHL in (("k_scale", k_scale_BHL), ("v_scale", v_scale_BHL)):
-        if k_scale_BHL is not None:
-            if scale_BHL is None:
-                raise KernelError(f"{OP}: {name} is missing, expected float32 ({B}, {H}, {L}) beside the other scale")
+        if scale_BHL is not None:
             check_tensor(OP, name, scale_BHL, (B, H, L), (torch.float32,), qkv_BTE)
+            check_last_stride(OP, name, scale_BHL)
     for name, tensor in (("positions", positions_BT3), ("slots", slots_BT), ("cos", cos_PF), ("sin", sin_PF)):
         if not tensor.is_contiguous():
             raise KernelError(f"{OP}: {name} has strides {tensor.stride()}, expected contiguous; fix: {name}.contiguous()")
