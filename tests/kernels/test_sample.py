@@ -84,6 +84,36 @@ def test_kernel_thresholds_meet_ties_and_masked_tokens(device):
         torch.testing.assert_close(logprob, expected_logprob, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("settings", [dict(top_k=1), dict(top_p=0.1), dict(temperature=0.0)], ids=str)
+def test_the_two_zeros_are_equal(settings, device):
+    logits = torch.tensor([[-0.0, 0.0, -1.0], [0.0, -0.0, -1.0]], device=device).repeat(4, 1)
+    token, logprob = triton_sample(logits, *keys(8, device), **settings)
+    expected, expected_logprob = reference.sample(logits, *keys(8, device), **settings)
+    assert token.tolist() == expected.tolist()
+    torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+
+
+def test_guidance_leaves_refused_tokens_refused(device):
+    none = float("-inf")
+    logits = torch.tensor([[1.0, 2.0, none, none, 0.5]] * 6, device=device)
+    other = torch.tensor([[0.0, none, none, 1.0, 0.5]] * 6, device=device)
+    for path in (reference.sample, triton_sample, *((sample,) if device.type == "cpu" else ())):
+        for settings in (dict(), dict(temperature=0.0), dict(top_k=4, top_p=0.99)):
+            token, logprob = path(logits, *keys(6, device), unguided_BV=other, guidance=2.0, **settings)
+            assert set(token.tolist()) <= {0, 4} and logprob.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [[1.0, float("nan"), 2.0], [1.0, float("inf"), 2.0], [float("-inf")] * 3], ids=str)
+def test_a_row_without_a_distribution_is_told(bad, device):
+    logits = torch.tensor([[0.0, 1.0, 2.0], bad], device=device)
+    for settings in (dict(), dict(temperature=0.0), dict(top_k=2), dict(top_p=0.5)):
+        token, logprob = triton_sample(logits, *keys(2, device), **settings)
+        assert ((0 <= token) & (token < 3)).all() and logprob.isnan().tolist() == [False, True]
+        for path in (lambda **s: sample(logits.cpu(), *keys(2), **s), lambda **s: cpu.pick(logits.cpu(), torch.rand(2), **s)):
+            with pytest.raises(KernelError, match="sample: row 1 of the logits has NaN, .inf or only -inf"):
+                path(**settings)
+
+
 def test_a_row_draws_the_same_whatever_its_neighbours(device):
     logits = torch.randn(3, 50, device=device)
     seed, row, step = keys(3, device)
@@ -114,7 +144,11 @@ def test_refusals():
     for change, message in [
         (dict(top_p=0.0), r"top_p=0.0"),
         (dict(temperature=-1.0), r"temperature=-1.0"),
+        (dict(temperature=float("inf")), r"temperature=inf"),
+        (dict(temperature=1e-40), r"temperature=1e-40, .* expected temperature 0 or >= 1e-06"),
         (dict(top_k=0), r"top_k=0"),
+        (dict(top_k=2.5), r"top_k=2.5"),
+        (dict(guidance=float("nan")), r"guidance=nan"),
         (dict(unguided_BV=logits[:, :4]), r"unguided has shape \(2, 4\), expected \(2, 5\)"),
     ]:
         with pytest.raises(KernelError, match="^sample: .*" + message):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import wfm_kernels
 
-from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadPrompt
 from wfm_ar.rollout.sampling import PLACES, SamplingConfig, Stream, draws, filtered_probabilities, keys, sample
 
 GOLDEN = Path(os.environ.get("WFM_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
@@ -137,11 +137,26 @@ def test_bad_seeds(seed: object) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": -0.1}, {"temperature": math.nan}, {"temperature": "1"}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}, {"top_k": 1.5}],
+    [
+        {"temperature": -0.1},
+        {"temperature": 1e-40},
+        {"temperature": math.nan},
+        {"temperature": "1"},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": 0},
+        {"top_k": 1.5},
+    ],
 )
 def test_bad_settings(settings: dict) -> None:
     with pytest.raises(BadConfig, match=f"{next(iter(settings))}: got"):
         SamplingConfig(**settings)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(temperature=0.0), SamplingConfig(), SamplingConfig(top_k=2)], ids=str)
+def test_logits_that_are_no_numbers_are_the_checkpoints_fault(config):
+    with pytest.raises(BadCheckpoint, match="world model: sample: row 1 of the logits has NaN"):
+        sample(torch.tensor([[0.0, 1.0, 2.0], [0.0, math.nan, 2.0]]), torch.rand(2), config)
 
 
 def test_actions_may_have_a_temperature_of_their_own():

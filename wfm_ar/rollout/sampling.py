@@ -13,10 +13,12 @@ from enum import IntEnum
 import numpy as np
 import torch
 from torch import Tensor
+from wfm_kernels import KernelError
+from wfm_kernels.sample import COLDEST
 from wfm_kernels.sample.cpu import pick, uniforms
 from wfm_kernels.sample.reference import keep_BV
 
-from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadPrompt
 
 PLACES = 1 << 16  # draws a latent and purpose: the step of a draw is latent * PLACES + place, 32 bits in all
 
@@ -25,7 +27,7 @@ PLACES = 1 << 16  # draws a latent and purpose: the step of a draw is latent * P
 class SamplingConfig:
     """How a token is drawn. Raises BadConfig where a value cannot be."""
 
-    temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token
+    temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token, others are 1e-6 or more
     top_p: float = 0.9  # a token is kept while the likelier ones weigh less than this; 1 keeps all
     top_k: int | None = None  # only this many likeliest tokens (and ties of the last) are kept, before top_p; None keeps all
     action_temperature: float | None = None  # of imagined actions; None: as the video's. A sure world may have a lively policy
@@ -33,8 +35,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for name in ("temperature", "action_temperature"):
             value = getattr(self, name)
-            if not (_number(value) and 0 <= value < math.inf) and not (value is None and name == "action_temperature"):
-                raise BadConfig(f"{name}: got {value!r}, expected a number of at least 0; fix: 1.0, or 0 for the likeliest token")
+            possible = _number(value) and (value == 0 or COLDEST <= value < math.inf)
+            if not possible and not (value is None and name == "action_temperature"):
+                raise BadConfig(
+                    f"{name}: got {value!r}, expected 0 or a number of at least {COLDEST}; fix: 1.0, or 0 for the likeliest token"
+                )
         if not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):
@@ -86,9 +91,13 @@ def sample(logits_BV: Tensor, uniforms_B: Tensor, config: SamplingConfig, allowe
     """The next token of each row, int64 [B], by inverse CDF over the kept tokens in the order of the vocabulary.
 
     logits_BV: float; uniforms_B: float32 or float64 in [0, 1); `allowed`: (start, stop), only ids of that range can come out.
+    Raises BadCheckpoint where a model's logits are no numbers.
     """
     start, stop = allowed or (0, logits_BV.shape[-1])
-    token_B = pick(logits_BV[:, start:stop], uniforms_B, **config.settings)
+    try:
+        token_B = pick(logits_BV[:, start:stop], uniforms_B, **config.settings)
+    except KernelError as error:
+        raise BadCheckpoint(f"world model: {error}; fix: weights that are sound, of an earlier checkpoint") from None
     return token_B + start if start else token_B
 
 

@@ -8,8 +8,9 @@ the same for a row in any batch.
 import torch
 from torch import Tensor
 
+from wfm_kernels.errors import KernelError
 from wfm_kernels.sample.philox import philox, philox_word, uniform
-from wfm_kernels.sample.reference import keep_BV
+from wfm_kernels.sample.reference import guided_BV, keep_BV
 
 CANDIDATES = 256  # likeliest tokens looked at first
 FEW = 16  # keys up to which Python's integers draw sooner than torch
@@ -29,24 +30,35 @@ def sample(
     """See reference.py."""
     scores_BV = _scores(logits_BV, temperature, unguided_BV, guidance)
     if temperature == 0.0:
-        token_B = scores_BV.argmax(-1)
+        token_B = _likeliest(scores_BV)
         return token_B, scores_BV.log_softmax(-1).gather(-1, token_B[:, None])[:, 0]
     return _draw(torch.softmax(scores_BV, -1), uniforms(seed_B, row_B, step_B), top_k, top_p, min_p, logprob=True)
 
 
 def pick(logits_BV, uniforms_B, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, unguided_BV=None, guidance=1.0) -> Tensor:
-    """The token alone, with the uniforms given (float32 or float64 [B]; not read at temperature 0)."""
+    """The token alone, with the uniforms given (float32 or float64 [B]; not read at temperature 0). KernelError as `sample`."""
     scores_BV = _scores(logits_BV, temperature, unguided_BV, guidance)
     if temperature == 0.0:
-        return scores_BV.argmax(-1)
+        return _likeliest(scores_BV)
     return _draw(torch.softmax(scores_BV, -1), uniforms_B, top_k, top_p, min_p, logprob=False)[0]
 
 
 def _scores(logits_BV: Tensor, temperature: float, unguided_BV: Tensor | None, guidance: float) -> Tensor:
-    scores_BV = logits_BV.float()
-    if unguided_BV is not None:
-        scores_BV = unguided_BV.float() + guidance * (scores_BV - unguided_BV.float())
+    scores_BV = logits_BV.float() if unguided_BV is None else guided_BV(logits_BV, unguided_BV, guidance)
     return scores_BV if temperature in (0.0, 1.0) else scores_BV / temperature
+
+
+def _likeliest(scores_BV: Tensor) -> Tensor:
+    token_B = scores_BV.argmax(-1)  # of a row with NaN, the NaN
+    _refuse_unless_finite(scores_BV.gather(-1, token_B.unsqueeze(-1)))
+    return token_B
+
+
+def _refuse_unless_finite(number_B1: Tensor) -> None:
+    """One number a row that is finite where the row has a likeliest token. Else the search below would end beyond the vocabulary."""
+    if not number_B1.isfinite().all():
+        row = int(number_B1.flatten().isfinite().logical_not().nonzero()[0])
+        raise KernelError(f"sample: row {row} of the logits has NaN, +inf or only -inf, expected finite numbers (-inf refuses a token)")
 
 
 def _draw(probs_BV: Tensor, uniforms_B: Tensor, top_k, top_p, min_p, *, logprob: bool) -> tuple[Tensor, Tensor | None]:
@@ -54,6 +66,7 @@ def _draw(probs_BV: Tensor, uniforms_B: Tensor, top_k, top_p, min_p, *, logprob:
     kept_BV = _kept(probs_BV, top_k, top_p, min_p)
     mass_BV = kept_BV.cumsum(-1, dtype=torch.float64)
     total_B1 = mass_BV[:, -1:]
+    _refuse_unless_finite(total_B1)
     token_B1 = torch.searchsorted(mass_BV, uniforms_B.unsqueeze(-1) * total_B1, right=True)
     logprob_B = (kept_BV.gather(-1, token_B1) / total_B1).log().float().squeeze(-1) if logprob else None
     return token_B1.squeeze(-1), logprob_B

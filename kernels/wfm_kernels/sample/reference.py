@@ -23,13 +23,18 @@ def keep_BV(scores_BV: Tensor, top_k: int | None, top_p: float, min_p: float, ti
     return kept_BV & ((scores_BV - sorted_BV[:, :1]).exp() >= min_p)
 
 
+def guided_BV(logits_BV: Tensor, unguided_BV: Tensor, guidance: float) -> Tensor:
+    """unguided + guidance * (logits - unguided) in fp32; a token that either row refuses (-inf) stays refused."""
+    logits_BV, unguided_BV = logits_BV.float(), unguided_BV.float()
+    refused_BV = (logits_BV == float("-inf")) | (unguided_BV == float("-inf"))  # -inf minus -inf would be no number
+    return (unguided_BV + guidance * (logits_BV - unguided_BV)).masked_fill_(refused_BV, float("-inf"))
+
+
 def sample(
     logits_BV, seed_B, row_B, step_B, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, unguided_BV=None, guidance=1.0
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(token int64 [B], its log-probability float32 [B] in the distribution drawn from; for temperature 0 in softmax(scores))."""
-    scores_BV = logits_BV.float()
-    if unguided_BV is not None:
-        scores_BV = unguided_BV.float() + guidance * (scores_BV - unguided_BV.float())
+    scores_BV = logits_BV.float() if unguided_BV is None else guided_BV(logits_BV, unguided_BV, guidance)
     if temperature == 0.0:
         token_B = scores_BV.argmax(-1)
         return token_B, scores_BV.log_softmax(-1).gather(-1, token_B[:, None])[:, 0]

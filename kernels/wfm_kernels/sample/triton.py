@@ -16,14 +16,15 @@ def _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, gui
     score_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
     if GUIDED:
         unguided_V = tl.load(unguided_ptr + id_V, mask=id_V < vocabulary, other=0.0).to(tl.float32)
-        score_V = unguided_V + guidance * (score_V - unguided_V)
+        refused_V = (score_V == float("-inf")) | (unguided_V == float("-inf"))  # -inf minus -inf would be no number
+        score_V = tl.where(refused_V, float("-inf"), unguided_V + guidance * (score_V - unguided_V))
     return score_V * inverse_temperature
 
 
 @triton.jit
 def _order(score):
     """int32 that orders like the float."""
-    bits = score.to(tl.int32, bitcast=True)
+    bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0: they are equal
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
@@ -62,9 +63,12 @@ def sample_kernel(
     logits_ptr += b * stride_l
     unguided_ptr += b * stride_u
     top = float("-inf")
+    numbers = 1
     for start in range(0, vocabulary, BLOCK_V):
         id_V = start + tl.arange(0, BLOCK_V)
-        top = tl.maximum(top, tl.max(_scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED), 0))
+        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+        top = tl.maximum(top, tl.max(score_V, 0))
+        numbers = tl.minimum(numbers, tl.min((score_V == score_V).to(tl.int32), 0))  # a maximum passes over NaN
     floor = tl.full([], -2147483648, tl.int64)
     if GREEDY:
         floor = _order(top).to(tl.int64)
@@ -115,7 +119,8 @@ def sample_kernel(
     token = tl.where(token < vocabulary, token, last_kept)  # rounding left the target at the very end
     score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
     tl.store(token_ptr + b, token.to(tl.int64))
-    tl.store(logprob_ptr + b, score - top - tl.log(total if GREEDY else mass))
+    sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
+    tl.store(logprob_ptr + b, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
 
 
 @torch.library.custom_op("wfm_kernels::sample", mutates_args=())
