@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 from wfm_kernels import KernelError, linear_cross_entropy
 from wfm_kernels.linear_cross_entropy import cpu, reference
 from wfm_kernels.linear_cross_entropy.triton import rows_in_place
@@ -106,6 +107,34 @@ def test_logits_never_exist_at_once():
     assert seen.elements == 64 * 100
 
 
+def test_half_precision_holds_one_chunk_and_the_gradients():
+    """Beside the gradients (the matrix's sums in fp32) one chunk of logits and an eighth of the matrix: 0.49 GB at the size of the bar."""
+    R, D, V, chunk = 512, 128, 4096, 128
+    hidden, weight = (torch.randn(n, D, dtype=torch.bfloat16, requires_grad=True) for n in (R, V))
+    targets = torch.randint(0, V, (R,))
+    with MemTracker() as seen:
+        linear_cross_entropy(hidden, weight, targets, chunk_rows=chunk).backward()
+    peak = seen.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"] - 2 * (R + V) * D  # beyond the inputs
+    allowed = 4 * V * D + 2 * R * D + 2 * chunk * V + 2 * V * D // 8
+    assert 0.9 * allowed < peak <= 1.02 * allowed
+
+
+def test_takes_strided_targets_and_shares(device):
+    logits = torch.randn(3, 40, device=device)
+    targets, share = torch.tensor([7, 0, 30, 0, 39, 0], device=device)[::2], torch.tensor(0.25, device=device).expand(3)
+    found = rows_in_place(logits.clone(), targets, share, 0.01, True)
+    for got, expected in zip(found, cpu.rows_in_place(logits.clone(), targets, share, 0.01, True), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_the_callers_autocast_changes_nothing():
+    hidden, weight, targets, weights = inputs()
+    expected = linear_cross_entropy(hidden, weight, targets, weights_R=weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets, weights_R=weights)
+    assert torch.equal(loss, expected) and torch.autograd.grad(loss, hidden)[0].dtype == torch.float32
+
+
 def test_no_weight_gives_no_loss_and_defaults_are_the_plain_mean():
     hidden, weight, targets, _ = inputs()
     loss = linear_cross_entropy(hidden, weight, targets, weights_R=torch.zeros(21))
@@ -123,6 +152,11 @@ def test_refusals():
         (dict(weight_VD=weight[:, :4]), r"weight has shape \(50, 4\), expected \(50, 16\)"),
         (dict(targets_R=targets + 30), r"targets are in .* expected 0..49"),
         (dict(weights_R=weights[:3]), r"weights has shape \(3,\), expected \(21,\)"),
+        (dict(chunk_rows=0), r"D=16, V=50, chunk_rows=0, expected all at least 1"),
+        (dict(chunk_rows=-1), r"D=16, V=50, chunk_rows=-1"),
+        (dict(weight_VD=weight[:0], hidden_RD=hidden[:0], targets_R=targets[:0], weights_R=weights[:0]), r"D=16, V=0"),
+        (dict(weights_R=weights - 0.5), r"the least of the weights is -0.5, expected at least 0"),
+        (dict(weights_R=weights * float("nan")), r"the least of the weights is nan"),
         (dict(hidden_RD=hidden[0]), r"hidden and weight have 1 and 2 axes"),
     ]:
         with pytest.raises(KernelError, match="^linear_cross_entropy: " + message):

@@ -44,10 +44,10 @@ def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss:
     C, V = logits_CV.shape
     loss_C = torch.empty(C, dtype=torch.float32, device=logits_CV.device)
     hit_C = torch.empty(C, dtype=torch.bool, device=logits_CV.device)
-    block = min(triton.next_power_of_2(V), 4096)
     cross_entropy_kernel[(C,)](
-        logits_CV, targets_C, share_C, loss_C, hit_C, logits_CV.stride(0), V, z_loss, GRADIENT=gradient, BLOCK_V=block, num_warps=8
-    )
+        logits_CV, targets_C.contiguous(), share_C.contiguous(), loss_C, hit_C, logits_CV.stride(0), V, z_loss,
+        GRADIENT=gradient, BLOCK_V=min(triton.next_power_of_2(V), 4096), num_warps=8,
+    )  # fmt: skip
     return loss_C, hit_C
 
 
