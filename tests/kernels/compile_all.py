@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 CACHES = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("bf16", "i8"), ("bf16", "fp8e4nv")]  # (queries, cache)
+HEADS = [128, 96, 64, 32, 256]
 FORMS = ["causal", "full", "tree", "ring", "ring full"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -48,73 +49,79 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, **op
 
 
 def attention_variants(sm):
+    """Each pair of a format, a head size and a form of mask, with every tile, number of splits and way to fold among them."""
     from wfm_kernels.attention import triton as op
 
     fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
     fp32 |= {"lengths_ptr": "*i64", "bits_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
-    # (queries x group, K, form of mask, splits): the causal decode step in every format, then the other forms in bf16
-    shapes = [(4, 128, 0, 4), (4, 96, 0, 1), (64, 128, 1, 1)]
-    variants = [(q, cache, *shape) for q, cache in CACHES for shape in shapes if cache != "fp8e4nv" or sm >= 89]
-    variants += [("bf16", "bf16", *shape) for shape in [(64, 64, 2, 4), (8, 32, 3, 4), (8, 64, 4, 1)]]
-    for q, cache, rows, head, form, splits in variants:
-        block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
-        constexprs = dict(
-            GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
-            LSE=splits == 1, SPLITS=splits, LAST_BLOCK_FOLDS=True, PRECISION="ieee",
-        )  # fmt: skip
-        types = fp32 | {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
-        yield (
-            f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}",
-            op.decode_kernel,
-            types,
-            constexprs,
-            options,
-        )
-    types = fp32 | {"out_ptr": "*bf16"}
-    yield "fold", op.fold_kernel, types, dict(GROUP=4, HEAD=128, BLOCK_M=16, BLOCK_D=128, LSE=False), {}
+    for i, (q, cache) in enumerate(CACHES):
+        for j, head in enumerate(HEADS):
+            if cache == "fp8e4nv" and sm < 89:
+                continue
+            rows, form, splits = (4, 32, 64)[(i + 2 * j) % 3], (i + j) % len(FORMS), (1, 4)[(i + j // 2) % 2]
+            block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
+            constexprs = dict(
+                GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
+                LSE=j % 2 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
+            )  # fmt: skip
+            types = fp32 | {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+            name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
+            yield name, op.decode_kernel, types, constexprs, options
+    for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
+        constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse)
+        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}"}, constexprs, {}
 
 
 def shared_prefix_variants(sm):
     from wfm_kernels.shared_prefix import triton as op
 
-    types = {"a_ptr": "*bf16", "b_ptr": "*bf16", "out_ptr": "*bf16", "lse_a_ptr": "*fp32", "lse_b_ptr": "*fp32"}
-    yield "merge", op.merge_kernel, types, dict(HEAD=128, BLOCK_M=16, BLOCK_D=128), {}
+    for dtype, head in (("bf16", 128), ("fp16", 96), ("fp32", 256)):
+        types = {n: f"*{dtype}" for n in ("a_ptr", "b_ptr", "out_ptr")} | {"lse_a_ptr": "*fp32", "lse_b_ptr": "*fp32"}
+        yield f"merge, {dtype}, K {head}", op.merge_kernel, types, dict(HEAD=head, BLOCK_M=16, BLOCK_D=triton.next_power_of_2(head)), {}
 
 
 def rms_norm_variants(sm):
     from wfm_kernels.rms_norm import triton as op
 
-    types = {n: "*bf16" for n in ("x_ptr", "residual_ptr", "weight_ptr", "out_ptr", "sum_ptr")} | {"eps": "fp32"}
-    yield "residual, D 1024", op.rms_norm_kernel, types, dict(RESIDUAL=True, BLOCK_D=1024), dict(num_warps=2)
-    yield "D 4096", op.rms_norm_kernel, types, dict(RESIDUAL=False, BLOCK_D=4096), dict(num_warps=8)
+    for dtype, width, residual in (("bf16", 1024, True), ("bf16", 4096, False), ("fp16", 256, True), ("fp32", op.MAX_WIDTH, True)):
+        types = {n: f"*{dtype}" for n in ("x_ptr", "residual_ptr", "weight_ptr", "out_ptr", "sum_ptr")} | {"eps": "fp32"}
+        name = f"{dtype}, D {width}{', residual' if residual else ''}"
+        yield name, op.rms_norm_kernel, types, dict(RESIDUAL=residual, BLOCK_D=width), dict(num_warps=op.warps(width))
 
 
 def swiglu_variants(sm):
     from wfm_kernels.swiglu import triton as op
 
-    yield "F block 1024", op.swiglu_kernel, {n: "*bf16" for n in ("gate_ptr", "up_ptr", "out_ptr")}, dict(BLOCK_D=1024), {}
+    for dtype in ("bf16", "fp16", "fp32"):
+        types = {n: f"*{dtype}" for n in ("gate_ptr", "up_ptr", "out_ptr")}
+        yield f"{dtype}, F block 1024", op.swiglu_kernel, types, dict(BLOCK_D=1024), dict(num_warps=4)
 
 
 def qk_norm_rope_cache_variants(sm):
     from wfm_kernels.qk_norm_rope_cache import triton as op
 
-    for cache, largest in [("bf16", 0.0), ("i8", 127.0)] + ([("fp8e4nv", 448.0)] if sm >= 89 else []):
-        types = {n: "*bf16" for n in ("qkv_ptr", "q_weight_ptr", "k_weight_ptr", "q_ptr")}
+    for (x, cache), head in zip(CACHES, (128, 96, 32, 64, 256), strict=True):
+        if cache == "fp8e4nv" and sm < 89:
+            continue
+        types = {n: f"*{x}" for n in ("qkv_ptr", "q_weight_ptr", "k_weight_ptr", "q_ptr")}
         types |= {n: "*fp32" for n in ("cos_ptr", "sin_ptr", "k_scale_ptr", "v_scale_ptr")} | {"eps": "fp32"}
         types |= {"position_ptr": "*i64", "slot_ptr": "*i64", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
-        constexprs = dict(HEADS=16, KV_HEADS=8, PAIRS=64, PAIRS_T=22, PAIRS_TH=43, BLOCK_F=64, LARGEST=largest, INTEGER=cache == "i8")
-        yield f"cache {cache}, K 128", op.qk_norm_rope_cache_kernel, types, constexprs, dict(num_warps=1)
+        pairs, largest = head // 2, {"i8": 127.0, "fp8e4nv": 448.0}.get(cache, 0.0)
+        constexprs = dict(HEADS=16, KV_HEADS=8, PAIRS=pairs, PAIRS_T=pairs // 2, PAIRS_TH=pairs * 3 // 4)
+        constexprs |= dict(BLOCK_F=triton.next_power_of_2(pairs), LARGEST=largest, INTEGER=cache == "i8")
+        yield f"{x}, cache {cache}, K {head}", op.qk_norm_rope_cache_kernel, types, constexprs, dict(num_warps=1)
 
 
 def sample_variants(sm):
     from wfm_kernels.sample import triton as op
 
-    types = {n: "*fp32" for n in ("logits_ptr", "unguided_ptr", "logprob_ptr")}
-    types |= {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")}
-    types |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
-    constexprs = dict(GUIDED=True, GREEDY=False, TOP_K=True, TOP_P=True, BLOCK_V=2048)
-    yield "guided, top-k, top-p", op.sample_kernel, types, constexprs, dict(num_warps=8)
-    yield "greedy", op.sample_kernel, types, constexprs | dict(GUIDED=False, GREEDY=True, TOP_K=False, TOP_P=False), dict(num_warps=8)
+    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {"logprob_ptr": "*fp32"}
+    fixed |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
+    ways = ["", "GREEDY", "GUIDED GREEDY", "TOP_K", "GUIDED TOP_P", "TOP_K TOP_P", "GUIDED TOP_K TOP_P"]
+    for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
+        types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
+        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")} | {"BLOCK_V": 2048}
+        yield f"{dtype} {way or 'ALL'}".lower(), op.sample_kernel, types, constexprs, op.OPTIONS
 
 
 def speculative_variants(sm):
@@ -124,14 +131,18 @@ def speculative_variants(sm):
         "q_ptr": "*fp32",
         "p_ptr": "*fp32",
     }
-    yield "V block 4096", op.speculative_kernel, types, dict(BLOCK_V=4096), dict(num_warps=8)
+    for block in (64, 4096):
+        yield f"V block {block}", op.speculative_kernel, types, dict(BLOCK_V=block), dict(num_warps=8)
 
 
 def linear_cross_entropy_variants(sm):
     from wfm_kernels.linear_cross_entropy import triton as op
 
-    types = {"logits_ptr": "*bf16", "target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "hit_ptr": "*i1", "z_loss": "fp32"}
-    yield "V block 4096", op.cross_entropy_kernel, types, dict(GRADIENT=True, BLOCK_V=4096), dict(num_warps=8)
+    fixed = {"target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "hit_ptr": "*i1", "z_loss": "fp32"}
+    for dtype, gradient in (("bf16", True), ("fp16", True), ("fp32", True), ("bf16", False)):
+        constexprs = dict(GRADIENT=gradient, BLOCK_V=4096)
+        name = f"{dtype}, V block 4096{', gradient' if gradient else ''}"
+        yield name, op.cross_entropy_kernel, fixed | {"logits_ptr": f"*{dtype}"}, constexprs, dict(num_warps=8)
 
 
 OPS = {

@@ -39,6 +39,7 @@ RAGGED = [
     dict(lengths=[70, 33], tokens=5, heads=3, kv_heads=3, head_dim=128),
     dict(lengths=[130, 61], tokens=20, heads=8, kv_heads=2, capacity=130),  # 80 rows: two row tiles
     dict(lengths=[96, 96], tokens=1, heads=8, kv_heads=2),
+    dict(lengths=[40, 7], tokens=3, head_dim=256, capacity=40),
     dict(lengths=[8, 8], tokens=8),  # the whole cache is new: a prefill
 ]
 
@@ -132,3 +133,9 @@ def test_bad_inputs_are_refused_with_one_line():
         with pytest.raises(KernelError, match="^attention: " + message) as error:
             attention(arguments["q"], arguments["k"], arguments["v"], arguments["lengths"], max_length=arguments["max_length"])
         assert "\n" not in str(error.value)
+
+
+def test_heads_wider_than_a_tile_are_refused_by_the_kernel():
+    q = torch.randn(1, 1, 1, 257)
+    with pytest.raises(KernelError, match="heads of 257, expected at most 256 on CUDA"):
+        triton_attention(q, q, q, torch.tensor([1]))

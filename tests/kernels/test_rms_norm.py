@@ -61,6 +61,10 @@ def test_refusals():
         (lambda: rms_norm(x, torch.ones(7)), r"rms_norm: weight has shape \(7,\), expected \(8,\)"),
         (lambda: rms_norm(x, torch.ones(8), residual=x.half()), r"rms_norm: residual has dtype torch.float16, expected torch.float32"),
         (lambda: rms_norm(x.t().contiguous().t(), torch.ones(8)), r"rms_norm: last axis of x has stride 4"),
+        (
+            lambda: triton_rms_norm(torch.randn(1, 16385), torch.ones(16385)),
+            r"x has rows of 16385, expected at most 16384 on CUDA",
+        ),
         (lambda: rms_norm(x.long(), torch.ones(8)), r"rms_norm: x has dtype torch.int64"),
         (lambda: swiglu(x, x[:, :4]), r"swiglu: up has shape \(4, 4\), expected \(4, 8\)"),
     ]:

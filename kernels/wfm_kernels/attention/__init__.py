@@ -29,6 +29,7 @@ def attention(
     """Attention of the newest T tokens of each row against its cache, which already holds their keys and values.
 
     q_BNTK: queries, float32, float16 or bfloat16; N a multiple of H: kv head j serves query heads j*N/H .. (j+1)*N/H - 1.
+    K at most 256 on CUDA.
     k_BHLK, v_BHLK: cache of L slots, any strides but the last, which is 1; q's dtype, or int8 or float8_e4m3fn (CUDA: sm_89 on)
     with float32 scales k_scale_BHL and v_scale_BHL (value = stored * scale). Slots that hold nothing live are never read.
     lengths_B: int32 or int64, tokens of each row so far, its T queries included: 0..L (any number over a RingWindow).

@@ -17,8 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Tree
+from wfm_kernels.errors import KernelError
 
 MAX_CHUNKS = 32  # the fold is sequential: more chunks help a lone row little and cost the fold
+MAX_HEAD = 256
 LOG2E = math.log2(math.e)
 CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM = (tl.constexpr(i) for i in range(5))
 
@@ -294,6 +296,8 @@ def attention(
 
     tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix instruction.
     """
+    if q_BNTK.shape[-1] > MAX_HEAD:
+        raise KernelError(f"attention: heads of {q_BNTK.shape[-1]}, expected at most {MAX_HEAD} on CUDA: a wider tile does not fit")
     numbers = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
     bits_BT = mask.bits_BT if isinstance(mask, Tree) else None
     scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -321,15 +325,16 @@ def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, i
 def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, dict[str, int]]:
     """(BLOCK_M, BLOCK_N, BLOCK_D, launch options), such that nothing spills on sm_80 and sm_90.
 
-    Left alone with half precision, ptxas aims at a round number of registers and spills a few; shared memory is what limits
+    Left alone, ptxas aims at a round number of registers and spills a few; shared memory is what limits
     the blocks a multiprocessor holds.
     """
     block_d = max(16, triton.next_power_of_2(head))
+    wide = block_d > 128
     if dtype == torch.float32:  # no matrix instruction to feed: small tiles
-        return 16, 32, block_d, dict(num_warps=4, num_stages=3)
-    block_m = min(max(16, triton.next_power_of_2(rows)), 64)
-    options = dict(num_warps=8, num_stages=3, maxnreg=255) if block_m == 64 else dict(num_warps=4, num_stages=3, maxnreg=255)
-    return block_m, 64 if block_d <= 128 else 32, block_d, options
+        return 16, 16 if wide else 32, block_d, dict(num_warps=8, num_stages=3, maxnreg=255)
+    block_m = min(max(16, triton.next_power_of_2(rows)), 32 if wide else 64)
+    masked = block_m == 64 and block_d == 128 != head  # masks of the columns beyond the head take registers too
+    return block_m, 32 if wide or masked else 64, block_d, dict(num_warps=4 if block_m == 16 else 8, num_stages=3, maxnreg=255)
 
 
 def chunk_length(max_length: int, block_n: int) -> int:

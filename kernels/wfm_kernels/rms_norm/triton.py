@@ -5,6 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wfm_kernels.errors import KernelError
+
+MAX_WIDTH = 16384  # a row is held in registers: twice as many numbers would spill
+
 
 @triton.jit
 def rms_norm_kernel(
@@ -33,9 +37,13 @@ def rms_norm_op(x: Tensor, weight_D: Tensor, residual: Tensor | None, eps: float
     if len(x_RD):
         rms_norm_kernel[(len(x_RD),)](
             x_RD, residual_RD, weight_D, outputs[0], outputs[-1], x_RD.stride(0), residual_RD.stride(0), width, eps,
-            RESIDUAL=residual is not None, BLOCK_D=block, num_warps=min(max(block // 512, 1), 8),
+            RESIDUAL=residual is not None, BLOCK_D=block, num_warps=warps(block),
         )  # fmt: skip
     return outputs
+
+
+def warps(block: int) -> int:
+    return min(max(block // 512, 1), 8)
 
 
 @rms_norm_op.register_fake
@@ -45,5 +53,7 @@ def _(x, weight_D, residual, eps):
 
 def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
     """See reference.py."""
+    if x.shape[-1] > MAX_WIDTH:
+        raise KernelError(f"rms_norm: x has rows of {x.shape[-1]}, expected at most {MAX_WIDTH} on CUDA")
     outputs = rms_norm_op(x, weight_D, residual, eps)
     return outputs[0] if residual is None else (outputs[0], outputs[1])

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+OPTIONS = dict(num_warps=8, maxnreg=128)  # of the launch; left alone, ptxas aims at 64 registers and spills a few
+
 
 @triton.jit
 def _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED: tl.constexpr):
@@ -138,7 +140,7 @@ def sample_op(
         logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, logits_BV.stride(0), other_BV.stride(0), V,
         1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
         GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=not greedy and 0 < top_k < V, TOP_P=not greedy and top_p < 1.0,
-        BLOCK_V=min(triton.next_power_of_2(V), 2048), num_warps=8,
+        BLOCK_V=min(triton.next_power_of_2(V), 2048), **OPTIONS,
     )  # fmt: skip
     return token_B, logprob_B
 
