@@ -91,3 +91,20 @@ def test_schema_and_fake_fit_the_kernel(name, device):
     op, arguments = CASES[name]()
     arguments = tuple(a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments)
     opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_a_step_of_launchers_is_one_graph_of_torch_compile(device):
+    from wfm_kernels.attention.triton import attention
+    from wfm_kernels.rms_norm.triton import rms_norm
+    from wfm_kernels.sample.triton import sample
+    from wfm_kernels.shared_prefix.triton import attention_shared_prefix
+
+    def step(q, k, lengths):
+        y = attention_shared_prefix(q, k[0], k[0], k, k, lengths, prefix_length_1=lengths[1:])
+        normed, _ = rms_norm(attention(q, k, k, lengths), k[0, 0, 0], residual=y)
+        return sample(normed[:, 0, 0], lengths, lengths, lengths, top_k=3)
+
+    q, k, lengths = torch.randn(2, 4, 3, 32, device=device), torch.randn(2, 2, 40, 32, device=device), torch.tensor([40, 7], device=device)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(compiled(q, k, lengths), step(q, k, lengths), strict=True):
+        assert torch.equal(got, expected)
