@@ -6,7 +6,7 @@ on platforms without it. The plain attribute `wfm_kernels.attention` is the func
 the from form, as in `from wfm_kernels.attention.reference import attention`.
 """
 
-from wfm_kernels.attention import CAUSAL, FULL, Causal, Full, RingWindow, Tree, attention
+from wfm_kernels.attention import CAUSAL, FULL, Causal, Full, RingWindow, Slots, Tree, attention
 from wfm_kernels.errors import KernelError
 from wfm_kernels.linear_cross_entropy import linear_cross_entropy
 from wfm_kernels.qk_norm_rope_cache import qk_norm_rope_cache
@@ -23,6 +23,7 @@ __all__ = [
     "Full",
     "KernelError",
     "RingWindow",
+    "Slots",
     "Tree",
     "attention",
     "attention_shared_prefix",

@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 
 CACHES = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("bf16", "i8"), ("bf16", "fp8e4nv")]  # (queries, cache)
 HEADS = [128, 96, 64, 32, 256]
-FORMS = ["causal", "full", "tree", "ring", "ring full"]
+FORMS = ["causal", "full", "tree", "ring", "ring full", "slots"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -53,18 +53,19 @@ def attention_variants(sm):
     from wfm_kernels.attention import triton as op
 
     fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
-    fp32 |= {"lengths_ptr": "*i64", "bits_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
+    fp32 |= {"lengths_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
     for i, (q, cache) in enumerate(CACHES):
         for j, head in enumerate(HEADS):
             if cache == "fp8e4nv" and sm < 89:
                 continue
-            rows, form, splits = (4, 32, 64)[(i + 2 * j) % 3], (i + j) % len(FORMS), (1, 4)[(i + j // 2) % 2]
+            rows, form, splits = (4, 32, 64)[(i + 2 * j) % 3], FORMS.index("slots") if i == j else (i + j) % 5, (1, 4)[(i + j // 2) % 2]
             block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
             constexprs = dict(
                 GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
                 LSE=j % 2 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
             )  # fmt: skip
-            types = fp32 | {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+            types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
+            types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
             name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
             yield name, op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):

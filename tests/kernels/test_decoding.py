@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from wfm_kernels.attention.triton import attention as triton_attention
 
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+from wfm_ar.world_model.attention import CrossAttention
 from wfm_ar.world_model.decode_step import DecodeStep
 from wfm_ar.world_model.kernel_step import KernelStep
+from wfm_ar.world_model.kv_cache import KVCache
 
 CONFIG = SequenceConfig(video_vocab=12, levels=(4, 3), grid_h=2, grid_w=2, rate=1, action_bins=(3, 4), max_latents=4)
 GREEDY = SamplingConfig(temperature=0.0)
@@ -97,6 +100,22 @@ def test_models_with_a_context_are_refused() -> None:
     model = WorldModel(WorldModelConfig(vocab=8, out_vocab=8, layers=1, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=8, context_dim=4))
     with pytest.raises(BadConfig, match="cross-attention or additive positions"):
         KernelStep(model, model.new_cache(1, 8))
+
+
+@pytest.mark.parametrize("given", ["a mask a row", "all", "one text for all rows"])
+def test_cross_attention_goes_through_the_kernel(given, device, monkeypatch) -> None:
+    """A cached text context whose mask has holes: where nothing is learnt it is our op, with the numbers of the library."""
+    torch.manual_seed(0)
+    layer = CrossAttention(dim=16, context_dim=12, heads=4, kv_heads=2, head_dim=8, eps=1e-6).to(device)
+    x, context = torch.randn(2, 3, 16, device=device), torch.randn(1 if given.startswith("one") else 2, 7, 12, device=device)
+    mask = torch.tensor([[1, 0, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0, 0]], device=device).bool() if given == "a mask a row" else None
+    expected, calls = layer(x, context, mask, 0), []
+    monkeypatch.setattr("wfm_ar.world_model.attention.attention", lambda *a, **kw: calls.append(kw) or triton_attention(*a, **kw))
+    with torch.inference_mode():
+        cache = KVCache(1, 2, 4, 2, 8, torch.float32, device)
+        for given_context in (context, None):  # the second time its keys are in the cache
+            assert (layer(x, given_context, mask, 0, cache) - expected).abs().max() <= 1e-6
+    assert len(calls) == 2 and (mask is None or torch.equal(calls[0]["mask"].seen_BL, mask))
 
 
 class HostRead(Exception):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wfm_kernels import FULL, KernelError, RingWindow, Tree, attention
+from wfm_kernels import FULL, KernelError, RingWindow, Slots, Tree, attention
 from wfm_kernels.attention import CAUSAL, reference
 from wfm_kernels.attention.masks import visible
 from wfm_kernels.attention.triton import attention as triton_attention
@@ -54,6 +54,8 @@ def case(name, device):
         "full": (FULL, [40, 3], 6, 40),  # the second row is a context shorter than the queries
         "tree": (Tree(bits_BT=torch.tensor([CHAIN_AND_SIDE_BRANCH, [0b1000, 0b10, 0, 0b1111]], device=device)), [40, 4], 4, 40),
         "tree64": (Tree(bits_BT=torch.randint(-(2**63), 2**63 - 1, (1, 64), device=device)), [70], 64, 70),
+        "slots": (Slots(seen_BL=(torch.arange(80, device=device).view(2, 40) * 7 % 5 > 1)), [40, 33], 3, 40),
+        "slots_none": (Slots(seen_BL=torch.arange(40, device=device).expand(2, 40) > 9), [40, 9], 3, 40),  # the second row sees nothing
         "ring": (RING, [39, 7], 3, 24),
         "ring_long": (RING, [1001, 18], 1, 24),
         "ring_full": (RING_FULL, [41, 25], 4, 24),
@@ -61,7 +63,7 @@ def case(name, device):
     }[name]
 
 
-FORMS = ["full", "tree", "tree64", "ring", "ring_long", "ring_full", "ring_short"]
+FORMS = ["full", "tree", "tree64", "slots", "slots_none", "ring", "ring_long", "ring_full", "ring_short"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -115,7 +117,9 @@ def test_masks_that_do_not_fit_are_refused():
         ),
         (RingWindow(sink_tokens=9, frame_tokens=4, ring_frames=4, window_frames=1), r"needs 25 slots, expected at most the cache's 24"),
         (RingWindow(sink_tokens=0, frame_tokens=4, ring_frames=4, window_frames=4), r"3 new tokens overwrite frames .* expected 5"),
-        ("causal", r"mask is 'causal', expected Causal, Full, Tree or RingWindow"),
+        (Slots(seen_BL=torch.ones(1, 24)), r"seen slots are torch.float32 \(1, 24\) on cpu, expected torch.bool \(1, 24\)"),
+        (Slots(seen_BL=torch.ones(1, 23, dtype=torch.bool)), r"seen slots are torch.bool \(1, 23\)"),
+        ("causal", r"mask is 'causal', expected Causal, Full, Tree, Slots or RingWindow"),
     ]
     for mask, message in refused:
         with pytest.raises(KernelError, match=message):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from wfm_kernels import CAUSAL, FULL, KernelError, RingWindow, Tree, attention
+from wfm_kernels import CAUSAL, FULL, KernelError, RingWindow, Slots, Tree, attention
 from wfm_kernels.attention import reference
 from wfm_kernels.attention.triton import attention as triton_attention
 from wfm_kernels.errors import refuse_fp8_before_sm_89
@@ -33,6 +33,7 @@ MASKS = {
     "causal": CAUSAL,
     "full": FULL,
     "tree": Tree(bits_BT=torch.tensor([[1, 3, 5], [1, 2, 7]])),
+    "slots": Slots(seen_BL=torch.arange(72).view(2, 36) * 5 % 7 > 2),
     "ring": RingWindow(sink_tokens=4, frame_tokens=8, ring_frames=4, window_frames=2),
     "ring, full frames": RingWindow(sink_tokens=4, frame_tokens=8, ring_frames=4, window_frames=2, full=True),
 }
@@ -45,6 +46,8 @@ def test_every_mask_over_every_format(name, quantised, dtype, device, assert_clo
     mask, ring = MASKS[name], name.startswith("ring")
     if isinstance(mask, Tree):
         mask = Tree(bits_BT=mask.bits_BT.to(device))
+    if isinstance(mask, Slots):
+        mask = Slots(seen_BL=mask.seen_BL.to(device))
     q = torch.randn(2, 2, 3, 32, device=device, dtype=dtype)
     k, v = torch.randn(2, 2, 1, 36, 32, device=device)
     keywords = {}

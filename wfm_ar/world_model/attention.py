@@ -3,11 +3,14 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from wfm_kernels import FULL, Slots, attention
 from wfm_kernels.qk_norm_rope_cache.cpu import turn
 
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.norm import RMSNorm
+
+AT_ONCE = 64  # queries a row that the decode kernel takes; more of them are a prefill, which is the library's
 
 
 class SelfAttention(nn.Module):
@@ -61,14 +64,23 @@ class CrossAttention(nn.Module):
 
 
 def _read(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:
-    """Attention to a context without repeating it: query heads of a group - and rows that share one context - become queries."""
+    """Attention to a context without repeating it: query heads of a group - and rows that share one context - become queries.
+
+    The kernels' op where nothing is learnt (it has no gradient on CUDA) and each row has one mask; else the library.
+    """
     B, N, L, K = q_BNLK.shape
     contexts, H, S, _ = k_BHSK.shape
     if contexts < B:  # one text for all rows
         assert contexts == 1 and mask_BS is None
         q_BNLK = q_BNLK.transpose(0, 1).reshape(1, N, B * L, K)
-    mask = None
-    if mask_BS is not None:
-        mask = mask_BS[:, None, None] if mask_BS.ndim == 2 else mask_BS.repeat(1, N // H, 1)[:, None]
-    y = F.scaled_dot_product_attention(q_BNLK.reshape(contexts, H, -1, K), k_BHSK, v_BHSK, attn_mask=mask)
+    whole = mask_BS is None or mask_BS.ndim == 2  # every token of a row sees the same of its context
+    if whole and not torch.is_grad_enabled() and (q_BNLK.is_cpu or (q_BNLK.is_cuda and q_BNLK.shape[2] <= AT_ONCE)):
+        lengths_B = torch.full((contexts,), S, device=k_BHSK.device)
+        mask = FULL if mask_BS is None else Slots(seen_BL=mask_BS.expand(contexts, S))
+        y = attention(q_BNLK, k_BHSK, v_BHSK, lengths_B, mask=mask)
+    else:
+        mask = None
+        if mask_BS is not None:
+            mask = mask_BS[:, None, None] if whole else mask_BS.repeat(1, N // H, 1)[:, None]
+        y = F.scaled_dot_product_attention(q_BNLK.reshape(contexts, H, -1, K), k_BHSK, v_BHSK, attn_mask=mask)
     return y.view(N, B, L, K).transpose(0, 1) if contexts < B else y.view(B, N, L, K)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.world_model.attention import AT_ONCE
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import axis_sizes, position_tables
 from wfm_ar.world_model.transformer import WorldModel
 
-AT_ONCE = 64  # tokens that the decode kernel takes in one pass; more of them, at the start of a row, are a prefill
 Settings = dict[str, float | int | None]
 
 

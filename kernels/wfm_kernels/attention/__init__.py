@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.attention import sdpa
-from wfm_kernels.attention.masks import CAUSAL, FULL, Causal, Full, Mask, RingWindow, Tree, check_mask
+from wfm_kernels.attention.masks import CAUSAL, FULL, Causal, Full, Mask, RingWindow, Slots, Tree, check_mask
 from wfm_kernels.errors import KernelError, check_cache_format, check_last_stride, check_tensor
 
-__all__ = ["CAUSAL", "FULL", "Causal", "Full", "RingWindow", "Tree", "attention"]
+__all__ = ["CAUSAL", "FULL", "Causal", "Full", "RingWindow", "Slots", "Tree", "attention"]
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 QUANTISED = (torch.int8, torch.float8_e4m3fn)
@@ -34,7 +34,8 @@ def attention(
     with float32 scales k_scale_BHL and v_scale_BHL (value = stored * scale). Slots that hold nothing live are never read.
     lengths_B: int32 or int64, tokens of each row so far, its T queries included: 0..L (any number over a RingWindow).
     scale: of the scores, default K**-0.5. max_length: host-known bound on lengths_B (default L); sets the CUDA launch's shape.
-    mask: CAUSAL, FULL (a frame decoded in parallel; a text context of lengths_B tokens), Tree or RingWindow: see masks.py.
+    mask: CAUSAL, FULL (a frame decoded in parallel; a text context of lengths_B tokens), Tree, Slots (a text context
+    whose mask may have holes) or RingWindow: see masks.py.
     Returns out_BNTK in q's dtype, zeros for a query that sees nothing; with return_lse also the natural log-sum-exp of the
     scaled scores, float32 [B, N, T]. Bitwise the same whatever the row's neighbours.
     CPU tensors take sdpa.py; CUDA tensors take triton.py, which reads nothing back to the host (lengths are not checked there).

@@ -34,6 +34,16 @@ class Tree:
     bits_BT: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slots:
+    """A query sees the live slots set in seen_BL: cross-attention over a text context whose mask may have holes.
+
+    seen_BL: bool [B, L], on the device of the queries. Live slots it hides must hold finite numbers: they are read and weigh nothing.
+    """
+
+    seen_BL: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class RingWindow:
     """A sliding window of whole frames plus sink tokens that stay, over a ring of frame slots.
@@ -58,7 +68,7 @@ class RingWindow:
         return self.sink_tokens + self.ring_frames * self.frame_tokens
 
 
-Mask = Causal | Full | Tree | RingWindow
+Mask = Causal | Full | Tree | Slots | RingWindow
 CAUSAL = Causal()
 FULL = Full()
 
@@ -77,6 +87,8 @@ def visible(mask: Mask, lengths_B: Tensor, T: int, L: int) -> Tensor:
             draft_B1L = slot_L - (live_B11 - T)  # which of the T tokens a slot holds; negative in the past
             drafted_BTL = (bits_BT[:, :, None] >> draft_B1L.clamp(0, T - 1)) & 1
             return (draft_B1L < 0) | ((draft_B1L < T) & (drafted_BTL == 1))
+        case Slots(seen_BL=seen_BL):
+            return ((slot_L < live_B11) & seen_BL[:, None, :L]).expand(-1, T, -1)
         case RingWindow(sink_tokens=sink, frame_tokens=size, ring_frames=ring, window_frames=window, full=full):
             newest_B11 = torch.div(live_B11 - 1 - sink, size, rounding_mode="floor")
             frame_B1L = newest_B11 - (newest_B11 - (slot_L - sink) // size) % ring  # the newest frame that can be in this slot
@@ -85,7 +97,7 @@ def visible(mask: Mask, lengths_B: Tensor, T: int, L: int) -> Tensor:
             recent_BTL = (frame_B1L >= 0) & (frame_B1L > query_frame_BT1 - window)
             seen_BTL = place_B1L < live_B11 if full else place_B1L <= query_BT1
             return seen_BTL & ((slot_L < sink) | recent_BTL) & (slot_L < mask.slots)
-    raise KernelError(f"attention: mask is {mask!r}, expected Causal, Full, Tree or RingWindow")
+    raise KernelError(f"attention: mask is {mask!r}, expected Causal, Full, Tree, Slots or RingWindow")
 
 
 def check_mask(mask: Mask, B: int, T: int, L: int, device: torch.device) -> None:
@@ -96,6 +108,10 @@ def check_mask(mask: Mask, B: int, T: int, L: int, device: torch.device) -> None
             raise KernelError(f"attention: tree bits are {got}, expected torch.int64 ({B}, {T}) with T <= {MAX_TREE_TOKENS}")
         if mask.bits_BT.device != device:
             raise KernelError(f"attention: tree bits are on {mask.bits_BT.device}, expected {device}; fix: bits_BT.to(device)")
+    elif isinstance(mask, Slots):
+        if mask.seen_BL.shape != (B, L) or mask.seen_BL.dtype != torch.bool or mask.seen_BL.device != device:
+            got = f"{mask.seen_BL.dtype} {tuple(mask.seen_BL.shape)} on {mask.seen_BL.device}"
+            raise KernelError(f"attention: seen slots are {got}, expected torch.bool ({B}, {L}) on {device}")
     elif isinstance(mask, RingWindow):
         if mask.slots > L:
             raise KernelError(f"attention: {mask} needs {mask.slots} slots, expected at most the cache's {L}")
@@ -105,4 +121,11 @@ def check_mask(mask: Mask, B: int, T: int, L: int, device: torch.device) -> None
                 f"attention: {T} new tokens overwrite frames still in the window; ring_frames is {mask.ring_frames}, expected {needed}"
             )
     elif not isinstance(mask, Causal | Full):
-        raise KernelError(f"attention: mask is {mask!r}, expected Causal, Full, Tree or RingWindow")
+        raise KernelError(f"attention: mask is {mask!r}, expected Causal, Full, Tree, Slots or RingWindow")
+
+
+def rows_of(mask: Mask, rows: slice) -> Mask:
+    """The mask of some rows of the batch."""
+    if isinstance(mask, Tree):
+        return Tree(bits_BT=mask.bits_BT[rows])
+    return Slots(seen_BL=mask.seen_BL[rows]) if isinstance(mask, Slots) else mask

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Tree, visible
+from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Slots, Tree, rows_of, visible
 
 
 def attention(
@@ -22,9 +22,8 @@ def attention(
     rows = []
     for b, n in enumerate(lengths):
         row = slice(b, b + 1)
-        row_mask = Tree(bits_BT=mask.bits_BT[row]) if isinstance(mask, Tree) else mask
         k_scale, v_scale = (None if s is None else s[row] for s in (k_scale_BHL, v_scale_BHL))
-        rows.append(_equal_lengths(q_BNTK[row], k_BHLK[row], v_BHLK[row], n, scale, row_mask, k_scale, v_scale, return_lse))
+        rows.append(_equal_lengths(q_BNTK[row], k_BHLK[row], v_BHLK[row], n, scale, rows_of(mask, row), k_scale, v_scale, return_lse))
     return tuple(map(torch.cat, zip(*rows, strict=True))) if return_lse else torch.cat(rows)
 
 
@@ -48,7 +47,7 @@ def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_sca
         out_BHRK, lse_BHR = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q_BHRK, k_BHLK, v_BHLK, attn_mask=bias, scale=scale)
     else:
         out_BHRK = F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, attn_mask=bias, scale=scale)
-    if bias is not None and (T > length or isinstance(mask, Tree)):  # only then can a query see nothing
+    if bias is not None and (T > length or isinstance(mask, Tree | Slots)):  # only then can a query see nothing
         blind_BHR = (bias == float("-inf")).all(dim=-1).expand(B, H, -1)
         out_BHRK = out_BHRK.masked_fill(blind_BHR[..., None], 0.0)
         lse_BHR = lse_BHR.masked_fill(blind_BHR, float("-inf")) if return_lse else None
@@ -69,7 +68,7 @@ def _bias(mask: Mask, length: int, live: int, B: int, T: int, group: int, q: Ten
     if isinstance(mask, Causal):
         bias_1RL = torch.full((T, live), float("-inf"), dtype=q.dtype).triu_(length - T + 1)
         return bias_1RL if group == 1 else bias_1RL.repeat(group, 1)
-    lengths_B = torch.full((B if isinstance(mask, Tree) else 1,), length)
+    lengths_B = torch.full((B if isinstance(mask, Tree | Slots) else 1,), length)
     hidden_BTL = ~visible(mask, lengths_B, T, live)
     bias_BTL = torch.zeros(hidden_BTL.shape, dtype=q.dtype).masked_fill_(hidden_BTL, float("-inf"))
     return bias_BTL.repeat(1, group, 1)[:, None]

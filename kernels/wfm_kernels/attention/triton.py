@@ -16,13 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Tree
+from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Slots, Tree
 from wfm_kernels.errors import KernelError
 
 MAX_CHUNKS = 32  # the fold is sequential: more chunks help a lone row little and cost the fold
 MAX_HEAD = 256
 LOG2E = math.log2(math.e)
-CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM = (tl.constexpr(i) for i in range(5))
+CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM, SLOTS_FORM = (tl.constexpr(i) for i in range(6))
 
 
 @triton.jit
@@ -47,12 +47,14 @@ def _length(lengths_ptr, batch, slots, frame, ring, FORM: tl.constexpr):
 
 
 @triton.jit
-def _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, window, FORM: tl.constexpr):
+def _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ring, window, FORM: tl.constexpr):
     """masks.visible for one tile: keys in slots key_N, queries at place_M."""
     if FORM == CAUSAL_FORM:
         visible_MN = key_N[None, :] <= place_M[:, None]
     elif FORM == FULL_FORM:
         visible_MN = (key_N[None, :] < length) & (place_M[:, None] < length)
+    elif FORM == SLOTS_FORM:
+        visible_MN = ((key_N < length) & (seen_N != 0))[None, :] & (place_M[:, None] < length)
     elif FORM == TREE_FORM:
         draft_N = key_N - (length - num_tokens)
         shift_N = tl.minimum(tl.maximum(draft_N, 0), 63).to(tl.int64)  # a shift by 64 or more is undefined
@@ -75,7 +77,7 @@ def _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, wind
 
 @triton.jit
 def _chunk(
-    q_MD, place_M, bits_M, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
+    q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
     length, num_tokens, sink, frame, ring, window,
     HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FORM: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
@@ -93,7 +95,11 @@ def _chunk(
         score_MN = tl.dot(q_MD, tl.trans(k_ND.to(q_MD.dtype)), input_precision=PRECISION) * scale_log2
         if QUANTISED:  # a key's scale multiplies its column of scores: the tile itself is never dequantised
             score_MN *= tl.load(k_scale_ptr + key_N, mask=key_N < end, other=0.0)[None, :]
-        visible_MN = _visible(key_N, place_M, bits_M, length, num_tokens, sink, frame, ring, window, FORM) & (key_N < end)[None, :]
+        seen_N = key_N
+        if FORM == SLOTS_FORM:
+            seen_N = tl.load(bits_ptr + key_N, mask=key_N < end, other=0).to(tl.int32)
+        visible_MN = _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ring, window, FORM)
+        visible_MN = visible_MN & (key_N < end)[None, :]
         score_MN = tl.where(visible_MN, score_MN, float("-inf"))
         new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
         safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)
@@ -150,7 +156,10 @@ def decode_kernel(
     FORM: tl.constexpr, QUANTISED: tl.constexpr, LSE: tl.constexpr,
     SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP."""
+    """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP.
+
+    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then).
+    """
     tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
     length = _length(lengths_ptr, batch, slots, frame, ring, FORM)
@@ -170,6 +179,8 @@ def decode_kernel(
     bits_M = place_M.to(tl.int64)
     if FORM == TREE_FORM:
         bits_M = tl.load(bits_ptr + batch * num_tokens + token_M, mask=row_M < rows, other=0)
+    if FORM == SLOTS_FORM:
+        bits_ptr += batch * frame
     live = tl.minimum(length, slots)
 
     # Chunks are shared out over the live length, which changes no bit: only a chunk's bounds matter to its partial result.
@@ -190,7 +201,7 @@ def decode_kernel(
         start = chunk * chunk_size
         end = tl.minimum(start + chunk_size, live)
         chunk_m_M, chunk_l_M, chunk_acc_MD = _chunk(
-            q_MD, place_M, bits_M, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
+            q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
             length, num_tokens, sink, frame, ring, window, HEAD, BLOCK_M, BLOCK_N, BLOCK_D, FORM, QUANTISED, PRECISION,
         )  # fmt: skip
         if SPLITS == 1:
@@ -240,7 +251,7 @@ def fold_kernel(
 
 @torch.library.custom_op("wfm_kernels::attention", mutates_args=())
 def attention_op(
-    q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, lengths_B: Tensor, bits_BT: Tensor | None, k_scale_BHL: Tensor | None,
+    q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, lengths_B: Tensor, bits: Tensor | None, k_scale_BHL: Tensor | None,
     v_scale_BHL: Tensor | None, scale: float, form: int, sink: int, frame: int, ring: int, window: int, slots: int, return_lse: bool,
     splits: int, two_launches: bool, tile_rows: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -264,7 +275,7 @@ def attention_op(
     quantised = k_scale_BHL is not None
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
     decode_kernel[(row_tiles, B * H, splits)](
-        q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits_BT is None else bits_BT.contiguous(),
+        q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits is None else bits.contiguous(),
         out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, counter,
         *q_BNTK.stride()[:3], *k_BHLK.stride()[:3], *v_BHLK.stride()[:3], *out_BNTK.stride()[:3],
         *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), scale * LOG2E, T, H, slots, chunk_size, max_chunks, sink, frame, ring, window,
@@ -299,10 +310,10 @@ def attention(
     if q_BNTK.shape[-1] > MAX_HEAD:
         raise KernelError(f"attention: heads of {q_BNTK.shape[-1]}, expected at most {MAX_HEAD} on CUDA: a wider tile does not fit")
     numbers = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
-    bits_BT = mask.bits_BT if isinstance(mask, Tree) else None
+    bits = mask.bits_BT if isinstance(mask, Tree) else mask.seen_BL if isinstance(mask, Slots) else None
     scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
     out_BNTK, lse_BNT = attention_op(
-        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits_BT, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches,
+        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches,
         tile_rows or 0,
     )  # fmt: skip
     return (out_BNTK, lse_BNT) if return_lse else out_BNTK
@@ -317,6 +328,8 @@ def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, i
             return FULL_FORM.value, 0, 1, 1, 1, capacity
         case Tree():
             return TREE_FORM.value, 0, 1, 1, 1, capacity
+        case Slots():
+            return SLOTS_FORM.value, 0, mask.seen_BL.shape[1], 1, 1, capacity
         case RingWindow():
             form = RING_FULL_FORM if mask.full else RING_FORM
             return form.value, mask.sink_tokens, mask.frame_tokens, mask.ring_frames, mask.window_frames, mask.slots
@@ -329,12 +342,12 @@ def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int,
     the blocks a multiprocessor holds.
     """
     block_d = max(16, triton.next_power_of_2(head))
-    wide = block_d > 128
+    wide, masked = block_d > 128, block_d == 128 != head  # masks of the columns beyond the head take registers too
     if dtype == torch.float32:  # no matrix instruction to feed: small tiles
-        return 16, 16 if wide else 32, block_d, dict(num_warps=8, num_stages=3, maxnreg=255)
+        return 16, 16 if wide or masked else 32, block_d, dict(num_warps=8, num_stages=3, maxnreg=255)
     block_m = min(max(16, triton.next_power_of_2(rows)), 32 if wide else 64)
-    masked = block_m == 64 and block_d == 128 != head  # masks of the columns beyond the head take registers too
-    return block_m, 32 if wide or masked else 64, block_d, dict(num_warps=4 if block_m == 16 else 8, num_stages=3, maxnreg=255)
+    block_n = 32 if wide or (masked and block_m == 64) else 64
+    return block_m, block_n, block_d, dict(num_warps=4 if block_m == 16 else 8, num_stages=3, maxnreg=255)
 
 
 def chunk_length(max_length: int, block_n: int) -> int:
