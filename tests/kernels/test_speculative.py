@@ -52,3 +52,13 @@ def test_refusals():
         speculative_accept(torch.zeros(2, 3, dtype=torch.int64), probs, probs, *keys(2))
     with pytest.raises(KernelError, match=r"draft has shape \(2, 2\), expected \(2, 3\)"):
         speculative_accept(torch.zeros(2, 2, dtype=torch.int64), probs, torch.full((2, 4, 4), 0.25), *keys(2))
+    draft, longer = torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 4, 4), 0.25)
+    for change, message in (
+        (dict(draft_BT=draft + 4), r"drafted tokens are in 4..4, expected 0..3"),
+        (dict(draft_BT=draft - 1), r"drafted tokens are in -1..-1, expected 0..3"),
+        (dict(draft_probs_BTV=probs * float("nan")), r"draft_probs are in nan..nan, expected probabilities"),
+        (dict(target_probs_BSV=longer - 1), r"target_probs are in -0.75..-0.75, expected probabilities"),
+    ):
+        arguments = dict(draft_BT=draft, draft_probs_BTV=probs, target_probs_BSV=longer) | change
+        with pytest.raises(KernelError, match=f"^speculative_accept: {message}"):
+            speculative_accept(*arguments.values(), *keys(2))
