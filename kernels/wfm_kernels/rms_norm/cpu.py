@@ -1,4 +1,4 @@
-"""`rms_norm` on the CPU: in fp32 five calls of torch, where its own rms_norm makes more; half precision and compiled graphs take the reference."""
+"""`rms_norm` on the CPU: in fp32 five calls of torch, its own makes more; half precision and compiled graphs take the reference."""
 
 import functools
 
