@@ -98,7 +98,7 @@ def run(settings: Settings) -> int:
     made = _made(world, prompts, requests, settings)
     if settings.save == "lerobot":
         count = write_rollouts(settings.out, made, world, settings.embodiment, overwrite=settings.overwrite)
-        print(f"{settings.out}: LeRobot v3.0, {count} imagined episodes; `wfm train data={settings.out}` reads them")
+        print(f"{settings.out}: LeRobot v3.0, {count} imagined episode{'s' * (count != 1)}; `wfm train data={settings.out}` reads them")
         return 0
     for request, out, rollout, about in made:
         files = write_rollout(out, rollout, about, title=_title(request, rollout, about["actions"]), overwrite=settings.overwrite)
