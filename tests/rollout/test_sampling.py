@@ -137,7 +137,16 @@ def test_bad_seeds(seed: object) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": -0.1}, {"temperature": math.nan}, {"temperature": "1"}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}, {"top_k": 1.5}],
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": "1"},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": 0},
+        {"top_k": 1.5},
+        {"text_guidance": -1},
+    ],
 )
 def test_bad_settings(settings: dict) -> None:
     with pytest.raises(BadConfig, match=f"{next(iter(settings))}: got"):
