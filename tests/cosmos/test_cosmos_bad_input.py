@@ -130,6 +130,7 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=9", "int8=tokenizer"], "int8: got 'tokenizer'"),
         ([f"image={place / 'in.png'}", "frames=9", "height=0"], "at least 1"),
         ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
+        ([f"image={place / 'in.png'}", "frames=9", "text_guidance=2"], "Cosmos worlds are not trained without their text"),
     ):
         assert words in told("generate", world, *more, "out=out.mp4")
     assert "only a Cosmos world" in told("generate", "world=tabletop", "published=true", "out=out.mp4")

@@ -114,7 +114,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path):
 def test_two_processes_share_the_work(tmp_path):
     """While one is inside its first shard, another call takes the other shards, waits for the first, and has the whole store."""
     began, go_on = threading.Event(), threading.Event()
-    encoded = {"slow": [], "quick": []}
+    encoded, told = {"slow": [], "quick": []}, []
 
     def slow(part):
         encoded["slow"].extend(part)
@@ -130,6 +130,7 @@ def test_two_processes_share_the_work(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(write_store, tmp_path, ABOUT, 6, slow, 2, lambda done: None)
         assert began.wait(20)
-        store = write_store(tmp_path, ABOUT, 6, quick, 2, lambda done: None)
+        store = write_store(tmp_path, ABOUT, 6, quick, 2, told.append)
         assert len(other.result()) == len(store) == 6
+    assert told[0] == 2 and told[-1] == 6  # of the whole store, whoever wrote it
     assert encoded["slow"][:2] == [0, 1] and sorted(encoded["slow"] + encoded["quick"]) == list(range(6))

@@ -45,7 +45,7 @@ def test_numbers_of_a_small_set(tmp_path):
         "'narrow': uses 1 % of its range",
         "frame rates differ: 5, 10",
         "2 picture sizes",
-        "1 episodes have fewer than 5 frames",
+        "episodes of fewer than 5 frames, too few to learn motion from: 1",
         "1 of 3 episodes have no text",
         "nothing is held out",
     ):

@@ -18,7 +18,9 @@ from wfm_ar.world_model.decode_step import DecodeStep
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
 
-CONFIG = SequenceConfig(video_vocab=12, levels=(4, 3), grid_h=2, grid_w=2, rate=1, action_bins=(3, 4), max_latents=4)
+CONFIG = SequenceConfig(
+    video_vocab=12, levels=(4, 3), grid_h=2, grid_w=2, rate=1, action_bins=(3, 4), text_vocab=5, max_text=3, max_latents=4
+)
 GREEDY = SamplingConfig(temperature=0.0)
 
 
@@ -70,6 +72,13 @@ def test_drawn_tokens_equal_those_of_the_library_path(model, sequence, monkeypat
     """One Philox, one order of the vocabulary: the same seed gives the same tokens on both paths. Ragged rows."""
     expected, found = both(model, sequence, [row(1, 1), row(2)], SamplingConfig(top_p=0.9, top_k=8), [Actions.ABSENT], monkeypatch)
     assert torch.equal(found, expected)
+
+
+def test_guided_tokens_equal_those_of_the_library_path(model, sequence, monkeypatch) -> None:
+    rows, guided = [replace(row(1, 1), text_ids=[1, 2]), row(2)], SamplingConfig(text_guidance=3.0)
+    expected, found = both(model, sequence, rows, guided, [Actions.ABSENT], monkeypatch)
+    plain, _ = both(model, sequence, rows, SamplingConfig(), [Actions.ABSENT], monkeypatch)
+    assert torch.equal(found, expected) and not torch.equal(expected[0], plain[0]) and torch.equal(expected[1], plain[1])
 
 
 def test_futures_of_one_past_share_it(model, sequence, monkeypatch) -> None:

@@ -14,6 +14,7 @@ CONFIG = SequenceConfig(
     video_vocab=40, levels=(5, 4, 2), grid_h=2, grid_w=3, rate=2, action_bins=(5, 7), text_vocab=20, max_text=6, max_latents=5
 )
 GREEDY, SAMPLED = SamplingConfig(temperature=0.0), SamplingConfig(temperature=1.3, top_p=0.95)
+GUIDED = replace(SAMPLED, text_guidance=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,18 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
     """One latent by whole forward passes over sequence.weave alone: the specification of `advance`."""
     latent, bins = len(row.tokens), None
     video, action = draws(row.seed, latent, Stream.VIDEO, 6), draws(row.seed, latent, Stream.ACTION, 4)
-    pieces = [sequence.text_piece(row.text_ids)]
+    pieces = []  # behind the text
     for i, tokens_hw in enumerate(row.tokens):
         if i and row.bins[i] is not None:
             pieces.append(sequence.action_piece(i, row.bins[i]))
         pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, row.bins[i] if i else None))
 
     def next_logits(known: list[int], places: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
-        ids, positions, seen_hints = sequence.join(pieces)
+        told, untold = (logits_behind(text_ids, known, places, hints) for text_ids in (row.text_ids, []))
+        return untold + sampling.text_guidance * (told - untold) if sampling.text_guidance != 1 else told
+
+    def logits_behind(text_ids, known, places, hints) -> torch.Tensor:
+        ids, positions, seen_hints = sequence.join([sequence.text_piece(text_ids), *pieces])
         ids = torch.cat((ids, torch.tensor(known, dtype=torch.int64)))
         positions = torch.cat((positions, places[: len(known)]))
         hints = torch.cat((seen_hints[:-1], hints[: len(known) + 1]))
@@ -94,7 +99,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
     return replace(row, tokens=(*row.tokens, torch.tensor(ids).view(2, 3)), bins=(*row.bins, bins))
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED], ids=["greedy", "sampled", "guided"])
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("latents,text", [(1, 0), (1, 4), (3, 6)])
 def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, latents, text) -> None:
@@ -108,19 +113,20 @@ def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, late
         assert (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
 
 
-def test_a_first_latent_from_text_and_from_nothing(model, sequence) -> None:
+@pytest.mark.parametrize("sampling", [SAMPLED, GUIDED], ids=["sampled", "guided"])
+def test_a_first_latent_from_text_and_from_nothing(model, sequence, sampling) -> None:
     for text in ([], [1, 2, 3]):
         row = Row(seed=3, text_ids=text)
-        rows = Rows(model, sequence, [row], SAMPLED)
+        rows = Rows(model, sequence, [row], sampling)
         rows.advance(Actions.ABSENT)
         rows.advance(Actions.IMAGINED)
-        row = _uncached(model, sequence, row, Actions.ABSENT, SAMPLED)
-        row = _uncached(model, sequence, row, Actions.IMAGINED, SAMPLED)
+        row = _uncached(model, sequence, row, Actions.ABSENT, sampling)
+        row = _uncached(model, sequence, row, Actions.IMAGINED, sampling)
         assert torch.equal(torch.stack(rows.rows[0].tokens), torch.stack(row.tokens))
         assert rows.rows[0].bins[0] is None and torch.equal(rows.rows[0].bins[1], row.bins[1])
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED], ids=["greedy", "sampled", "guided"])
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind, dtype) -> None:
@@ -156,13 +162,27 @@ def test_seeds_differ_and_repeat(model, sequence) -> None:
     assert torch.equal(a, b)
 
 
-def test_a_fork_goes_on_as_the_original_would(model, sequence) -> None:
-    rows = Rows(model, sequence, [_row(1), _row(2, 3, 4)], SAMPLED)
+@pytest.mark.parametrize("sampling", [SAMPLED, GUIDED], ids=["sampled", "guided"])
+def test_a_fork_goes_on_as_the_original_would(model, sequence, sampling) -> None:
+    rows = Rows(model, sequence, [_row(1), _row(2, 3, 4)], sampling)
     _roll(rows, [Actions.GIVEN])
     forks = rows.select([1, 0, 1])
     ahead = _roll(forks, [Actions.IMAGINED, Actions.GIVEN, Actions.GIVEN])
     assert torch.equal(_roll(rows, [Actions.IMAGINED, Actions.GIVEN, Actions.GIVEN]), ahead[[1, 0]])
     assert torch.equal(ahead[0], ahead[2])
+
+
+def test_guidance_is_for_rows_with_a_text(model, sequence) -> None:
+    """A row without one costs and gives what it does unguided, and goes on so beside others, joined or parted."""
+    plain, told = _row(1), _row(2, 3, 4)
+    lone, other = Rows(model, sequence, [plain], GUIDED), Rows(model, sequence, [told], GUIDED)
+    expected = _roll(Rows(model, sequence, [plain], SAMPLED), [Actions.IMAGINED] * 5)[0]
+    joined = Rows.stack([lone, other])
+    assert [len(rows._caches) for rows in (lone, other, joined, joined.select([0]))] == [1, 2, 2, 1]
+    assert torch.equal(_roll(joined, [Actions.IMAGINED] * 5)[0], expected)
+    assert not torch.equal(_roll(Rows(model, sequence, [told], SAMPLED), [Actions.IMAGINED] * 2), _roll(other, [Actions.IMAGINED] * 2))
+    parted = joined.select([0])
+    assert torch.equal(_roll(parted, [Actions.IMAGINED]), _roll(joined, [Actions.IMAGINED])[:1])
 
 
 def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, sequence) -> None:
@@ -177,12 +197,12 @@ def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, s
     fresh = Rows(model, sequence, [prompt], SAMPLED)
     assert torch.equal(_roll(fresh, [Actions.GIVEN])[0, 0], rows.rows[0].tokens[-1])
     _roll(rows, [Actions.GIVEN] * 10)
-    assert len(rows.rows[0].tokens) == 16 and rows._cache.capacity == sequence.max_length
+    assert len(rows.rows[0].tokens) == 16 and rows._caches[0].capacity == sequence.max_length
 
 
 def test_a_prompt_longer_than_the_trained_length_keeps_its_end(model, sequence) -> None:
     rows = Rows(model, sequence, [_row(4, latents=9)], SAMPLED)
-    assert rows.rows[0].base == 7 and rows._cache.longest == 1 + 2 * 6 + 4 - 1
+    assert rows.rows[0].base == 7 and rows._caches[0].longest == 1 + 2 * 6 + 4 - 1
     assert rows.advance(Actions.ABSENT).shape == (1, 2, 3)
 
 
@@ -208,31 +228,31 @@ def test_futures_of_one_prompt_share_its_past_and_give_the_tokens_of_lone_rows(m
     prompts = [replace(_row(3, 3, 4, with_bins=kind is Actions.GIVEN), seed=seed) for seed in range(5)]
     rows = Rows(model, sequence, prompts, sampling)
     length = 4 + 1 + 3 * 6 + (2 * 4 if kind is Actions.GIVEN else 0) - 1
-    assert rows._cache.prefix[0].shape == (2, 2, length, 12)  # once for all five rows
-    assert rows._cache.k.shape == (2, 5, 2, sequence.max_length - length, 12)
+    assert rows._caches[0].prefix[0].shape == (2, 2, length, 12)  # once for all five rows
+    assert rows._caches[0].k.shape == (2, 5, 2, sequence.max_length - length, 12)
     together = _roll(rows, [kind] * 2)
-    assert rows._cache.prefix is not None and rows._cache.longest > 0
+    assert rows._caches[0].prefix is not None and rows._caches[0].longest > 0
     alone = [_roll(Rows(model, sequence, [prompt], sampling), [kind] * 2) for prompt in prompts]
     assert torch.equal(together, torch.cat(alone))
     _roll(rows, [kind] * 2)  # beyond the trained length every row goes on from its own last latents
-    assert rows._cache.prefix is None
+    assert rows._caches[0].prefix is None
 
 
 def test_a_fork_copies_no_past(model, sequence, sharing) -> None:
     rows = Rows(model, sequence, [_row(2, 2, 4)], SAMPLED)
     _roll(rows, [Actions.GIVEN])
     forks = rows.select([0] * 4)
-    length = rows._cache.longest
-    assert forks._cache.prefix[0].data_ptr() == rows._cache.k.data_ptr() and forks._cache.prefix[0].shape[2] == length
+    length = rows._caches[0].longest
+    assert forks._caches[0].prefix[0].data_ptr() == rows._caches[0].k.data_ptr() and forks._caches[0].prefix[0].shape[2] == length
     forks.rows = [replace(row, seed=seed) for seed, row in enumerate(forks.rows)]
     ahead = _roll(forks, [Actions.GIVEN])
     again = forks.select([1, 1])
-    assert again._cache.prefix[0].shape[2] == length + forks._cache.longest
+    assert again._caches[0].prefix[0].shape[2] == length + forks._caches[0].longest
     assert torch.equal(_roll(again, [Actions.GIVEN])[0], _roll(forks, [Actions.GIVEN])[1])
     rows.rows = [replace(rows.rows[0], seed=3)]  # the original goes on in the same memory, behind what its forks see
     assert torch.equal(_roll(rows, [Actions.GIVEN])[0], ahead[3])
     mixed = Rows.stack([forks, rows])  # different pasts: each row gets its own copy
-    assert mixed._cache.prefix is None and len(mixed.rows) == 5
+    assert mixed._caches[0].prefix is None and len(mixed.rows) == 5
     expected = torch.cat((_roll(forks, [Actions.ABSENT]), _roll(rows, [Actions.ABSENT])))
     assert torch.equal(_roll(mixed, [Actions.ABSENT]), expected)
 

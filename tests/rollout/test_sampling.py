@@ -146,6 +146,7 @@ def test_bad_seeds(seed: object) -> None:
         {"top_p": 1.1},
         {"top_k": 0},
         {"top_k": 1.5},
+        {"text_guidance": -1},
     ],
 )
 def test_bad_settings(settings: dict) -> None:

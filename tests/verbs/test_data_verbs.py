@@ -115,7 +115,7 @@ def test_camera_and_rate_of_data_with_several(tmp_path, capsys):
 def test_a_folder_of_videos_and_a_folder_of_nothing(tmp_path, capsys):
     write_video(tmp_path / "clip one, two.mp4", FRAMES, 10)
     assert main(["data", "check", str(tmp_path)]) == 0
-    assert "1 episodes" in capsys.readouterr().out
+    assert "1 episode " in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "none")]) == 2
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and "none" in out and err.count("\n") == 1

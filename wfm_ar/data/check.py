@@ -61,7 +61,7 @@ class Summary:
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in sorted(self.splits.items()))
         return (
-            f"{self.episodes} episodes ({splits}), {self.frames} frames, {self.seconds / 60:.1f} min; "
+            f"{self.episodes} episode{'s' * (self.episodes != 1)} ({splits}), {self.frames} frames, {self.seconds / 60:.1f} min; "
             f"{self.with_text} with text ({self.texts} distinct), {self.with_actions} with actions, {self.with_state} with state"
         )
 

@@ -152,17 +152,17 @@ def write_store(
             write_atomic(described, json.dumps(about, indent=1).encode(), overwrite=True)
         if not same(_read_json(described), about):
             raise BadData(f"{root}: holds tokens of another tokenizer or data set; fix: delete it or choose another folder")
-        finished = 0
         for wait in (False, True):  # first what nobody works on, then wait for what another process has not finished
+            finished = 0
             for shard in range(shards):
                 clips = range(shard * per_shard, min(count, (shard + 1) * per_shard))
                 final = root / f"shard-{shard:05d}"
                 with _locked(root / f".lock-{final.name}", wait) as mine:
                     if mine and not final.exists():
                         _write_shard(final, encode(clips), about["actions"])
-                    if mine and not wait:
-                        finished += len(clips)
-                        done(finished)
+                if final.exists():  # whoever wrote it
+                    finished += len(clips)
+                    done(finished)
         for lock in root.glob(".lock-*"):
             lock.unlink(missing_ok=True)
     except OSError as error:

@@ -161,7 +161,7 @@ def _notes(episodes: EpisodeSet, frames: list[int], rates: Counter, sizes: Count
         notes.append(f"{len(sizes)} picture sizes: each clip is cropped to the tokenizer's shape; `wfm data curate` can do it once")
     short = sum(count < 5 for count in frames)
     if short:
-        notes.append(f"{short} episodes have fewer than 5 frames, too few to learn motion from")
+        notes.append(f"episodes of fewer than 5 frames, too few to learn motion from: {short}")
     untold = sum(not episode.text for episode in episodes)
     if 0 < untold < len(episodes):
         notes.append(f"{untold} of {len(episodes)} episodes have no text; `wfm data curate` can add captions")

@@ -22,6 +22,7 @@ from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
 FAILURES = 2  # worst rollouts, and failures of text following, that are shown beside the first examples
+SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance")  # how tokens are drawn
 Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
 
 
@@ -43,6 +44,7 @@ class EvaluateConfig:
     top_p: float = 0.9
     top_k: int | None = None
     action_temperature: float | None = 1.0  # of imagined actions: a policy that always does the likeliest thing waits for ever
+    text_guidance: float = 2.0  # text following: how much the text counts; 1 as the model has it
     refine_steps: int = 2
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
     speed_runs: int = 3  # 0: speed is not measured
@@ -50,7 +52,7 @@ class EvaluateConfig:
     examples: int = 4  # contact sheets, of the first episodes
 
     def __post_init__(self) -> None:
-        SamplingConfig(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, action_temperature=self.action_temperature)
+        SamplingConfig(**{name: getattr(self, name) for name in SAMPLING})
         low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
         for name, least in low.items():
             if getattr(self, name) < least:
@@ -77,8 +79,7 @@ class Bench:
     def roll(self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, refine: bool, name: str) -> Iterator[Rollout]:
         """One rollout a prompt, each of its clip, in order, made in batches of one robot."""
         config = self.config
-        names = ("temperature", "top_p", "top_k", "action_temperature", "refine_steps")
-        settings = {name: getattr(config, name) for name in names}
+        settings = {name: getattr(config, name) for name in (*SAMPLING, "refine_steps")}
         batches: list[list[int]] = []
         for k, clip in enumerate(clips):
             if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):

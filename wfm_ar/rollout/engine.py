@@ -16,6 +16,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.decode_step import DecodeStep
@@ -65,13 +66,7 @@ class Rows:
         """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
         self.model, self.sequence, self.sampling = model, sequence, sampling
         self.rows = [self._rolled(row) for row in rows]
-        pasts = [_past(row) for row in self.rows]
-        caches = {past: self._prefill(row) for past, row in dict(zip(pasts, self.rows, strict=True)).items()}
-        if len(caches) == 1:
-            (cache,) = caches.values()
-            self._use(cache if len(pasts) == 1 else cache.fork(torch.zeros(len(pasts), dtype=torch.int64)))
-        else:
-            self._use(KVCache.stack([caches[past] for past in pasts]))
+        self._use(*(self._prefilled(told) for told in self._told()))
 
     @torch.inference_mode()
     def advance(self, actions: Actions, bins_BrA: Tensor | None = None) -> Tensor:
@@ -103,7 +98,7 @@ class Rows:
         other = Rows.__new__(Rows)
         other.model, other.sequence, other.sampling = self.model, self.sequence, self.sampling
         other.rows = [self.rows[i] for i in indices]
-        other._use(self._cache.fork(torch.tensor(indices)))
+        other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
         return other
 
     @staticmethod
@@ -115,11 +110,28 @@ class Rows:
         other = Rows.__new__(Rows)
         other.model, other.sequence, other.sampling = batches[0].model, batches[0].sequence, batches[0].sampling
         other.rows = [row for batch in batches for row in batch.rows]
-        other._use(KVCache.stack([batch._cache.row(i) for batch in batches for i in range(len(batch.rows))]))
+        each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
+        other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
         return other
 
-    def _use(self, cache: KVCache) -> None:
-        self._cache, self._step = cache, step_for(self.model, cache)
+    def _use(self, *caches: KVCache) -> None:
+        self._caches = caches
+        self._steps = [step_for(self.model, cache) for cache in caches]
+        self._step = self._steps[0] if len(caches) == 1 else _GuidedStep(*self._steps, self.sampling.text_guidance)
+
+    def _told(self) -> list[list[Row]]:
+        """The rows as the model is to see them: with their texts, and where it is guided by some without them too."""
+        guided = self.sampling.text_guidance != 1.0 and any(row.text_ids for row in self.rows)
+        return [self.rows, [replace(row, text_ids=[]) for row in self.rows]] if guided else [self.rows]
+
+    def _prefilled(self, rows: Items[Row]) -> KVCache:
+        """One cache of all rows; an equal past is worked out once, and if it is that of all, read once."""
+        pasts = [_past(row) for row in rows]
+        caches = {past: self._prefill(row) for past, row in dict(zip(pasts, rows, strict=True)).items()}
+        if len(caches) > 1:
+            return KVCache.stack([caches[past] for past in pasts])
+        (cache,) = caches.values()
+        return cache if len(pasts) == 1 else cache.fork(torch.zeros(len(pasts), dtype=torch.int64))
 
     def _rolled(self, row: Row) -> Row:
         """`row` with a context that has room for one more latent."""
@@ -130,11 +142,13 @@ class Rows:
 
     def _roll_on(self) -> None:
         rolled = [self._rolled(row) for row in self.rows]
-        if any(new is not old for new, old in zip(rolled, self.rows, strict=True)):
-            pairs = enumerate(zip(rolled, self.rows, strict=True))
-            caches = [self._cache.row(i) if new is old else self._prefill(new) for i, (new, old) in pairs]
-            self.rows = rolled
-            self._use(KVCache.stack(caches))
+        kept = [new is old for new, old in zip(rolled, self.rows, strict=True)]
+        if all(kept):
+            return
+        self.rows = rolled
+        pairs = zip(self._caches, self._told(), strict=True)
+        each = ([cache.row(i) if kept[i] else self._prefill(row) for i, row in enumerate(rows)] for cache, rows in pairs)
+        self._use(*(KVCache.stack(caches) for caches in each))
 
     def _pieces(self, row: Row) -> list[Piece]:
         """The row's context: text, and the latents from `base` on with their actions, numbered from 0."""
@@ -171,9 +185,10 @@ class Rows:
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
         actions `bins`, one [r, A] or None a row."""
-        coming = [self._coming(row, bins_rA) for row, bins_rA in zip(self.rows, bins, strict=True)]
-        ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
-        self._step.plan(positions_BL3[:, part], hints_BLF[:, part])
+        for step, rows in zip(self._steps, self._told(), strict=True):
+            coming = [self._coming(row, bins_rA) for row, bins_rA in zip(rows, bins, strict=True)]
+            ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
+            step.plan(positions_BL3[:, part], hints_BLF[:, part])
         return ids_BL.to(self.model.head.weight.device)
 
     def _coming(self, row: Row, bins_rA: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,12 +208,26 @@ class Rows:
         row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
         if isinstance(self._step, KernelStep):
             return self._step.roll(row_keys, sampling.settings, ranges, first)
-        uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)), []
+        uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)).to(logits_BV.device), []
         for i, allowed in enumerate(ranges):
             ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
             if i + 1 < len(ranges):
                 logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
         return torch.stack(ids, 1)
+
+
+class _GuidedStep:
+    """Passes over the same tokens behind the text and without it: the scores are without + guidance * (with - without).
+
+    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what the text makes likelier counts more.
+    """
+
+    def __init__(self, told: DecodeStep | KernelStep, untold: DecodeStep | KernelStep, guidance: float) -> None:
+        self._told, self._untold, self._guidance = told, untold, guidance
+
+    def step(self, ids_BT: Tensor, first: int) -> Tensor:
+        """As `DecodeStep.step`."""
+        return guided_BV(self._told.step(ids_BT, first), self._untold.step(ids_BT, first), self._guidance)
 
 
 def step_for(model: WorldModel, cache: KVCache) -> DecodeStep | KernelStep:

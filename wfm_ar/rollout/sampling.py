@@ -31,6 +31,7 @@ class SamplingConfig:
     top_p: float = 0.9  # a token is kept while the likelier ones weigh less than this; 1 keeps all
     top_k: int | None = None  # only this many likeliest tokens (and ties of the last) are kept, before top_p; None keeps all
     action_temperature: float | None = None  # of imagined actions; None: as the video's. A sure world may have a lively policy
+    text_guidance: float = 1.0  # scores are without + this * (with - without the text); 1: as the model has it, at half the work
 
     def __post_init__(self) -> None:
         for name in ("temperature", "action_temperature"):
@@ -40,6 +41,8 @@ class SamplingConfig:
                 raise BadConfig(
                     f"{name}: got {value!r}, expected 0 or a number of at least {COLDEST}; fix: 1.0, or 0 for the likeliest token"
                 )
+        if not (_number(self.text_guidance) and 0 <= self.text_guidance < math.inf):
+            raise BadConfig(f"text_guidance: got {self.text_guidance!r}, expected a number of at least 0; fix: 1.0, or 2 to follow closely")
         if not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):

@@ -88,6 +88,7 @@ class World:
         top_p: float = 0.9,
         top_k: int | None = None,
         action_temperature: float | None = None,
+        text_guidance: float = 1.0,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -106,6 +107,7 @@ class World:
             top_p=top_p,
             top_k=top_k,
             action_temperature=action_temperature,
+            text_guidance=text_guidance,
             refine=refine,
             refine_steps=refine_steps,
             keep_detail=keep_detail,
@@ -121,13 +123,16 @@ class World:
         top_p: float = 0.9,
         top_k: int | None = None,
         action_temperature: float | None = None,
+        text_guidance: float = 1.0,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Rollout]:
         """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature)
+        sampling = SamplingConfig(
+            temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature, text_guidance=text_guidance
+        )
         clock = _Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
         jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
@@ -166,6 +171,7 @@ class World:
         top_p: float = 0.9,
         top_k: int | None = None,
         action_temperature: float | None = None,
+        text_guidance: float = 1.0,
         refine: bool = False,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -175,7 +181,9 @@ class World:
 
         Raises as `generate`.
         """
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature)
+        sampling = SamplingConfig(
+            temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature, text_guidance=text_guidance
+        )
         painter = self._painter(seed, refine, refine_steps)
         num_frames = 1 if video is None else len(video)
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)

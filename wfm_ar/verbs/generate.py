@@ -57,6 +57,7 @@ class Settings:
     top_p: float | None
     top_k: int | None
     action_temperature: float | None
+    text_guidance: float
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
@@ -98,7 +99,7 @@ def run(settings: Settings) -> int:
     made = _made(world, prompts, requests, settings)
     if settings.save == "lerobot":
         count = write_rollouts(settings.out, made, world, settings.embodiment, overwrite=settings.overwrite)
-        print(f"{settings.out}: LeRobot v3.0, {count} imagined episodes; `wfm train data={settings.out}` reads them")
+        print(f"{settings.out}: LeRobot v3.0, {count} imagined episode{'s' * (count != 1)}; `wfm train data={settings.out}` reads them")
         return 0
     for request, out, rollout, about in made:
         files = write_rollout(out, rollout, about, title=_title(request, rollout, about["actions"]), overwrite=settings.overwrite)
@@ -153,9 +154,14 @@ def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
         raise BadConfig(
             f"action_temperature: got {settings.action_temperature}, expected none: Cosmos worlds imagine no actions; fix: leave it out"
         )
+    if cosmos and settings.text_guidance != 1.0:
+        got = settings.text_guidance
+        raise BadConfig(f"text_guidance: got {got}, expected 1: Cosmos worlds are not trained without their text; fix: leave it out")
     if settings.published and not cosmos:
         raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
-    return {"published": settings.published} if cosmos else {"action_temperature": settings.action_temperature}
+    if cosmos:
+        return {"published": settings.published}
+    return {"action_temperature": settings.action_temperature, "text_guidance": settings.text_guidance}
 
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:
