@@ -58,16 +58,17 @@ def attention_variants(sm):
         for j, head in enumerate(HEADS):
             if cache == "fp8e4nv" and sm < 89:
                 continue
-            rows, form, splits = (4, 32, 64)[(i + 2 * j) % 3], FORMS.index("slots") if i == j else (i + j) % 5, (1, 4)[(i + j // 2) % 2]
+            rows, splits = (4, 32, 64)[(i + 2 * j) % 3], (1, 4)[(i + j // 2) % 2]
             block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
-            constexprs = dict(
-                GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
-                LSE=j % 2 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
-            )  # fmt: skip
-            types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
-            types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
-            name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
-            yield name, op.decode_kernel, types, constexprs, options
+            for form in [(i + j) % 5] + [FORMS.index("slots")] * (i == j):
+                constexprs = dict(
+                    GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
+                    LSE=j % 2 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
+                )  # fmt: skip
+                types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
+                types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+                name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
+                yield name, op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
         constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse)
         yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}"}, constexprs, {}
