@@ -14,7 +14,10 @@ def tables() -> str:
     from wfm_kernels.benchmark import goals_table, table
 
     records = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
-    return "\n\n".join(f"{table(record)}\n\n{goals_table(record['device'], record['rows'])}" for record in records) + "\n"
+    parts = [f"{table(record)}\n\n{goals_table(record['device'], record['rows'])}" for record in records]
+    if all(record["device"] != "cuda" for record in records):
+        parts.append("No results of a GPU:\n\n" + goals_table("cuda", []))
+    return "\n\n".join(parts) + "\n"
 
 
 def updated(readme: str) -> str:

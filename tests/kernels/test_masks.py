@@ -126,3 +126,5 @@ def test_masks_that_do_not_fit_are_refused():
             attention(q, k, k, lengths, mask=mask)
     with pytest.raises(KernelError, match="1 <= window_frames <= ring_frames"):
         RingWindow(sink_tokens=0, frame_tokens=4, ring_frames=2, window_frames=3)
+    with pytest.raises(KernelError, match="sink_tokens=1.5, .* expected whole sink_tokens"):
+        RingWindow(sink_tokens=1.5, frame_tokens=4, ring_frames=2, window_frames=1)

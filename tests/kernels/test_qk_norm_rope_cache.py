@@ -105,6 +105,8 @@ def test_refusals():
         (dict(heads=3), r"qkv has shape \(2, 3, 192\), expected \(2, 3, 168\)"),
         (dict(slots_BT=torch.zeros(B, T, dtype=torch.int32)), r"slots has dtype torch.int32"),
         (dict(k_scale_BHL=torch.zeros(B, H, L)), r"k_cache has dtype torch.float32, expected torch.int8"),
+        (dict(slots_BT=torch.tensor([[0, 1, L]] * B)), rf"the highest of slots is {L}, expected below {L}"),
+        (dict(positions_BT3=torch.full((B, T, 3), 10**6)), r"the highest of positions is 1000000, expected below"),
         (dict(v_scale_BHL=torch.zeros(B, H, L)), r"k_scale is missing, expected float32"),
         (int8 | dict(k_scale_BHL=torch.zeros(B, H, L)), r"v_scale is missing, expected float32"),
         (int8 | dict(k_scale_BHL=apart, v_scale_BHL=apart), r"last axis of k_scale has stride 2, expected 1; fix: k_scale.contiguous"),

@@ -60,8 +60,11 @@ class RingWindow:
     full: bool = False
 
     def __post_init__(self):
-        if self.sink_tokens < 0 or self.frame_tokens < 1 or not 1 <= self.window_frames <= self.ring_frames:
-            raise KernelError(f"RingWindow: got {self}, expected sink_tokens >= 0, frame_tokens >= 1, 1 <= window_frames <= ring_frames")
+        whole = all(isinstance(n, int) for n in (self.sink_tokens, self.frame_tokens, self.ring_frames, self.window_frames))
+        if not whole or self.sink_tokens < 0 or self.frame_tokens < 1 or not 1 <= self.window_frames <= self.ring_frames:
+            raise KernelError(
+                f"RingWindow: got {self}, expected whole sink_tokens >= 0, frame_tokens >= 1, 1 <= window_frames <= ring_frames"
+            )
 
     @property
     def slots(self) -> int:

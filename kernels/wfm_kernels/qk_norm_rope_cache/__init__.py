@@ -37,8 +37,8 @@ def qk_norm_rope_cache(
     P; a negative one turns by nothing, as 0 does. axes: pairs that follow t, h and w, summing to K/2.
     slots_BT: int64 cache slot of each token, distinct within a row, or -1 for a token that is not cached.
     k_cache_BHLK, v_cache_BHLK: qkv's dtype, or int8 or float8_e4m3fn with float32 scales
-    k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so a row out of range
-    is the caller's fault there; on the CPU indexing raises.
+    k_scale_BHL, v_scale_BHL, which are written too. Positions and slots are not read back from the device, so one out of range
+    is the caller's fault there; on the CPU it is refused.
     CPU tensors take cpu.py, CUDA tensors triton.py. Raises KernelError for shapes, dtypes, strides, devices.
     """
     if qkv_BTE.dim() != 3 or k_cache_BHLK.dim() != 4 or cos_PF.dim() != 2:
@@ -77,6 +77,9 @@ def qk_norm_rope_cache(
     for name, tensor in (("qkv", qkv_BTE), ("k_cache", k_cache_BHLK), ("v_cache", v_cache_BHLK)):
         check_last_stride(OP, name, tensor)
     if qkv_BTE.is_cpu:
+        for name, tensor, end in (("positions", positions_BT3, len(cos_PF)), ("slots", slots_BT, L)):
+            if tensor.numel() and int(tensor.max()) >= end:
+                raise KernelError(f"{OP}: the highest of {name} is {int(tensor.max())}, expected below {end}")
         path = cpu.qk_norm_rope_cache
     else:
         from wfm_kernels.qk_norm_rope_cache.triton import qk_norm_rope_cache as path
