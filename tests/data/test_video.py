@@ -59,6 +59,32 @@ def test_same_frames_same_bytes(tmp_path, suffix):
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
+def test_the_bytes_do_not_vary_with_what_lies_in_memory(tmp_path):
+    """They did, at some sizes, where the processor has AVX-512."""
+    rng = np.random.default_rng(0)
+    still = np.kron(rng.integers(0, 255, (16, 20, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    frames = np.stack([np.roll(still, t, 1) for t in range(12)])
+    seen = set()
+    for _ in range(12):
+        junk = [rng.bytes(int(rng.integers(1000, 400_000))) for _ in range(20)]
+        del junk
+        write_video(tmp_path / "a.mp4", frames, 10, overwrite=True)
+        seen.add((tmp_path / "a.mp4").read_bytes())
+    assert len(seen) == 1
+
+
+def test_what_stands_still_stays_still(tmp_path):
+    """A codec that repaints the background by a grey level or two gives the tokenizer changes where there are none."""
+    y, x = np.mgrid[0:96, 0:144]
+    table = np.stack([60 + x // 2, 80 + y // 2, 120 + (x // 12 + y // 12) % 2 * 30], -1).astype(np.uint8)
+    frames = np.repeat(table[None], 24, 0)
+    for t, frame in enumerate(frames):
+        frame[70:86, 4 + 4 * t : 20 + 4 * t] = 220, 30, 30
+    write_video(tmp_path / "a.mp4", frames, 10)
+    above = read_video(tmp_path / "a.mp4")[:, :60].astype(int)
+    assert np.abs(np.diff(above, axis=0)).mean((1, 2, 3)).max() < 0.05
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_part_is_the_part_of_the_whole(tmp_path, suffix):
     path = tmp_path / f"long{suffix}"

@@ -8,6 +8,7 @@ or addresses is not a video here. Writing encodes our own frames, here.
 
 import io
 import math
+import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,8 @@ from wfm_ar.decoding.pool import LIMITS, decode, decode_bytes
 from wfm_ar.errors import BadClip
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
+# x264's AVX-512 code for macroblock trees reads memory that was never written: with it the bytes vary from run to run
+_REPEATABLE = {"x264-params": "asm=ssse3"} if platform.machine().lower() in ("x86_64", "amd64") else {}
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder of videos may hold
 
 
@@ -133,8 +136,7 @@ def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, 
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.thread_count = 1
         quality = {"qp": "0"} if lossless else {"crf": str(crf)}
-        # without mbtree: x264's vector code for it reads memory that was never written, and the bytes vary from run to run
-        stream.options = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0", **quality}
+        stream.options = {"preset": "veryfast", "threads": "1", **_REPEATABLE, **quality}
         for frames_THWC in chain([first], clips):
             for t, image_HWC in enumerate(frames_THWC):
                 # converted here: left to the encoder, the first clip of a process came out with other pixels than the same clip later
