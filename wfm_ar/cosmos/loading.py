@@ -136,12 +136,17 @@ def _safe_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _open_sharded(path: Path) -> Checkpoint:
+def shards_of(path: Path) -> tuple[list[str], dict[str, str]]:
+    """(files, file by tensor) of a safetensors index. Raises BadCheckpoint."""
     try:
         placed = json.loads(path.read_text())["weight_map"]
-        files = sorted(set(placed.values()))
+        return sorted({"".join((name,)) for name in placed.values()}), placed  # join: names are texts
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: no index of shards ({error}), expected a weight_map; fix: copy the file again") from None
+
+
+def _open_sharded(path: Path) -> Checkpoint:
+    files, placed = shards_of(path)
     if any("/" in str(name) or "\\" in str(name) or str(name) in ("", "..") for name in files):
         raise BadCheckpoint(f"{path}: a shard lies outside its folder, expected plain file names; fix: get another copy")
     if absent := [name for name in files if not (path.parent / name).is_file()]:
