@@ -132,6 +132,8 @@ def test_on_the_command_line(place, tmp_path, monkeypatch, capsys):
     words = ["train", "stage=world_model", "experiment=smoke", f"init={place / 'world'}", f"data={place / 'set'}", "run=run", "steps=2"]
     assert main([*words, "batch_size=1", "finetune.lora_rank=2"]) == 0, capsys.readouterr().err
     assert load_world(tmp_path / "run/world").action_schema.width == 2
+    assert main(["info", "run/world"]) == 0
+    assert "takes actions: dx, dy" in capsys.readouterr().out
     assert main([*words[:1], "stage=video_tokenizer", *words[2:]]) == 2
     assert "stage=world_model" in capsys.readouterr().err
 

@@ -44,6 +44,15 @@ def test_end_to_end_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert about["settings"]["refine_steps"] == 2 and about["settings"]["top_p"] == 0.8 and about["settings"]["seed"] == 3
 
 
+def test_files_in_a_list_of_prompts_lie_beside_it(place, tmp_path, monkeypatch, capsys):
+    """Pictures, clips and embeddings alike, wherever the command runs."""
+    monkeypatch.chdir(tmp_path)
+    (place / "list.jsonl").write_text(json.dumps({"id": "a", "image": "in.png", "text": "text.safetensors"}))
+    code = main(["generate", f"world={place / '5b'}", f"batch={place / 'list.jsonl'}", "frames=9", "refine=false", "out=clips"])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "clips/a.mp4").is_file()
+
+
 def test_given_frames_stay_and_a_clip_rolls_on_beyond_its_trained_length(world):
     given = world.encode(clip(9))
     rollout = world.generate(clip(9), num_frames=57, seed=1, refine=False)

@@ -10,6 +10,7 @@ from wfm_ar.cosmos.shapes import DECODERS, LATENT_TOKENIZERS, VIDEO_TOKENIZERS, 
 from wfm_ar.cosmos.survey import Found, survey
 from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
 from wfm_ar.rollout.int8 import quantisable
+from wfm_ar.schema import ActionSchema
 from wfm_ar.world_model.transformer import WorldModelConfig
 
 GB = 1e9
@@ -26,6 +27,9 @@ def describe(path: str | Path) -> Iterator[str]:
         for config in parts:
             if config is not None:
                 yield f"  {_said(config)}"
+        if settings.action_schema is not None:
+            channels = ActionSchema.from_json(settings.action_schema).channels
+            yield f"  takes actions: {', '.join(one.name for one in channels)}"
         yield f"  {_size(sum(one['bytes'] for one in files.values()) / GB)} in {len(files)} files"
         return
     surveyed = survey(path)
