@@ -73,6 +73,16 @@ def test_every_file_in_one_folder(place, release, tmp_path):
     assert _hashes(tmp_path / "world") == _hashes(place / "4b")
 
 
+def test_links_to_folders_are_followed(place, release, tmp_path):
+    """Downloads are large, and lie on other disks."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in release.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    (release / DV / "up").symlink_to(release)  # a way round without an end
+    assert len(survey(linked).found) == 4
+
+
 def test_a_tokenizer_as_its_training_saves_it(place, release, tmp_path):
     """Names begin with `network.`; beside them a running mean and losses, which are no weights of the network."""
     with warnings.catch_warnings():

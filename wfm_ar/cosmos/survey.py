@@ -5,6 +5,8 @@ and aux_vars.pt. A folder may hold anything else too, as the published downloads
 family): what is no network of ours is left out, with the reason.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,10 +61,22 @@ def weight_files(src: str | Path) -> list[Path]:
         return [src]
     if not src.is_dir():
         raise BadCheckpoint(f"{src}: no such file or folder, expected downloaded Cosmos weights; fix: check the path")
-    indexes = sorted(src.rglob("*.safetensors.index.json"))
+    there = sorted(_files(src))
+    indexes = [path for path in there if path.name.endswith(".safetensors.index.json")]
     shards = {path.parent / name for path in indexes for name in shards_of(path)[0]}
-    files = [path for path in sorted(src.rglob("*")) if path.suffix in SUFFIXES and path.is_file() and path.name not in SMALL]
+    files = [path for path in there if path.suffix in SUFFIXES and path.is_file() and path.name not in SMALL]
     return indexes + [path for path in files if path not in shards]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below a folder, through links to folders too, as large downloads lie on other disks; each folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place) / name for name in names)
 
 
 def survey(src: str | Path, height: int = HEIGHT, width: int = WIDTH) -> Survey:
