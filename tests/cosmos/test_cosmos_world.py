@@ -1,12 +1,15 @@
 """From a release of random weights in the published layout to a clip: convert, load, generate, refine, mp4. On the CPU."""
 
+import hashlib
 import json
+import shutil
 import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wfm_ar.cli import main
 from wfm_ar.cosmos.convert import convert
@@ -219,8 +222,6 @@ def test_conversions_that_cannot_be_write_nothing(place, tmp_path):
 
 
 def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):
-    import shutil
-
     folder = tmp_path / "world"
     shutil.copytree(place / "4b", folder)
     data = bytearray((folder / "world_model.safetensors").read_bytes())
@@ -234,10 +235,25 @@ def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):
         ({"surplus": 1}, "surplus"),
         ({"fps": "x"}, "fps"),
         ({"diffusion_decoder": None}, "both"),
+        ({"clip_latents": 10**9}, "cannot be"),
+        ({"text_tokens": 10**12}, "cannot be"),
+        ({"files": settings["files"] | {"README.md": {"bytes": "x", "sha256": ""}}}, "bytes and sha256"),
     ):
         (folder / "world.json").write_text(json.dumps(settings | change))
         with pytest.raises(BadCheckpoint, match=words):
             load_world(folder)
+
+
+@pytest.mark.parametrize("tensors", [{"other": torch.zeros(3, 32)}, {"context": torch.zeros(3, 31)}, {"context": torch.zeros(32)}])
+def test_a_context_that_does_not_fit_the_decoder_is_refused(place, tmp_path, tensors):
+    folder = shutil.copytree(place / "4b", tmp_path / "world")
+    save_file(tensors, folder / "decoder_context.safetensors")
+    data = (folder / "decoder_context.safetensors").read_bytes()
+    settings = json.loads((folder / "world.json").read_text())
+    settings["files"]["decoder_context.safetensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "world.json").write_text(json.dumps(settings))
+    with pytest.raises(BadCheckpoint, match="decoder_context.safetensors"):
+        load_world(folder)
 
 
 def test_synthetic_releases_are_the_same_for_the_same_seed(place, tmp_path):
