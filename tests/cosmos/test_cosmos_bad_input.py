@@ -133,6 +133,7 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=9", "text=words"], "takes no text"),
         ([f"image={place / 'in.png'}", "frames=9", "int8=tokenizer"], "int8: got 'tokenizer'"),
         ([f"image={place / 'in.png'}", "frames=9", "height=0"], "at least 1"),
+        ([f"image={place / 'in.png'}", "frames=9", "width=1000000"], "at most 16384"),
         ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
     ):
         assert words in told("generate", world, *more, "out=out.mp4")
