@@ -51,6 +51,18 @@ def test_what_is_damaged_is_told_unless_everything_is_there_without_it(release, 
     convert(release, tmp_path / "world", diffusion_decoder=False, **SIZE)
 
 
+def test_refining_with_half_of_its_parts(release, tmp_path):
+    """A decoder without its text works, and one without its tokenizer is left out: both are told."""
+    notes = []
+    next(release.glob("*7B-Decoder*/aux_vars.pt")).unlink()
+    convert(release, tmp_path / "one", progress=notes.append, **SIZE)
+    assert "no aux_vars.pt beside the diffusion decoder" in notes[0] and "diffusion_decoder" in notes
+    shutil.rmtree(release / CV)
+    notes.clear()
+    convert(release, tmp_path / "two", progress=notes.append, **SIZE)
+    assert notes[0].startswith("left out: the diffusion_decoder: ") and notes[1:] == ["world_model", "video_tokenizer"]
+
+
 def test_every_file_in_one_folder(place, release, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -52,10 +52,15 @@ def convert(
     if surveyed.refused and not there.issuperset(wanted):
         raise surveyed.refused[0]  # it may be the part that is missing
     parts = _chosen(surveyed, Path(src), name)
-    for line in surveyed.left_out() if progress is not None else ():
-        progress(line)
+    notes = surveyed.left_out()
     if not diffusion_decoder or len(parts.keys() & set(OPTIONAL)) < 2:
+        if diffusion_decoder and (alone := parts.keys() & set(OPTIONAL)):
+            notes.append(f"left out: the {alone.pop()}: of {' and '.join(OPTIONAL)} only one is there, refining takes both")
         parts = {part: one for part, one in parts.items() if part not in OPTIONAL}
+    elif beside(parts["diffusion_decoder"], AUX_VARS) is None and not parts["world_model"].config.context_dim:
+        notes.append(f"no {AUX_VARS} beside the diffusion decoder: it will be given zeros where the published code gives it a text")
+    for line in notes if progress is not None else ():
+        progress(line)
     sources = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
     configs = {part: one.config for part, one in parts.items()}
     context = None
