@@ -12,7 +12,8 @@ from torch import nn
 from wfm_ar.cosmos.convert import convert
 from wfm_ar.cosmos.describe import describe
 from wfm_ar.cosmos.survey import survey
-from wfm_ar.errors import BadCheckpoint
+from wfm_ar.errors import BadCheckpoint, BadConfig
+from wfm_ar.rollout.world import load_world
 
 DV, CV = "Cosmos-Tokenize1-DV8x16x16-720p", "Cosmos-Tokenize1-CV8x8x8-720p"
 SIZE = dict(dtype="float32", height=64, width=96)
@@ -61,6 +62,8 @@ def test_refining_with_half_of_its_parts(release, tmp_path):
     notes.clear()
     convert(release, tmp_path / "two", progress=notes.append, **SIZE)
     assert notes[0].startswith("left out: the diffusion_decoder: ") and notes[1:] == ["world_model", "video_tokenizer"]
+    with pytest.raises(BadConfig, match="has no diffusion_decoder"):
+        load_world(tmp_path / "two", int8=["model", "decoder"])
 
 
 def test_every_file_in_one_folder(place, release, tmp_path):

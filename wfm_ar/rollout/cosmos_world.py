@@ -353,4 +353,6 @@ def load_cosmos(
     small = frozenset({"model": "world_model", "decoder": "diffusion_decoder"}[part] for part in int8)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     settings, modules, context = read_cosmos(folder, device, dtype, stay, small)
+    if absent := small - modules.keys():
+        raise BadConfig(f"int8: got decoder, but world {folder.name!r} has no {absent.pop()}, expected model at most; fix: int8=[model]")
     return CosmosWorld(settings, modules, context, folder.name, device, stay, text_encoder or ENCODER)
