@@ -91,11 +91,15 @@ def test_a_model_without_one_of_its_tensors(place, tmp_path, told):
     assert f"release/{MODEL}: layers.1.attention.wk.weight is missing" in line
 
 
-def test_a_name_of_another_size(place, told):
+def test_a_name_of_another_size(place, tmp_path, told):
     line = told("cosmos", "convert", f"src={place / 'release-4b'}", "name=12b", "out=world")
     assert "wq.weight is [48, 48], expected [4096, 5120]" in line and "name=auto" in line
     assert 'did you mean "13b"' in told("cosmos", "convert", f"src={place / 'release-4b'}", "name=13B", "out=world")
     assert "no such file or folder" in told("cosmos", "info", "absent")
+    (tmp_path / "empty").mkdir()
+    assert "empty: no weights" in told("cosmos", "info", "empty")
+    torch.save({"tok_embeddings.weight": torch.ones(4)}, tmp_path / "flat.pt")  # one axis where a network has two
+    assert "flat.pt: got shapes of no network" in told("cosmos", "info", "flat.pt")
     assert "no such file or folder" in told("cosmos", "convert", "src=absent", "out=world")
 
 
@@ -129,6 +133,7 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=9", "text=words"], "takes no text"),
         ([f"image={place / 'in.png'}", "frames=9", "int8=tokenizer"], "int8: got 'tokenizer'"),
         ([f"image={place / 'in.png'}", "frames=9", "height=0"], "at least 1"),
+        ([f"image={place / 'in.png'}", "frames=9", "width=1000000"], "at most 16384"),
         ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
         ([f"image={place / 'in.png'}", "frames=9", "text_guidance=2"], "Cosmos worlds are not trained without their text"),
     ):

@@ -1,5 +1,8 @@
 """Fine-tuning a converted Cosmos world on the training loop: what is trained learns, what is not stays as it was, bit for bit."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,8 +132,54 @@ def test_on_the_command_line(place, tmp_path, monkeypatch, capsys):
     words = ["train", "stage=world_model", "experiment=smoke", f"init={place / 'world'}", f"data={place / 'set'}", "run=run", "steps=2"]
     assert main([*words, "batch_size=1", "finetune.lora_rank=2"]) == 0, capsys.readouterr().err
     assert load_world(tmp_path / "run/world").action_schema.width == 2
+    assert main(["info", "run/world"]) == 0
+    assert "takes actions: dx, dy" in capsys.readouterr().out
     assert main([*words[:1], "stage=video_tokenizer", *words[2:]]) == 2
     assert "stage=world_model" in capsys.readouterr().err
+
+
+def test_the_seed_decides_everything(place, tmp_path, monkeypatch, capsys):
+    """A run that is killed before its first checkpoint begins again with the same new rows and updates."""
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "train",
+        "stage=world_model",
+        "experiment=smoke",
+        f"init={place / 'world'}",
+        f"data={place / 'set'}",
+        "steps=2",
+        "num_workers=0",
+    ]
+    for run in ("one", "two"):
+        torch.rand(3)  # whatever drew before
+        assert main([*words, f"run={run}", "batch_size=1", "finetune.lora_rank=2"]) == 0, capsys.readouterr().err
+    hashes = [json.loads((tmp_path / run / "world/world.json").read_text())["files"] for run in ("one", "two")]
+    assert hashes[0] == hashes[1]
+
+
+def test_clips_of_one_latent_are_passed_over(place, tmp_path, capsys):
+    """They have nothing to predict: as rows they would count as a loss of 0 and an accuracy of NaN."""
+    rng, records = np.random.default_rng(1), []
+    for i, (frames, split) in enumerate([(5, "train"), (17, "train"), (5, "val"), (17, "val"), (1, "val")]):
+        video = rng.integers(0, 256, (frames, 32, 48, 3), dtype=np.uint8)
+        records.append(write_episode(tmp_path / "set", id=f"e{i}", frames_THWC=video, fps=24, split=split))
+    write_episodes(tmp_path / "set", records, None)
+    world = load_world(place / "world")
+    stores = [tokenize(world.modules["video_tokenizer"], open_episodes(tmp_path / "set", one), tmp_path / one) for one in ("train", "val")]
+    stage = CosmosStage(world, CosmosTraining(), *stores, None)
+    assert "val tokens: 2 of 3 clips have fewer than 9 frames and are passed over" in capsys.readouterr().out
+    assert {stage.clip_ids(stage.batch(step, 2, 0))[0] for step in range(8)} == {"e1"}
+    numbers, _ = stage.validate(stage.model, torch.device("cpu"))
+    with torch.no_grad():
+        alone, _ = stage.loss(stage.model, {k: v[None] for k, v in stage._row(stores[1][1], 0).items()}, torch.Generator())
+    assert numbers["loss"] == pytest.approx(float(alone)) and numbers["accuracy"] == numbers["accuracy"]
+
+
+def test_what_only_our_own_worlds_do(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for verb in ("evaluate", "demo"):
+        assert main([verb, f"world={place / 'world'}", f"data={place / 'set'}", "out=out"]) == 2
+        assert "a converted Cosmos world, expected one of our own" in capsys.readouterr().err
 
 
 def test_settings_that_cannot_be(place, tmp_path):
@@ -141,3 +190,12 @@ def test_settings_that_cannot_be(place, tmp_path):
         world = load_world(place / "world")
         store = tokenize(world.modules["video_tokenizer"], open_episodes(place / "set", "val"), tmp_path / "val")
         CosmosStage(world, CosmosTraining(texts=tmp_path / "texts.safetensors"), store, store, None)
+    save_file({"another text": torch.randn(5, 32)}, tmp_path / "others.safetensors")
+    with pytest.raises(BadData, match="none of the texts of the data.*'text 1'"):
+        CosmosStage(world, CosmosTraining(texts=tmp_path / "others.safetensors"), store, store, None)
+    with pytest.raises(BadConfig, match="got 3, expected at most the 2"):
+        CosmosStage(world, CosmosTraining(method="last_layers", last_layers=3), store, store, None)
+    world.settings = replace(world.settings, world_model=replace(world.settings.world_model, context_dim=0), diffusion_decoder=None,
+                             latent_tokenizer=None)  # fmt: skip
+    with pytest.raises(BadConfig, match="takes no text"):
+        CosmosStage(world, CosmosTraining(texts=tmp_path / "others.safetensors"), store, store, None)

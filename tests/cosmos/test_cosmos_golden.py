@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from wfm_ar.cli import main
@@ -45,6 +46,10 @@ def test_files_that_cannot_be_checked_fail(tmp_path, capsys):
     assert main(["cosmos", "verify", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert out.count("FAIL") == 2 and "unknown name" in out
+    save_file({"z": torch.zeros(1)}, tmp_path / "wavelet.safetensors")
+    (tmp_path / "wavelet.json").write_text('{"cases": [1]}')
+    assert main(["cosmos", "verify", str(tmp_path)]) == 1
+    assert "wavelet: after 0 checks" in capsys.readouterr().out
     assert main(["cosmos", "verify", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -151,6 +151,25 @@ def test_code_in_a_pickle_is_refused_and_never_run(weights, tmp_path):
     assert not hurt.exists()
 
 
+def test_pickles_without_an_end(tmp_path):
+    """Dictionaries that hold themselves, and tensors whose shape and strides do not belong together."""
+    for name, pickle in (("twice.pt", b"\x80\x02}q\x00(U\x01ah\x00U\x01bh\x00u."), ("list.pt", b"\x80\x02]q\x00(h\x00h\x00e.")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("a/data.pkl", pickle)
+        with pytest.raises(BadCheckpoint, match=name):
+            open_tensors(tmp_path / name)
+    with pytest.raises(BadCheckpoint, match="more than 262144 entries"):
+        open_checkpoint(tmp_path / "twice.pt")
+    torch.save({"a": torch.ones(2, 3)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as old, zipfile.ZipFile(tmp_path / "odd.pt", "w") as new:
+        for one in old.namelist():
+            strides, data = b"K\x03K\x01\x86", old.read(one)  # (3, 1), which becomes (3,)
+            assert not one.endswith("data.pkl") or strides in data
+            new.writestr(one, data.replace(strides, b"K\x03\x85"))
+    with pytest.raises(BadCheckpoint, match="its pickle is damaged"):
+        open_checkpoint(tmp_path / "odd.pt")
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_truncated_files(weights, tmp_path, share):
     _, tensors = weights

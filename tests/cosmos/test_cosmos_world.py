@@ -1,12 +1,15 @@
 """From a release of random weights in the published layout to a clip: convert, load, generate, refine, mp4. On the CPU."""
 
+import hashlib
 import json
+import shutil
 import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wfm_ar.cli import main
 from wfm_ar.cosmos.convert import convert
@@ -42,6 +45,15 @@ def test_end_to_end_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert read_video(tmp_path / "out.mp4").shape == (17, 64, 96, 3)
     about = json.loads((tmp_path / "out.json").read_text())
     assert about["settings"]["refine_steps"] == 2 and about["settings"]["top_p"] == 0.8 and about["settings"]["seed"] == 3
+
+
+def test_files_in_a_list_of_prompts_lie_beside_it(place, tmp_path, monkeypatch, capsys):
+    """Pictures, clips and embeddings alike, wherever the command runs."""
+    monkeypatch.chdir(tmp_path)
+    (place / "list.jsonl").write_text(json.dumps({"id": "a", "image": "in.png", "text": "text.safetensors"}))
+    code = main(["generate", f"world={place / '5b'}", f"batch={place / 'list.jsonl'}", "frames=9", "refine=false", "out=clips"])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "clips/a.mp4").is_file()
 
 
 def test_given_frames_stay_and_a_clip_rolls_on_beyond_its_trained_length(world):
@@ -210,8 +222,6 @@ def test_conversions_that_cannot_be_write_nothing(place, tmp_path):
 
 
 def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):
-    import shutil
-
     folder = tmp_path / "world"
     shutil.copytree(place / "4b", folder)
     data = bytearray((folder / "world_model.safetensors").read_bytes())
@@ -225,10 +235,25 @@ def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):
         ({"surplus": 1}, "surplus"),
         ({"fps": "x"}, "fps"),
         ({"diffusion_decoder": None}, "both"),
+        ({"clip_latents": 10**9}, "cannot be"),
+        ({"text_tokens": 10**12}, "cannot be"),
+        ({"files": settings["files"] | {"README.md": {"bytes": "x", "sha256": ""}}}, "bytes and sha256"),
     ):
         (folder / "world.json").write_text(json.dumps(settings | change))
         with pytest.raises(BadCheckpoint, match=words):
             load_world(folder)
+
+
+@pytest.mark.parametrize("tensors", [{"other": torch.zeros(3, 32)}, {"context": torch.zeros(3, 31)}, {"context": torch.zeros(32)}])
+def test_a_context_that_does_not_fit_the_decoder_is_refused(place, tmp_path, tensors):
+    folder = shutil.copytree(place / "4b", tmp_path / "world")
+    save_file(tensors, folder / "decoder_context.safetensors")
+    data = (folder / "decoder_context.safetensors").read_bytes()
+    settings = json.loads((folder / "world.json").read_text())
+    settings["files"]["decoder_context.safetensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "world.json").write_text(json.dumps(settings))
+    with pytest.raises(BadCheckpoint, match="decoder_context.safetensors"):
+        load_world(folder)
 
 
 def test_synthetic_releases_are_the_same_for_the_same_seed(place, tmp_path):

@@ -40,7 +40,7 @@ _HARMLESS = _REBUILD | {
     "_io.BytesIO",
     "_codecs.encode",
 }
-_DEPTH = 64  # modules within modules
+_DEPTH, _NODES = 64, 1 << 18  # modules within modules, and in all: a dictionary that holds itself has no end
 _PICKLE_BYTES = 256 << 20  # of data.pkl, which may be compressed a thousandfold
 
 
@@ -246,6 +246,8 @@ class _Reader:
     def _made(self, kind: _Global, arguments: tuple) -> Any:
         if kind.name in _REBUILD:
             (record, dtype), offset, shape, stride = arguments[:4]
+            if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+                raise ValueError(f"a tensor of shape {shape!r:.40}")
             return Stored(record, dtype, offset, tuple(shape), tuple(stride))
         if kind.name == "torch._utils._rebuild_parameter":
             return arguments[0]
@@ -258,15 +260,24 @@ class _Reader:
         return Thing(kind.name, tuple(arguments) if isinstance(arguments, tuple) else (arguments,))
 
 
-def named_tensors(root: Any, prefix: str = "", depth: int = 0) -> dict[str, Stored]:
-    """The tensors in what an archive holds, by their dotted names: of a state dict, or of a scripted module and its children."""
+def named_tensors(root: Any, where: object = "archive", lists: bool = False) -> dict[str, Stored]:
+    """The tensors in what an archive holds, by their dotted names: of a state dict, or of a scripted module and its children.
+
+    lists: also those in lists and tuples, by their places. Raises BadCheckpoint for more than weights need.
+    """
     found: dict[str, Stored] = {}
-    inside = root.state if isinstance(root, Thing) else root
-    if not isinstance(inside, dict) or depth > _DEPTH:
-        return found
-    for key, value in inside.items():
-        if isinstance(value, Stored):
-            found[f"{prefix}{key}"] = value
-        elif isinstance(value, (dict, Thing)):
-            found |= named_tensors(value, f"{prefix}{key}.", depth + 1)
+    pending, visited = [("", root, 0)], 0
+    while pending:
+        prefix, node, depth = pending.pop()
+        visited += 1
+        if visited > _NODES:
+            raise BadCheckpoint(f"{where}: its pickle has more than {_NODES} entries, expected weights only; fix: get another copy")
+        if isinstance(node, Stored):
+            found[prefix] = node
+            continue
+        inside = node.state if isinstance(node, Thing) else node
+        if lists and isinstance(inside, (list, tuple)):
+            inside = dict(enumerate(inside))
+        if isinstance(inside, dict) and depth < _DEPTH:
+            pending += [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in reversed(inside.items())]
     return found

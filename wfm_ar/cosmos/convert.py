@@ -13,13 +13,14 @@ from wfm_ar.cosmos.loading import check_names, joined, open_tensors, read_mean_s
 from wfm_ar.cosmos.names import names_of
 from wfm_ar.cosmos.recognise import release_of
 from wfm_ar.cosmos.shapes import FPS, FRAMES, HEIGHT, RECOMMENDED_TOP_P, TEXT_TOKENS, WIDTH, WORLD_MODELS, published
-from wfm_ar.cosmos.survey import AUX_VARS, MEAN_STD, Found, beside, survey
+from wfm_ar.cosmos.survey import AUX_VARS, MEAN_STD, Found, Survey, beside, survey
 from wfm_ar.errors import BadCheckpoint, BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import DTYPES, CosmosSettings, Source, save_cosmos
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
 
 NEEDED, OPTIONAL = ("world_model", "video_tokenizer"), ("latent_tokenizer", "diffusion_decoder")
+FITTING = {"video_tokenizer": "dv8x16x16", "latent_tokenizer": "cv8x8x8"}  # of several released ones, those the world models go with
 
 
 def convert(
@@ -46,9 +47,20 @@ def convert(
         raise BadConfig(f"dtype: got {dtype!r}{nearest(dtype, DTYPES)}, expected one of {list(DTYPES)}; fix: choose one")
     if height < 16 or width < 16 or height % 16 or width % 16:
         raise BadConfig(f"height, width: got {height}, {width}, expected multiples of 16; fix: {HEIGHT} and {WIDTH}, as published")
-    parts = _chosen(survey(src, height, width), Path(src), name)
+    surveyed, wanted = survey(src, height, width), NEEDED + (OPTIONAL if diffusion_decoder else ())
+    there = {one.part for one in surveyed.found if not one.lacks}
+    if surveyed.refused and not there.issuperset(wanted):
+        raise surveyed.refused[0]  # it may be the part that is missing
+    parts = _chosen(surveyed, Path(src), name)
+    notes = surveyed.left_out()
     if not diffusion_decoder or len(parts.keys() & set(OPTIONAL)) < 2:
+        if diffusion_decoder and (alone := parts.keys() & set(OPTIONAL)):
+            notes.append(f"left out: the {alone.pop()}: of {' and '.join(OPTIONAL)} only one is there, refining takes both")
         parts = {part: one for part, one in parts.items() if part not in OPTIONAL}
+    elif beside(parts["diffusion_decoder"], AUX_VARS) is None and not parts["world_model"].config.context_dim:
+        notes.append(f"no {AUX_VARS} beside the diffusion decoder: it will be given zeros where the published code gives it a text")
+    for line in notes if progress is not None else ():
+        progress(line)
     sources = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
     configs = {part: one.config for part, one in parts.items()}
     context = None
@@ -77,10 +89,9 @@ def convert(
     return save_cosmos(out, settings, sources, decoder_context=context, card=card, overwrite=overwrite, progress=progress)
 
 
-def _chosen(found: list[Found], src: Path, name: str) -> dict[str, Found]:
+def _chosen(surveyed: Survey, src: Path, name: str) -> dict[str, Found]:
     """One network a part; raises BadCheckpoint where there is none or more than one."""
-    if not found:
-        raise BadCheckpoint(f"{src}: no weights (.pt, .jit, .safetensors), expected a downloaded Cosmos release; fix: check the path")
+    found = surveyed.found
     chosen: dict[str, Found] = {}
     for part in NEEDED + OPTIONAL:
         there = [one for one in found if one.part == part]
@@ -91,13 +102,17 @@ def _chosen(found: list[Found], src: Path, name: str) -> dict[str, Found]:
             except BadCheckpoint as error:
                 raise BadCheckpoint(f"{error}, or name=auto for what is there") from None
         if len(there) > 1:
+            there = [one for one in there if one.release == FITTING.get(part, one.release)] or there
+        if len(there) > 1:
             files = ", ".join(f"{one.checkpoint.paths[0]} ({one.release or 'other widths'})" for one in there)
             raise BadCheckpoint(f"{src}: got {len(there)} of {part}: {files}, expected one; fix: name=..., or a folder that holds one")
-        if there:
+        if there and not (part in NEEDED and there[0].lacks and surveyed.foreign):  # then a file that is not what it was may be told
             check_names(names_of(there[0].config), there[0].checkpoint, part)
             chosen[part] = there[0]
         elif part in NEEDED:
-            raise BadCheckpoint(f"{src}: no {part} among {len(found)} networks, expected one; fix: download it into the same folder")
+            lacks = f"the {there[0].lacks} of the {part}" if there else part
+            told = f"{src}: no {lacks} among {len(found)} networks, expected one"
+            raise BadCheckpoint(f"{told}; {surveyed.foreign[0] if surveyed.foreign else 'fix: download it into the same folder'}")
     return chosen
 
 

@@ -10,6 +10,7 @@ from wfm_ar.cosmos.shapes import DECODERS, LATENT_TOKENIZERS, VIDEO_TOKENIZERS, 
 from wfm_ar.cosmos.survey import Found, survey
 from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
 from wfm_ar.rollout.int8 import quantisable
+from wfm_ar.schema import ActionSchema
 from wfm_ar.world_model.transformer import WorldModelConfig
 
 GB = 1e9
@@ -26,12 +27,17 @@ def describe(path: str | Path) -> Iterator[str]:
         for config in parts:
             if config is not None:
                 yield f"  {_said(config)}"
+        if settings.action_schema is not None:
+            channels = ActionSchema.from_json(settings.action_schema).channels
+            yield f"  takes actions: {', '.join(one.name for one in channels)}"
         yield f"  {_size(sum(one['bytes'] for one in files.values()) / GB)} in {len(files)} files"
         return
-    for found in survey(path):
+    surveyed = survey(path)
+    for found in surveyed.found:
         files = ", ".join(one.name for one in found.checkpoint.paths)
         yield f"{found.folder}/{files}: {found.checkpoint.format}, {len(found.checkpoint.entries)} tensors"
         yield f"  {_said(found.config)}{_lacks(found)}"
+    yield from surveyed.left_out()
 
 
 @cache
@@ -100,8 +106,4 @@ def _lacks(found: Found) -> str:
     """What a half of a tokenizer is missing."""
     if found.part == "latent_tokenizer" and not (found.folder / MEAN_STD).is_file():
         return f"; no {MEAN_STD} beside it"
-    names = found.checkpoint.entries
-    for side in ("encoder", "decoder"):
-        if "tokenizer" in found.part and not any(name.startswith(f"{side}.") for name in names):
-            return f"; the {side} is not in it"
-    return ""
+    return f"; the {found.lacks} is not in it" if found.lacks else ""

@@ -74,14 +74,7 @@ def open_tensors(path: str | Path) -> list[Tensor]:
     if not _is_zip(path):
         return [entry.read() for entry in _open(path).entries.values()]
     archive = Archive(path)
-
-    def walk(node: object) -> list[Tensor]:
-        if isinstance(node, Stored):
-            return [archive.read(node).clone()]
-        inside = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-        return [tensor for one in inside for tensor in walk(one)]
-
-    return walk(archive.root)
+    return [archive.read(stored).clone() for stored in named_tensors(archive.root, path, lists=True).values()]
 
 
 def _is_zip(path: Path) -> bool:
@@ -105,7 +98,7 @@ def _open(path: Path) -> Checkpoint:
         root = archive.root
         if isinstance(root, dict):
             root = next((root[key] for key in ("model", "state_dict") if isinstance(root.get(key), dict)), root)
-        entries = {name: _archived(archive, stored) for name, stored in named_tensors(root).items()}
+        entries = {name: _archived(archive, stored) for name, stored in named_tensors(root, path).items()}
         return Checkpoint(paths=(path,), format="TorchScript archive" if archive.scripted else "torch archive", entries=entries)
     with open(path, "rb") as file:
         head = file.read(9)
@@ -136,12 +129,17 @@ def _safe_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _open_sharded(path: Path) -> Checkpoint:
+def shards_of(path: Path) -> tuple[list[str], dict[str, str]]:
+    """(files, file by tensor) of a safetensors index. Raises BadCheckpoint."""
     try:
         placed = json.loads(path.read_text())["weight_map"]
-        files = sorted(set(placed.values()))
+        return sorted({"".join((name,)) for name in placed.values()}), placed  # join: names are texts
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: no index of shards ({error}), expected a weight_map; fix: copy the file again") from None
+
+
+def _open_sharded(path: Path) -> Checkpoint:
+    files, placed = shards_of(path)
     if any("/" in str(name) or "\\" in str(name) or str(name) in ("", "..") for name in files):
         raise BadCheckpoint(f"{path}: a shard lies outside its folder, expected plain file names; fix: get another copy")
     if absent := [name for name in files if not (path.parent / name).is_file()]:

@@ -17,12 +17,13 @@ from wfm_ar.world_model.transformer import WorldModelConfig
 
 # Wrappers' prefixes that published files may carry before every name.
 PREFIXES = ("model.", "network.", "module.")
-# In files, but not weights: buffers that we compute, Transformer Engine's bookkeeping, what only training used.
+# In files, but not weights: buffers that we compute, Transformer Engine's bookkeeping, what only training used (its losses, and a
+# running mean whose names have dashes for dots).
 IGNORED = re.compile(
     r"(.*\._extra_state|.*_extra_state"
     r"|(encoder\.patcher3d|decoder\.unpatcher3d)\.(wavelets|_arange|patch_size_buffer)"
     r"|(inv_quant\.)?quantizer\.(_levels|_basis|implicit_codebook|dtype)"
-    r"|net\.pos_embedder\.seq|logvar\..*|rope\..*)"
+    r"|net\.pos_embedder\.seq|logvar\..*|rope\..*|(ema|loss)\..*)"
 )
 
 
@@ -66,12 +67,12 @@ def published_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 def stripped(names: Iterable[str]) -> dict[str, str]:
     """Name in the file -> published name: a wrapper's prefix taken off, what is not a weight left out."""
-    names = list(names)
+    names = [name for name in names if not IGNORED.fullmatch(name)]
     for prefix in PREFIXES:
         if names and all(name.startswith(prefix) for name in names):
             names = [name.removeprefix(prefix) for name in names]
             return {prefix + key: value for key, value in stripped(names).items()}
-    return {name: name for name in names if not IGNORED.fullmatch(name)}
+    return {name: name for name in names}
 
 
 _Table = dict[str, list[tuple[str, int]]]  # ours -> published names with their rows; 0 rows = all of ours

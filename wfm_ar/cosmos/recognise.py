@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from wfm_ar.cosmos.names import part_of
 from wfm_ar.cosmos.shapes import HEIGHT, LEVELS, PUBLISHED, WIDTH, YARN_SHAPE, Config
 from wfm_ar.diffusion_decoder.dit import DiTConfig
-from wfm_ar.errors import BadCheckpoint
+from wfm_ar.errors import BadCheckpoint, BadConfig
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import VideoTokenizerConfig
 from wfm_ar.world_model.transformer import WorldModelConfig
@@ -31,10 +31,11 @@ def recognise(shapes: Shapes, where: str, height: int = HEIGHT, width: int = WID
             return _decoder(shapes)
         if part == "tokenizer":
             return _tokenizer(shapes, height, width)
-    except (KeyError, ZeroDivisionError, IndexError) as error:
-        raise BadCheckpoint(
-            f"{where}: {error} is missing or empty, expected the tensors of a Cosmos {part}; fix: copy the file again"
-        ) from None
+    except (KeyError, ZeroDivisionError, IndexError, ValueError, BadConfig) as error:
+        told = (
+            f"{error} is missing or empty" if isinstance(error, KeyError) else f"got shapes of no network ({error})".partition("; fix:")[0]
+        )
+        raise BadCheckpoint(f"{where}: {told}, expected the tensors of a Cosmos {part}; fix: copy the file again") from None
     some = ", ".join(sorted(shapes)[:3]) or "no tensors"
     raise BadCheckpoint(f"{where}: got {some}, expected the tensors of a Cosmos world model, tokenizer or decoder; fix: name another file")
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wfm_ar.cosmos import verify_networks
 from wfm_ar.cosmos.shapes import WORLD_MODELS
 from wfm_ar.diffusion_decoder.dit_sampler import blend_chunks, split_chunks
-from wfm_ar.errors import BadData, WfmError
+from wfm_ar.errors import BadData
 from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.rollout.sampling import SamplingConfig, filtered_probabilities, sample
 from wfm_ar.tokenizers.video.fsq import FSQ
@@ -72,7 +71,7 @@ def verify_file(folder: str | Path, name: str) -> Iterator[Check]:
             for part, error, tolerance in check(tensors, about):
                 made += 1
                 yield Check(name=f"{name}: {part}", error=error, tolerance=tolerance)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, WfmError) as error:
+    except Exception as error:  # what a configuration of any content makes a check raise has no bounds
         note = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         yield Check(name=f"{name}: after {made} checks", error=float("inf"), tolerance=0.0, note=note)
         return

@@ -41,7 +41,7 @@ from wfm_ar.evaluate.sections import (
     text_section,
     tokenizer_section,
 )
-from wfm_ar.rollout.world import World, load_world
+from wfm_ar.rollout.world import World, load_own_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames
 
@@ -67,7 +67,7 @@ def evaluate(
     config, out, clock = config or EvaluateConfig(), Path(out), time.monotonic()
     _prepare(out, overwrite)
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
-    loaded = load_world(world, device)
+    loaded = load_own_world(world, device)
     latent_frames(config.frames, loaded.rate)
     episodes = fitted(open_episodes(data, config.split, camera=config.camera, fps=config.fps), loaded, config.embodiment)
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}

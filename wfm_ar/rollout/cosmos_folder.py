@@ -35,6 +35,7 @@ from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 FORMAT, VERSION = "wfm-ar cosmos world", 1
 DECODER_CONTEXT = "decoder_context.safetensors"
+MOST = 1 << 16  # latents of a window, rows of a text: memory is taken for all of them
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SAFE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -81,9 +82,11 @@ class CosmosSettings:
                 raise BadCheckpoint("cosmos world: the tokenizers' spatial rates do not divide; fix: parts of one release")
             if model.context_dim:
                 self._fits("diffusion decoder's text width", decoder.context_dim, "the world model's", model.context_dim)
-        if self.dtype not in DTYPES or self.clip_latents < 2 or self.text_tokens < 1 or not (0 < self.fps < 1e6 and 0 < self.top_p <= 1):
+        sound = self.dtype in DTYPES and 2 <= self.clip_latents <= MOST and 1 <= self.text_tokens <= MOST
+        if not (sound and 0 < self.fps < 1e6 and 0 < self.top_p <= 1):
             raise BadCheckpoint(
-                f"cosmos world: got {self.dtype}, {self.clip_latents} latents, {self.fps} fps, which cannot be; fix: convert it again"
+                f"cosmos world: got {self.dtype}, {self.clip_latents} latents, {self.text_tokens} text tokens, {self.fps} fps, "
+                "which cannot be; fix: convert it again"
             )
 
     @staticmethod
@@ -217,7 +220,8 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
         if not isinstance(plain[key], kind) or isinstance(plain[key], bool):
             raise BadCheckpoint(f"{where}: {key}: got {plain[key]!r}; fix: convert it again")
     files = values["files"]
-    if not isinstance(files, dict) or not all(isinstance(one, dict) and one.keys() == {"bytes", "sha256"} for one in files.values()):
+    sound = isinstance(files, dict) and all(isinstance(one, dict) and one.keys() == {"bytes", "sha256"} for one in files.values())
+    if not sound or not all(type(one["bytes"]) is int for one in files.values()):
         raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: convert it again")
     if parts["world_model"] is None or parts["video_tokenizer"] is None:
         raise BadCheckpoint(f"{where}: world_model or video_tokenizer is missing; fix: convert it again")
@@ -245,9 +249,21 @@ def read_cosmos(
             built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype, name in int8)
     context = None
     if DECODER_CONTEXT in files:
-        with safe_open(folder / DECODER_CONTEXT, framework="pt") as file:
-            context = file.get_tensor("context")
+        context = _read_context(folder / DECODER_CONTEXT, settings)
     return settings, built, context
+
+
+def _read_context(path: Path, settings: CosmosSettings) -> Tensor:
+    """float [tokens, width] for the diffusion decoder. Raises BadCheckpoint."""
+    width = settings.diffusion_decoder.context_dim if settings.diffusion_decoder else 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            context = file.get_tensor("context")
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: convert it again") from None
+    if context.ndim != 2 or context.shape[1] != width or not context.is_floating_point():
+        raise BadCheckpoint(f"{path}: got {context.dtype} {list(context.shape)}, expected floats [tokens, {width}]; fix: convert it again")
+    return context
 
 
 def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype, int8: bool) -> nn.Module:

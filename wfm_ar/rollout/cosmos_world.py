@@ -34,6 +34,7 @@ from wfm_ar.tokenizers.video.model import DecodeStream
 
 # The text encoder is loaded for one text and let go, so "text" is always off the device.
 OFFLOAD = {"text": (), "tokenizer": ("video_tokenizer",), "decoder": ("latent_tokenizer", "diffusion_decoder"), "model": ("world_model",)}
+SIDE = 16384  # pixels a side, as of tokenizers
 _ENCODE_AT_ONCE = 4  # latents of a given clip encoded in one pass
 
 
@@ -170,9 +171,9 @@ class CosmosWorld:
         return {"top_p": self.settings.top_p if top_k is None else 1.0, "refine_steps": 15}
 
     def at_size(self, height: int, width: int) -> "CosmosWorld":
-        """This world at another picture size, with the same networks. Raises BadConfig for one without pixels."""
-        if min(height, width) < 1:
-            raise BadConfig(f"height, width: got {height}x{width}, expected at least 1; fix: leave them out")
+        """This world at another picture size, with the same networks. Raises BadConfig for one without pixels, or too many."""
+        if min(height, width) < 1 or max(height, width) > SIDE:
+            raise BadConfig(f"height, width: got {height}x{width}, expected at least 1 and at most {SIDE}; fix: leave them out")
         other = CosmosWorld.__new__(CosmosWorld)
         other.__dict__.update(self.__dict__)
         other.height, other.width = height, width
@@ -352,4 +353,6 @@ def load_cosmos(
     small = frozenset({"model": "world_model", "decoder": "diffusion_decoder"}[part] for part in int8)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     settings, modules, context = read_cosmos(folder, device, dtype, stay, small)
+    if absent := small - modules.keys():
+        raise BadConfig(f"int8: got decoder, but world {folder.name!r} has no {absent.pop()}, expected model at most; fix: int8=[model]")
     return CosmosWorld(settings, modules, context, folder.name, device, stay, text_encoder or ENCODER)

@@ -362,6 +362,13 @@ def _paint(row: Row, painter: Painter, clock: "_Clock") -> tuple[np.ndarray, np.
     return np.concatenate(refined) if refined else raw_frames, raw_frames
 
 
+def load_own_world(name: str | Path, device: torch.device | str = "cpu") -> World:
+    """`load_world` for what only our own worlds do. Raises BadConfig for a converted Cosmos world too."""
+    if is_cosmos(find_world(name)):
+        raise BadConfig(f"world: got {name}, a converted Cosmos world, expected one of our own; fix: wfm generate and wfm tokenize take it")
+    return load_world(name, device)
+
+
 class _Clock:
     """Adds up the seconds between laps by name."""
 

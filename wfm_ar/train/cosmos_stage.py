@@ -65,10 +65,22 @@ class CosmosStage:
             self.config = world.settings.world_model
         else:
             self.config = replace(world.settings.world_model, vocab=self.old_rows + sum(bins))
+        self.clips = {name: np.flatnonzero(store.latents >= 2) for name, store in self.stores.items()}  # one latent predicts nothing
         for name, store in self.stores.items():
-            if not len(store) or max(len(store[i].video) for i in range(len(store))) < 2:
+            if not len(self.clips[name]):
                 raise BadData(f"{name} tokens: no clip of at least {1 + self.rate} frames, expected some; fix: longer clips")
+            if short := len(store) - len(self.clips[name]):
+                print(
+                    f"{name} tokens: {short} of {len(store)} clips have fewer than {1 + self.rate} frames and are passed over", flush=True
+                )
+        if training.method == "last_layers" and training.last_layers > self.config.layers:
+            got = f"finetune.last_layers: got {training.last_layers}, expected at most the {self.config.layers} of the model"
+            raise BadConfig(f"{got}; fix: fewer, or method=all")
         self.texts = _read_texts(training.texts, self.settings)
+        if training.texts is not None and not any(text in self.texts for text in train.texts if text):
+            first = next(filter(None, train.texts), "")
+            told = f"{training.texts}: got none of the texts of the data, expected a tensor for each, such as {first!r:.60}"
+            raise BadData(f"{told}; fix: name the tensors by the episodes' texts")
         self.model = _trainable(world.modules["world_model"], self.config, self.old_rows, training)
 
     def describe(self) -> dict:
@@ -80,7 +92,7 @@ class CosmosStage:
         rng, store, rows = np.random.default_rng((seed, step)), self.stores["train"], []
         clips = []
         for _ in range(size):
-            clips.append(int(rng.integers(len(store))))
+            clips.append(int(rng.choice(self.clips["train"])))
             clip = store[clips[-1]]
             start = int(rng.integers(max(1, len(clip.video) - self.settings.clip_latents + 1)))
             rows.append(self._row(clip, start))
@@ -100,7 +112,7 @@ class CosmosStage:
     def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Loss and accuracy over held-out clips from their beginnings."""
         store, losses, hits = self.stores["val"], [], []
-        for i in range(min(self.training.val_clips, len(store))):
+        for i in self.clips["val"][: self.training.val_clips]:
             batch = {name: tensor.to(device) for name, tensor in _padded([self._row(store[i], 0)]).items()}
             loss, logs = self.loss(model, batch, torch.Generator(device))
             losses.append(float(loss))
@@ -180,8 +192,10 @@ def _read_texts(path: Path | None, settings: CosmosSettings) -> dict[str, Tensor
     """Contexts by text, zeros behind each; "" is no text."""
     tokens, width = settings.text_tokens, settings.world_model.context_dim
     texts = {"": torch.zeros(tokens, width)}
-    if path is None or not width:
+    if path is None:
         return texts
+    if not width:
+        raise BadConfig(f"finetune.texts: got {path}, expected none: this model takes no text (5B and 13B do); fix: leave it out")
     try:
         with safe_open(path, framework="pt") as file:
             for text in file.keys():

@@ -13,7 +13,7 @@ from wfm_ar.data.video import resize_crop, write_video
 from wfm_ar.errors import BadData, OutputExists
 from wfm_ar.evaluate.metrics import psnr, ssim
 from wfm_ar.evaluate.speed import peak_bytes
-from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
+from wfm_ar.rollout.world import Prompt, Rollout, World, load_own_world
 from wfm_ar.rollout.world_folder import find_world
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
@@ -49,7 +49,7 @@ def run(settings: Settings) -> int:
     if settings.out.exists() and not settings.overwrite:
         raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
     begun = time.perf_counter()
-    world = load_world(settings.world, device=device_named(settings.device))
+    world = load_own_world(settings.world, device=device_named(settings.device))
     samples = open_episodes(settings.data, "val") if settings.data else _samples(settings.world)
     settings.out.mkdir(parents=True, exist_ok=True)
     refines = world.parts.diffusion_decoder is not None

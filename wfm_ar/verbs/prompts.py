@@ -17,6 +17,7 @@ from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
 from wfm_ar.evaluate.robots import fitted
+from wfm_ar.rollout.text_context import SUFFIXES
 from wfm_ar.rollout.world import Prompt, World
 from wfm_ar.schema import ActionSchema, MixedSchema
 
@@ -83,6 +84,8 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
         for key in ("video", "image", "actions", "data"):
             if isinstance(values.get(key), str):
                 values[key] = str(path.parent / values[key])
+        if isinstance(text := values.get("text"), str) and text.endswith(SUFFIXES):  # embeddings, not words
+            values["text"] = str(path.parent / text)
         try:
             request = build(Request, {**defaults, **values}, where)
         except WfmError as error:

@@ -219,6 +219,7 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
     tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
     stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
               (("train", train_set), ("val", val_set))]  # fmt: skip
+    seed_all(settings.seed)  # new rows and updates begin the same where a run is killed before its first checkpoint
     stage = CosmosStage(world, settings.finetune, *stores, train_set.schema)
     folder = train(stage, loop_config(settings, stage.name), settings.run / stage.name, settings.resume)
     tensors, _ = load_checkpoint(folder)
