@@ -19,6 +19,8 @@ from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import write_json
 
+TEXT_GUIDANCE = 2.0  # what is told in words is to be seen
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -59,7 +61,8 @@ def run(settings: Settings) -> int:
     for index in _chosen(samples, settings.episodes):
         episode, truth = samples[index], _truth(samples, index, world, settings.frames)
         cases = _cases(world, truth, samples.load_actions(index), episode.text, settings.seed)
-        rollouts = world.generate_batch([case.prompt for case in cases], refine=refines, refine_steps=settings.refine_steps)
+        drawn = {"refine": refines, "refine_steps": settings.refine_steps, "text_guidance": TEXT_GUIDANCE}
+        rollouts = world.generate_batch([case.prompt for case in cases], **drawn)
         made += sum(len(rollout.frames) - rollout.given_frames for rollout in rollouts)
         seconds += rollouts[0].timings["total_s"]
         name = Path(episode.id).stem
