@@ -3,25 +3,16 @@
 Every stage without a checkpoint gets a first one, `step-000000`, with the world's weights; the loop goes on from it as from any.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from wfm_ar.data.episodes import SCHEMA, EpisodeSet
-from wfm_ar.data.files import write_atomic
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.errors import BadData
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.train.checkpoint import newest_checkpoint, save_checkpoint
 from wfm_ar.train.stages import WORLD_MODEL, keep_text_tokenizer
-
-
-def begin_schema(parts: WorldParts, run: Path) -> None:
-    """Ranges of actions that are found in data, not declared, must be those that the world was trained with."""
-    if parts.action_schema is not None and not (run / SCHEMA).exists():
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomic(run / SCHEMA, json.dumps(parts.action_schema.to_json(), indent=2).encode() + b"\n", overwrite=True)
 
 
 def begin_from(parts: WorldParts, run: Path, data: EpisodeSet, background: torch.Tensor | None = None) -> None:

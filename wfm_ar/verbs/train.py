@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.cosmos_world import CosmosWorld
@@ -16,7 +16,7 @@ from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
-from wfm_ar.train.begin import begin_from, begin_schema
+from wfm_ar.train.begin import begin_from
 from wfm_ar.train.checkpoint import load_checkpoint
 from wfm_ar.train.clips import to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
@@ -29,7 +29,7 @@ from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.windows import still_picture
 from wfm_ar.train.world_model_stage import WorldModelTraining
-from wfm_ar.verbs.training_data import policy_set, training_sets
+from wfm_ar.verbs.training_data import kept_schema, policy_set, training_sets
 from wfm_ar.world_model import WorldModelConfig
 
 COMMON = (
@@ -174,8 +174,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     before = None if settings.init is None else load_world(settings.init)
-    if isinstance(before, World):
-        begin_schema(before.parts, settings.run)
+    if isinstance(before, World) and before.parts.action_schema is not None:
+        kept_schema(settings.run / SCHEMA, before.parts.action_schema)  # ranges found in data are to be those it was trained with
     train_set, val_set = training_sets(settings.data, settings.run, camera=settings.camera, fps=settings.fps)
     if isinstance(before, CosmosWorld):
         if ranks.size > 1:

@@ -31,8 +31,11 @@ def policy_set(data: str, train_set: EpisodeSet, *, camera: str | None, fps: flo
     own, expected = found.schema, train_set.schema
     if own is not None and expected is not None and found.schema_made and channels_of(own) == channels_of(expected):
         own = expected  # ranges found in data: the run's hold
-    if own is None or expected is None or expected.diff(own):
-        difference = expected.diff(own) if own is not None and expected is not None else "no actions there, or none in the run's data"
+    if own is None or expected is None:
+        difference = "no actions there, or none in the run's data"
+    else:
+        difference = expected.diff(own)
+    if difference:
         raise BadData(f"{data}: policy_data has other actions than data ({difference[:200]}); fix: give demonstrations by the same robot")
     return replace(found, schema=own).of_split("train")
 
