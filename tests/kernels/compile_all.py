@@ -52,7 +52,7 @@ def attention_variants(sm):
     """Each pair of a format, a head size and a form of mask, with every tile, number of splits and way to fold among them."""
     from wfm_kernels.attention import triton as op
 
-    fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
+    fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "past_lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
     fp32 |= {"lengths_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
     for i, (q, cache) in enumerate(CACHES):
         for j, head in enumerate(HEADS):
@@ -63,23 +63,15 @@ def attention_variants(sm):
             for form in [(i + j) % 5] + [FORMS.index("slots")] * (i == j):
                 constexprs = dict(
                     GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
-                    LSE=j % 2 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
+                    LSE=j % 2 == 0, PAST=(i + j) % 4 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
                 )  # fmt: skip
                 types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
-                types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+                types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "past_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
                 name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
                 yield name, op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
-        constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse)
-        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}"}, constexprs, {}
-
-
-def shared_prefix_variants(sm):
-    from wfm_kernels.shared_prefix import triton as op
-
-    for dtype, head in (("bf16", 128), ("fp16", 96), ("fp32", 256)):
-        types = {n: f"*{dtype}" for n in ("a_ptr", "b_ptr", "out_ptr")} | {"lse_a_ptr": "*fp32", "lse_b_ptr": "*fp32"}
-        yield f"merge, {dtype}, K {head}", op.merge_kernel, types, dict(HEAD=head, BLOCK_M=16, BLOCK_D=triton.next_power_of_2(head)), {}
+        constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST=lse)
+        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"}, constexprs, dict(num_warps=4 if rows == 16 else 8)
 
 
 def rms_norm_variants(sm):
@@ -117,13 +109,15 @@ def qk_norm_rope_cache_variants(sm):
 def sample_variants(sm):
     from wfm_kernels.sample import triton as op
 
-    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {"logprob_ptr": "*fp32"}
+    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {"logprob_ptr": "*fp32", "few_score_ptr": "*fp32", "few_id_ptr": "*i32"}
     fixed |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
     ways = ["", "GREEDY", "GUIDED GREEDY", "TOP_K", "GUIDED TOP_P", "TOP_K TOP_P", "GUIDED TOP_K TOP_P"]
     for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
         types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
-        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")} | {"BLOCK_V": 2048}
-        yield f"{dtype} {way or 'ALL'}".lower(), op.sample_kernel, types, constexprs, op.OPTIONS
+        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")} 
+        for block in (2048, 2 * op.CANDIDATES):  # the whole row in registers; candidates of it
+            constexprs |= dict(BLOCK_V=block, BLOCK_C=min(block, op.CANDIDATES), HALVINGS=op.HALVINGS)
+            yield f"{dtype} {way or 'ALL'}, V block {block}".lower(), op.sample_kernel, types, dict(constexprs), op.OPTIONS
 
 
 def speculative_variants(sm):
@@ -149,7 +143,6 @@ def linear_cross_entropy_variants(sm):
 
 OPS = {
     "attention": attention_variants,
-    "shared_prefix": shared_prefix_variants,
     "rms_norm": rms_norm_variants,
     "swiglu": swiglu_variants,
     "qk_norm_rope_cache": qk_norm_rope_cache_variants,

@@ -5,17 +5,14 @@ import torch
 from torch.library import opcheck
 
 
-def attention_case(return_lse):
+def attention_case(return_lse, joins=False, counts=False):
     from wfm_kernels.attention.triton import attention_op
 
     q, k, v = (torch.randn(2, h, n, 32) for h, n in ((4, 2), (2, 40), (2, 40)))
-    return attention_op, (q, k, v, torch.tensor([40, 7]), None, None, None, 0.2, 0, 0, 1, 1, 1, 40, return_lse, 2, False, 0)
-
-
-def merge_case():
-    from wfm_kernels.shared_prefix.triton import merge
-
-    return merge, (torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3))
+    past = (torch.randn_like(q), torch.randn(2, 4, 2)) if joins else (None, None)
+    counters = torch.zeros(16, dtype=torch.int32) if counts else None
+    numbers = 0.2, 0, 0, 1, 1, 1, 40, return_lse, 2, False, 0, 0
+    return attention_op, (q, k, v, torch.tensor([40, 7]), None, None, None, *past, counters, *numbers)
 
 
 def rms_norm_case(residual):
@@ -75,7 +72,7 @@ def cross_entropy_case():
 CASES = {
     "attention": lambda: attention_case(False),
     "attention with lse": lambda: attention_case(True),
-    "merge": merge_case,
+    "attention that joins a past and counts in a given place": lambda: attention_case(False, True, True),
     "rms_norm": lambda: rms_norm_case(False),
     "rms_norm with residual": lambda: rms_norm_case(True),
     "swiglu": swiglu_case,

@@ -5,6 +5,7 @@ import torch
 from wfm_kernels import KernelError, sample
 from wfm_kernels.sample import cpu, reference
 from wfm_kernels.sample.philox import philox, philox_word, uniform
+from wfm_kernels.sample.triton import CANDIDATES
 from wfm_kernels.sample.triton import sample as triton_sample
 
 
@@ -53,6 +54,23 @@ def test_kernel_equals_reference(settings, device):
     expected, expected_logprob = reference.sample(logits, *arguments, **settings)
     assert token.tolist() == expected.tolist()
     torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spread", [4.0, 0.02], ids=["sharp", "flat"])  # flat: top-p keeps more than the candidates in registers
+def test_kernel_equals_reference_beyond_one_tile(spread, device):
+    """Vocabularies wider than the candidates, than a tile, and than all that are not refused."""
+    torch.manual_seed(0)
+    logits, other = torch.randn(2, 3, 2 * CANDIDATES + 700, device=device) * spread
+    logits[1, 50:-40] = float("-inf")
+    logits[2, ::2] = logits[2, 0]  # ties: no threshold leaves few
+    for settings in (*SETTINGS, dict(top_k=1), dict(top_k=CANDIDATES + 10), dict(top_k=900, top_p=0.9), dict(top_p=0.95, min_p=0.01)):
+        settings = dict(settings)
+        if settings.pop("guided", False):
+            settings["unguided_BV"] = other
+        token, logprob = triton_sample(logits, *keys(3, device), **settings)
+        expected, expected_logprob = reference.sample(logits, *keys(3, device), **settings)
+        assert token.tolist() == expected.tolist(), settings
+        torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("spread", [4.0, 0.05], ids=["sharp", "flat"])  # flat: more than the first candidates are kept

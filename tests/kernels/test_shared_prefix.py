@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wfm_kernels import CAUSAL, FULL, KernelError, Tree, attention_shared_prefix
 from wfm_kernels.attention import reference as attention_reference
+from wfm_kernels.attention.triton import attention as triton_attention
 from wfm_kernels.attention.triton import tile_shape
 from wfm_kernels.benchmark.registry import quantised
 from wfm_kernels.shared_prefix import reference
 from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
-from wfm_kernels.shared_prefix.triton import merge
+
 
 
 def inputs(device, B=3, N=4, H=2, T=2, P=40, L=20, K=32):
@@ -74,15 +75,45 @@ def test_scales_are_for_both_or_for_neither():
         attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, prefix_v_scale_HP=torch.ones(2, 40))
 
 
-def test_merge_of_empty_sets(device):
-    a, b = torch.randn(1, 1, 4, 8, device=device), torch.randn(1, 1, 4, 8, device=device)
+def test_merge_of_empty_sets():
+    a, b = torch.randn(2, 1, 1, 4, 8)
     none = float("-inf")
-    lse_a = torch.tensor([[[none, 0.0, none, 1.0]]], device=device)
-    lse_b = torch.tensor([[[0.0, none, none, 1.0]]], device=device)
+    lse_a = torch.tensor([[[none, 0.0, none, 1.0]]])
+    lse_b = torch.tensor([[[0.0, none, none, 1.0]]])
     a[..., 2, :] = b[..., 2, :] = 0.0  # what attention gives where nothing is seen
     expected = torch.stack([b[0, 0, 0], a[0, 0, 1], torch.zeros_like(a[0, 0, 2]), (a[0, 0, 3] + b[0, 0, 3]) / 2])[None, None]
     torch.testing.assert_close(reference.merge(a, lse_a, b, lse_b), expected)
-    torch.testing.assert_close(merge(a, lse_a, b, lse_b), expected)
+
+
+@pytest.mark.parametrize("T", [1, 3])
+def test_the_launch_joins_what_was_seen_of_other_keys(T, device, assert_close):
+    """Every way to end a launch: one split, the last of several, a second launch; empty on either side; and a wide tile of rows."""
+    q, _, _, k, v = inputs(device, T=T)
+    past, past_lse = torch.randn_like(q), torch.randn(q.shape[:3], device=device)
+    past[0, :, 0], past_lse[0, :, 0] = 0.0, float("-inf")
+    lengths = torch.tensor([20, 7, 0], device=device)
+    own, own_lse = attention_reference.attention(q, k, v, lengths, return_lse=True)
+    expected = reference.merge(past, past_lse, own, own_lse)
+    ways = dict(splits=1), dict(splits=1, tile_rows=64), dict(splits=2), dict(splits=2, two_launches=True)
+    one, one_lse = triton_attention(q, k, v, lengths, past=(past, past_lse), return_lse=True, splits=1, max_length=20)
+    torch.testing.assert_close(one_lse, torch.logaddexp(past_lse, own_lse), atol=1e-5, rtol=0)
+    for way in ways:
+        got = triton_attention(q, k, v, lengths, past=(past, past_lse), max_length=20, **way)
+        assert_close(got, expected)
+        assert "tile_rows" in way or torch.equal(got, one)
+
+
+def test_counters_of_the_caller_are_left_zero(device):
+    q, prefix_k, prefix_v, k, v = inputs(device)
+    lengths, prefix = torch.tensor([20, 7, 2], device=device), torch.tensor([33], device=device)
+    counters = torch.zeros(q.shape[:3].numel(), dtype=torch.int32, device=device)
+    expected = triton_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix)
+    for _ in range(2):
+        assert torch.equal(triton_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, counters=counters), expected)
+        assert torch.equal(triton_attention(q, k, v, lengths, splits=2, counters=counters), triton_attention(q, k, v, lengths, splits=2))
+        assert not counters.any()
+    with pytest.raises(KernelError, match="counters are .5,., expected .* numbers or more"):
+        attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix, counters=counters[:5])
 
 
 def test_empty_prefix_is_plain_attention(device, assert_close):

@@ -45,6 +45,7 @@ class KernelStep:
         self._ids_B1 = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._logits_BV = torch.zeros(rows, config.out_vocab, dtype=torch.float32, device=device)
         self._seed_B, self._row_B, self._draw_B = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        self._counters = torch.zeros(rows * config.heads * AT_ONCE, dtype=torch.int32, device=device)  # of attention's launches, one by one
         self._planned_1, self._made_1 = torch.zeros(2, 1, dtype=torch.int64, device=device)  # of the plan fed, of the roll drawn
         self._positions_BL3 = self._hints_BLD = self._out_Bn = None
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
@@ -154,10 +155,12 @@ class KernelStep:
                 now = (t[:, :, :count].repeat_interleave(group, 1) for t in (k, v))
                 y = F.scaled_dot_product_attention(q_BNTK, *now, is_causal=True)
             elif cache.prefix is None:
-                y = self._attention(q_BNTK, k, v, lengths_B, max_length=cache.capacity)
+                y = self._attention(q_BNTK, k, v, lengths_B, max_length=cache.capacity, counters=self._counters)
             else:
                 past_k, past_v = (t[layer] for t in cache.prefix)
-                y = self._shared(q_BNTK, past_k, past_v, k, v, lengths_B, prefix_length_1=cache.prefix_length_1)
+                y = self._shared(
+                    q_BNTK, past_k, past_v, k, v, lengths_B, prefix_length_1=cache.prefix_length_1, counters=self._counters
+                )  # fmt: skip
             y = own.out(y.transpose(1, 2).reshape(rows, count, -1))
             normed, x = self._rms_norm(y, block.ffn_norm.weight, residual=x, eps=eps)
             y = block.ffn.down(self._swiglu(*block.ffn.gate_up(normed).chunk(2, -1)))

@@ -25,6 +25,7 @@ def attention(
     k_scale_BHL: Tensor | None = None,
     v_scale_BHL: Tensor | None = None,
     return_lse: bool = False,
+    counters: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of the newest T tokens of each row against its cache, which already holds their keys and values.
 
@@ -34,6 +35,8 @@ def attention(
     with float32 scales k_scale_BHL and v_scale_BHL (value = stored * scale). Slots that hold nothing live are never read.
     lengths_B: int32 or int64, tokens of each row so far, its T queries included: 0..L (any number over a RingWindow).
     scale: of the scores, default K**-0.5. max_length: host-known bound on lengths_B (default L); sets the CUDA launch's shape.
+    counters: int32 zeros, B*N*T of them, that a launch counts its blocks in and leaves zero: given, a launch on CUDA is one node of a
+    graph; not given, they are made and filled each time. One set serves launches that follow one another, not two streams at once.
     mask: CAUSAL, FULL (a frame decoded in parallel; a text context of lengths_B tokens), Tree, Slots (a text context
     whose mask may have holes) or RingWindow: see masks.py.
     Returns out_BNTK in q's dtype, zeros for a query that sees nothing; with return_lse also the natural log-sum-exp of the
@@ -41,20 +44,23 @@ def attention(
     CPU tensors take sdpa.py; CUDA tensors take triton.py, which reads nothing back to the host (lengths are not checked there).
     Raises KernelError for shapes, dtypes, strides, devices, masks that do not fit, and on the CPU for lengths out of range.
     """
-    _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_scale_BHL)
+    _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_scale_BHL, counters)
+    launch = {}
     if q_BNTK.is_cpu:
         path = sdpa.attention
     elif q_BNTK.is_cuda:
         from wfm_kernels.attention.triton import attention as path
+
+        launch = {"counters": counters}
     else:
         raise KernelError(f"attention: no path for device {q_BNTK.device}, expected cpu or cuda")
     return path(
         q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, k_scale_BHL=k_scale_BHL, v_scale_BHL=v_scale_BHL,
-        return_lse=return_lse,
+        return_lse=return_lse, **launch,
     )  # fmt: skip
 
 
-def _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_scale_BHL) -> None:
+def _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_scale_BHL, counters=None) -> None:
     if q_BNTK.dim() != 4 or k_BHLK.dim() != 4:
         raise KernelError(f"attention: q and k have {q_BNTK.dim()} and {k_BHLK.dim()} axes, expected [B, N, T, K] and [B, H, L, K]")
     B, N, T, K = q_BNTK.shape
@@ -83,6 +89,10 @@ def _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_s
     check_last_stride("attention", "v", v_BHLK)
     if mask is not CAUSAL:
         check_mask(mask, B, T, L, q_BNTK.device)
+    if counters is not None:
+        check_tensor("attention", "counters", counters, tuple(counters.shape), (torch.int32,), q_BNTK)
+        if counters.numel() < B * N * T or not counters.is_contiguous():
+            raise KernelError(f"attention: counters are {tuple(counters.shape)}, expected {B * N * T} numbers or more, contiguous")
     if max_length is not None and not 1 <= max_length <= L:
         raise KernelError(f"attention: max_length is {max_length}, expected 1..{L} (the capacity of the cache)")
     if lengths_B.is_cpu:

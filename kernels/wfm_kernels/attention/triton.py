@@ -76,89 +76,110 @@ def _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ri
 
 
 @triton.jit
-def _chunk(
-    q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
+def _tile(
+    m_M, l_M, acc_MD, q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, tile, live, stride_kl, stride_vl, scale_log2,
     length, num_tokens, sink, frame, ring, window,
-    HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    FORM: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+    HEAD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, FORM: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Partial result of the slots start..end-1 for one tile of queries."""
+    """A chunk's partial result with the slots tile..tile+BLOCK_N-1 added, for one tile of queries."""
     offset_D = tl.arange(0, BLOCK_D)
-    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l_M = tl.zeros([BLOCK_M], tl.float32)
-    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for tile in range(start, end, BLOCK_N):
-        key_N = tile + tl.arange(0, BLOCK_N)
-        loaded_ND = (key_N < end)[:, None] & (offset_D < HEAD)[None, :]
-        k_ND = tl.load(k_ptr + key_N.to(tl.int64)[:, None] * stride_kl + offset_D[None, :], mask=loaded_ND, other=0.0)
-        v_ND = tl.load(v_ptr + key_N.to(tl.int64)[:, None] * stride_vl + offset_D[None, :], mask=loaded_ND, other=0.0)
-        score_MN = tl.dot(q_MD, tl.trans(k_ND.to(q_MD.dtype)), input_precision=PRECISION) * scale_log2
-        if QUANTISED:  # a key's scale multiplies its column of scores: the tile itself is never dequantised
-            score_MN *= tl.load(k_scale_ptr + key_N, mask=key_N < end, other=0.0)[None, :]
-        seen_N = key_N
-        if FORM == SLOTS_FORM:
-            seen_N = tl.load(bits_ptr + key_N, mask=key_N < end, other=0).to(tl.int32)
-        visible_MN = _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ring, window, FORM)
-        visible_MN = visible_MN & (key_N < end)[None, :]
-        score_MN = tl.where(visible_MN, score_MN, float("-inf"))
-        new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
-        safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)
-        weight_MN = tl.exp2(score_MN - safe_m_M[:, None])
-        rescale_M = tl.exp2(m_M - safe_m_M)
-        l_M = l_M * rescale_M + tl.sum(weight_MN, 1)
-        if QUANTISED:
-            weight_MN *= tl.load(v_scale_ptr + key_N, mask=key_N < end, other=0.0)[None, :]
-        acc_MD = acc_MD * rescale_M[:, None]
-        acc_MD += tl.dot(weight_MN.to(q_MD.dtype), v_ND.to(q_MD.dtype), input_precision=PRECISION)
-        m_M = new_m_M
-    return m_M, l_M, acc_MD
+    key_N = tile + tl.arange(0, BLOCK_N)
+    loaded_ND = (key_N < live)[:, None] & (offset_D < HEAD)[None, :]
+    k_ND = tl.load(k_ptr + key_N.to(tl.int64)[:, None] * stride_kl + offset_D[None, :], mask=loaded_ND, other=0.0)
+    v_ND = tl.load(v_ptr + key_N.to(tl.int64)[:, None] * stride_vl + offset_D[None, :], mask=loaded_ND, other=0.0)
+    score_MN = tl.dot(q_MD, tl.trans(k_ND.to(q_MD.dtype)), input_precision=PRECISION) * scale_log2
+    if QUANTISED:  # a key's scale multiplies its column of scores: the tile itself is never dequantised
+        score_MN *= tl.load(k_scale_ptr + key_N, mask=key_N < live, other=0.0)[None, :]
+    seen_N = key_N
+    if FORM == SLOTS_FORM:
+        seen_N = tl.load(bits_ptr + key_N, mask=key_N < live, other=0).to(tl.int32)
+    visible_MN = _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ring, window, FORM)
+    visible_MN = visible_MN & (key_N < live)[None, :]
+    score_MN = tl.where(visible_MN, score_MN, float("-inf"))
+    new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
+    safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)
+    weight_MN = tl.exp2(score_MN - safe_m_M[:, None])
+    rescale_M = tl.exp2(m_M - safe_m_M)
+    l_M = l_M * rescale_M + tl.sum(weight_MN, 1)
+    if QUANTISED:
+        weight_MN *= tl.load(v_scale_ptr + key_N, mask=key_N < live, other=0.0)[None, :]
+    acc_MD = acc_MD * rescale_M[:, None]
+    acc_MD += tl.dot(weight_MN.to(q_MD.dtype), v_ND.to(q_MD.dtype), input_precision=PRECISION)
+    return new_m_M, l_M, acc_MD
 
 
 @triton.jit
 def _store_out(
-    out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot,
-    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
+    out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
+    stride_on, stride_ot, stride_pn, stride_pt,
+    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
-    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf."""
+    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf.
+
+    PAST: the same queries' output and log-sum-exp over other keys (a shared past) join in first, as one more partial result.
+    """
     offset_D = tl.arange(0, BLOCK_D)
+    kept_MD = (row_M < rows)[:, None] & (offset_D < HEAD)[None, :]
+    if PAST:
+        past_pointer_M = group_M * stride_pn + token_M * stride_pt
+        past_m_M = tl.load(past_lse_ptr + past_pointer_M, mask=row_M < rows, other=float("-inf")) * 1.4426950408889634  # base e to base 2
+        past_MD = tl.load(past_ptr + past_pointer_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :], mask=kept_MD, other=0.0).to(tl.float32)
+        past_l_M = tl.where(past_m_M == float("-inf"), 0.0, 1.0)
+        m_M, l_M, acc_MD = _fold(past_m_M, past_l_M, past_MD, m_M, l_M, acc_MD)
     out_MD = acc_MD / tl.where(l_M > 0.0, l_M, 1.0)[:, None]
     pointer_MD = out_ptr + (group_M * stride_on + token_M * stride_ot)[:, None] + offset_D[None, :]
-    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :])
+    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=kept_MD)
     if LSE:
         lse_M = tl.where(l_M > 0.0, (m_M + tl.log2(l_M)) * 0.6931471805599453, float("-inf"))  # ln 2: base 2 to base e
         tl.store(lse_ptr + group_M * num_tokens + token_M, lse_M, mask=row_M < rows)
 
 
 @triton.jit
-def _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Fold the stored partials 0..num_chunks-1 in index order."""
+def _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chunks, live_M, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """A stored partial; one that saw nothing, which folds to no change in any bit, beyond the last chunk and the last row."""
     lane_M = tl.arange(0, BLOCK_M)
     lane_MD = lane_M[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    live_M = live_M & (chunk + lane_M * 0 < num_chunks)
+    # .cg: other blocks wrote these; a line this block's L1 may hold from an earlier launch must not be used
+    m_M = tl.load(partial_m_ptr + chunk * BLOCK_M + lane_M, mask=live_M, other=float("-inf"), cache_modifier=".cg")
+    l_M = tl.load(partial_l_ptr + chunk * BLOCK_M + lane_M, mask=live_M, other=0.0, cache_modifier=".cg")
+    live_MD = tl.broadcast_to(live_M[:, None], (BLOCK_M, BLOCK_D))
+    acc_MD = tl.load(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, mask=live_MD, other=0.0, cache_modifier=".cg")
+    return m_M, l_M, acc_MD
+
+
+@triton.jit
+def _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, live_M, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Fold the stored partials 0..num_chunks-1 in index order, four loads in flight at a time."""
     m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
     l_M = tl.zeros([BLOCK_M], tl.float32)
     acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for chunk in range(0, num_chunks):
-        # .cg: other blocks wrote these; a line this block's L1 may hold from an earlier launch must not be used
-        chunk_m_M = tl.load(partial_m_ptr + chunk * BLOCK_M + lane_M, cache_modifier=".cg")
-        chunk_l_M = tl.load(partial_l_ptr + chunk * BLOCK_M + lane_M, cache_modifier=".cg")
-        chunk_acc_MD = tl.load(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, cache_modifier=".cg")
-        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
+    for chunk in range(0, num_chunks, 4):
+        m0_M, l0_M, acc0_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        m1_M, l1_M, acc1_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 1, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        m2_M, l2_M, acc2_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 2, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        m3_M, l3_M, acc3_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 3, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m0_M, l0_M, acc0_MD)
+        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m1_M, l1_M, acc1_MD)
+        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m2_M, l2_M, acc2_MD)
+        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m3_M, l3_M, acc3_MD)
     return m_M, l_M, acc_MD
 
 
 @triton.jit
 def decode_kernel(
-    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, lengths_ptr, bits_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, lengths_ptr, bits_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr,
     partial_m_ptr, partial_l_ptr, partial_acc_ptr, counter_ptr,
     stride_qb, stride_qn, stride_qt, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, stride_ob, stride_on, stride_ot,
-    stride_sb, stride_sh, scale_log2, num_tokens, kv_heads, slots, chunk_size, max_chunks, sink, frame, ring, window,
+    stride_sb, stride_sh, stride_pb, stride_pn, stride_pt, scale_log2, num_tokens, kv_heads, slots, chunk_size, max_chunks, sink, frame, ring, window,
     GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    FORM: tl.constexpr, QUANTISED: tl.constexpr, LSE: tl.constexpr,
+    FORM: tl.constexpr, QUANTISED: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
     SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP.
 
-    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then).
+    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then). past_ptr: see _store_out;
+    its strides count rows of HEAD numbers.
     """
     tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
@@ -197,41 +218,57 @@ def decode_kernel(
     m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
     l_M = tl.zeros([BLOCK_M], tl.float32)
     acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for chunk in range(first, last):
-        start = chunk * chunk_size
-        end = tl.minimum(start + chunk_size, live)
-        chunk_m_M, chunk_l_M, chunk_acc_MD = _chunk(
-            q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, start, end, stride_kl, stride_vl, scale_log2,
-            length, num_tokens, sink, frame, ring, window, HEAD, BLOCK_M, BLOCK_N, BLOCK_D, FORM, QUANTISED, PRECISION,
+    chunk_m_M, chunk_l_M, chunk_acc_MD = m_M, l_M, acc_MD
+    # one loop over tiles, not one of chunks with one of tiles within: the pipeline of loads runs on over the edges of chunks
+    stop = tl.minimum(last * chunk_size, live)
+    for tile in range(first * chunk_size, stop, BLOCK_N):
+        chunk_m_M, chunk_l_M, chunk_acc_MD = _tile(
+            chunk_m_M, chunk_l_M, chunk_acc_MD, q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, tile, live,
+            stride_kl, stride_vl, scale_log2, length, num_tokens, sink, frame, ring, window,
+            HEAD, BLOCK_N, BLOCK_D, FORM, QUANTISED, PRECISION,
         )  # fmt: skip
-        if SPLITS == 1:
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
-        else:
-            tl.store(partial_m_ptr + chunk * BLOCK_M + lane_M, chunk_m_M)
-            tl.store(partial_l_ptr + chunk * BLOCK_M + lane_M, chunk_l_M)
-            lane_MD = lane_M[:, None] * BLOCK_D + offset_D[None, :]
-            tl.store(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, chunk_acc_MD)
+        if (tile + BLOCK_N) % chunk_size == 0 or tile + BLOCK_N >= stop:
+            if SPLITS == 1:
+                m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
+            else:
+                chunk = tile // chunk_size
+                tl.store(partial_m_ptr + chunk * BLOCK_M + lane_M, chunk_m_M)
+                tl.store(partial_l_ptr + chunk * BLOCK_M + lane_M, chunk_l_M)
+                lane_MD = lane_M[:, None] * BLOCK_D + offset_D[None, :]
+                stored_MD = tl.broadcast_to((row_M < rows)[:, None], (BLOCK_M, BLOCK_D))
+                tl.store(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, chunk_acc_MD, mask=stored_MD)
+            chunk_m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+            chunk_l_M = tl.zeros([BLOCK_M], tl.float32)
+            chunk_acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
+    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
+    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
     if SPLITS == 1:
-        _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
+        _store_out(
+            out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
+            stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
+        )  # fmt: skip
     elif LAST_BLOCK_FOLDS:
         tl.debug_barrier()  # every thread's partial is written before one thread counts the block as done
         done = tl.atomic_add(counter_ptr + slot, 1, sem="acq_rel")
         if done == SPLITS - 1:
-            m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, BLOCK_M, BLOCK_D)
+            m_M, l_M, acc_MD = _fold_partials(
+                partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D
+            )  # fmt: skip
             _store_out(
-                out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE
-            )
+                out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
+                stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
+            )  # fmt: skip
             tl.store(counter_ptr + slot, 0)  # ready for the next launch, so that a graph can replay
 
 
 @triton.jit
 def fold_kernel(
-    lengths_ptr, out_ptr, lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr, stride_ob, stride_on, stride_ot,
-    num_tokens, kv_heads, slots, chunk_size, max_chunks,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
+    lengths_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
+    stride_ob, stride_on, stride_ot, stride_pb, stride_pn, stride_pt, num_tokens, kv_heads, slots, chunk_size, max_chunks,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """The second launch of the two-launch form. Grid (row tiles, B * H)."""
     tile, batch_head = tl.program_id(0), tl.program_id(1)
@@ -242,58 +279,67 @@ def fold_kernel(
     partial_l_ptr += slot * max_chunks * BLOCK_M
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
     live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int64), slots).to(tl.int32), chunk_size)
-    m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, BLOCK_M, BLOCK_D)
+    group_M, token_M, rows = row_M % GROUP, row_M // GROUP, num_tokens * GROUP
+    m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D)
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
-    group_M, token_M, rows = row_M % GROUP, row_M // GROUP, num_tokens * GROUP
-    _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
+    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
+    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
+    _store_out(
+        out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
+        stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
+    )  # fmt: skip
 
 
-@torch.library.custom_op("wfm_kernels::attention", mutates_args=())
+@torch.library.custom_op("wfm_kernels::attention", mutates_args=("counters",))
 def attention_op(
     q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, lengths_B: Tensor, bits: Tensor | None, k_scale_BHL: Tensor | None,
-    v_scale_BHL: Tensor | None, scale: float, form: int, sink: int, frame: int, ring: int, window: int, slots: int, return_lse: bool,
-    splits: int, two_launches: bool, tile_rows: int,
+    v_scale_BHL: Tensor | None, past: Tensor | None, past_lse: Tensor | None, counters: Tensor | None, scale: float, form: int, sink: int,
+    frame: int, ring: int, window: int, slots: int, return_lse: bool, splits: int, two_launches: bool, tile_rows: int, chunks: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). splits 0: by occupancy; tile_rows 0: by T and group."""
+    """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). Numbers that are 0 are chosen here."""
     B, N, T, K = q_BNTK.shape
     H, device = k_BHLK.shape[1], q_BNTK.device
     group, lengths_B = N // H, lengths_B.contiguous()
     block_m, block_n, block_d, options = tile_shape(tile_rows or T * group, K, q_BNTK.dtype)
     row_tiles = triton.cdiv(T * group, block_m)
-    chunk_size = chunk_length(slots, block_n)
+    chunk_size = chunk_length(slots, block_n, chunks or MAX_CHUNKS)
     max_chunks = triton.cdiv(slots, chunk_size)
-    splits = splits or number_of_splits(row_tiles * B * H, max_chunks, _multiprocessors(device))
+    blocks = row_tiles * B * H
+    splits = splits or number_of_splits(blocks, max_chunks, _multiprocessors(device))
 
     out_BNTK = torch.empty((B, N, T, K), dtype=q_BNTK.dtype, device=device)
     lse_BNT = torch.empty((B, N, T) if return_lse else 0, dtype=torch.float32, device=device)
-    partials = row_tiles * B * H * max_chunks if splits > 1 else 0
+    partials = blocks * max_chunks if splits > 1 else 0
     partial_m = torch.empty(partials, block_m, dtype=torch.float32, device=device)
     partial_l = torch.empty_like(partial_m)
     partial_acc = torch.empty(partials, block_m, block_d, dtype=torch.float32, device=device)
-    counter = torch.zeros(row_tiles * B * H if splits > 1 and not two_launches else 0, dtype=torch.int32, device=device)
-    quantised = k_scale_BHL is not None
+    if counters is None:
+        counters = torch.zeros(blocks if splits > 1 and not two_launches else 0, dtype=torch.int32, device=device)
+    quantised, joins = k_scale_BHL is not None, past is not None
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
+    past, past_lse, past_strides = (past, past_lse, past_lse.stride()) if joins else (out_BNTK, partial_m, (0, 0, 0))
+    shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, PAST=joins, enable_fp_fusion=False)
     decode_kernel[(row_tiles, B * H, splits)](
         q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits is None else bits.contiguous(),
-        out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, counter,
+        out_BNTK, lse_BNT, past, past_lse, partial_m, partial_l, partial_acc, counters,
         *q_BNTK.stride()[:3], *k_BHLK.stride()[:3], *v_BHLK.stride()[:3], *out_BNTK.stride()[:3],
-        *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), scale * LOG2E, T, H, slots, chunk_size, max_chunks, sink, frame, ring, window,
-        GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, LSE=return_lse,
-        SPLITS=splits, LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", enable_fp_fusion=False, **options,
+        *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), *past_strides, scale * LOG2E, T, H, slots, chunk_size, max_chunks,
+        sink, frame, ring, window, BLOCK_N=block_n, FORM=form, QUANTISED=quantised, SPLITS=splits,
+        LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", **shapes, **options,
     )  # fmt: skip
     if splits > 1 and two_launches:
         fold_kernel[(row_tiles, B * H)](
-            lengths_B, out_BNTK, lse_BNT, partial_m, partial_l, partial_acc, *out_BNTK.stride()[:3], T, H, slots, chunk_size, max_chunks,
-            GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, num_warps=4, enable_fp_fusion=False,
+            lengths_B, out_BNTK, lse_BNT, past, past_lse, partial_m, partial_l, partial_acc, *out_BNTK.stride()[:3], *past_strides,
+            T, H, slots, chunk_size, max_chunks, num_warps=options["num_warps"], **shapes,
         )  # fmt: skip
     return out_BNTK, lse_BNT
 
 
 @attention_op.register_fake
 def _(
-    q_BNTK, k, v, lengths, bits, k_scale, v_scale, scale, form, sink, frame, ring, window, slots, return_lse, splits, two_launches,
-    tile_rows,
+    q_BNTK, k, v, lengths, bits, k_scale, v_scale, past, past_lse, counters, scale, form, sink, frame, ring, window, slots, return_lse,
+    splits, two_launches, tile_rows, chunks,
 ):  # fmt: skip
     out_BNTK = torch.empty(q_BNTK.shape, dtype=q_BNTK.dtype, device=q_BNTK.device)
     return out_BNTK, torch.empty(q_BNTK.shape[:3] if return_lse else 0, dtype=torch.float32, device=q_BNTK.device)
@@ -301,11 +347,13 @@ def _(
 
 def attention(
     q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
-    splits=None, two_launches=False, tile_rows=None,
+    counters=None, past=None, splits=None, two_launches=False, tile_rows=None, chunks=None,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit.
 
-    tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix instruction.
+    past: (out_BNTK, contiguous along K and every N, T row at the stride of lse_BNT; lse_BNT): what these queries saw of other keys; it is
+    merged in. tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix
+    instruction. chunks: the most chunks that the keys are cut into (default MAX_CHUNKS).
     """
     if q_BNTK.shape[-1] > MAX_HEAD:
         raise KernelError(f"attention: heads of {q_BNTK.shape[-1]}, expected at most {MAX_HEAD} on CUDA: a wider tile does not fit")
@@ -313,8 +361,8 @@ def attention(
     bits = mask.bits_BT if isinstance(mask, Tree) else mask.seen_BL if isinstance(mask, Slots) else None
     scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
     out_BNTK, lse_BNT = attention_op(
-        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits, k_scale_BHL, v_scale_BHL, scale, *numbers, return_lse, splits or 0, two_launches,
-        tile_rows or 0,
+        q_BNTK, k_BHLK, v_BHLK, lengths_B, bits, k_scale_BHL, v_scale_BHL, *(past or (None, None)), counters, scale, *numbers, return_lse,
+        splits or 0, two_launches, tile_rows or 0, chunks or 0,
     )  # fmt: skip
     return (out_BNTK, lse_BNT) if return_lse else out_BNTK
 
@@ -350,9 +398,9 @@ def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int,
     return block_m, block_n, block_d, dict(num_warps=4 if block_m == 16 else 8, num_stages=3, maxnreg=255)
 
 
-def chunk_length(max_length: int, block_n: int) -> int:
-    """Keys in a chunk: whole tiles, at most MAX_CHUNKS chunks. A function of max_length alone, never of the batch."""
-    return block_n * triton.cdiv(triton.cdiv(max_length, block_n), MAX_CHUNKS)
+def chunk_length(max_length: int, block_n: int, chunks: int = MAX_CHUNKS) -> int:
+    """Keys in a chunk: whole tiles, at most `chunks` chunks. A function of max_length alone, never of the batch."""
+    return block_n * triton.cdiv(triton.cdiv(max_length, block_n), chunks)
 
 
 def number_of_splits(blocks: int, max_chunks: int, multiprocessors: int) -> int:

@@ -52,17 +52,17 @@ def tensor_bytes(*tensors: Tensor) -> int:
 def decode(device: str, dtype: torch.dtype, B: int, N: int, H: int, L: int, K: int, T: int = 1, cache: torch.dtype | None = None) -> Case:
     """Decode attention over full caches, against the library's; with a quantised `cache` against our own plain one."""
     q, k, v = (torch.randn(B, heads, n, K, device=device, dtype=dtype) for heads, n in ((N, T), (H, L), (H, L)))
-    lengths = torch.full((B,), L, device=device)
+    lengths, counters = torch.full((B,), L, device=device), torch.zeros(B * N * T, dtype=torch.int32, device=device)
     if cache is None:
         caches = dict(k_BHLK=k, v_BHLK=v)
     else:
         (k8, k_scale), (v8, v_scale) = quantised(k, cache), quantised(v, cache)
         caches = dict(k_BHLK=k8, v_BHLK=v8, k_scale_BHL=k_scale, v_scale_BHL=v_scale)
     stored = "" if cache is None else f" cache {str(cache)[6:]}"
-    others = rivals.decode(q, k, v) if cache is None else {f"own {str(dtype)[6:]} cache": lambda: attention(q, k, v, lengths)}
+    others = rivals.decode(q, k, v) if cache is None else {f"own {str(dtype)[6:]} cache": lambda: attention(q, k, v, lengths, counters=counters)}
     return Case(
         name=f"attention B{B} N{N} H{H} L{L} K{K} T{T} {str(dtype)[6:]}{stored}",
-        ours=lambda: attention(q, lengths_B=lengths, **caches),
+        ours=lambda: attention(q, lengths_B=lengths, counters=counters, **caches),
         reference=lambda: attention_reference.attention(q, lengths_B=lengths, **caches),
         rivals=others,
         bytes_moved=tensor_bytes(*caches.values()),
@@ -85,12 +85,12 @@ def shared_prefix(device: str, dtype: torch.dtype, B: int, N: int, H: int, P: in
     prefix_k, prefix_v = (torch.randn(H, P, K, device=device, dtype=dtype) for _ in range(2))
     lengths, prefix_length = torch.full((B,), L, device=device), torch.tensor([P], device=device)
     whole_k, whole_v = (torch.cat([p.expand(B, -1, -1, -1), s], dim=2) for p, s in ((prefix_k, k), (prefix_v, v)))
-    whole_lengths = lengths + P
+    whole_lengths, counters = lengths + P, torch.zeros(B * N, dtype=torch.int32, device=device)
     return Case(
         name=f"shared_prefix B{B} N{N} H{H} past{P} new{L} K{K} {str(dtype)[6:]}",
-        ours=lambda: attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix_length),
+        ours=lambda: attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix_length, counters=counters),
         reference=lambda: attention_reference.attention(q, whole_k, whole_v, whole_lengths),
-        rivals={"unshared": lambda: attention(q, whole_k, whole_v, whole_lengths)},
+        rivals={"unshared": lambda: attention(q, whole_k, whole_v, whole_lengths, counters=counters)},
         bytes_moved=tensor_bytes(prefix_k, prefix_v, k, v),
         tolerance=TOLERANCE[dtype],
     )

@@ -15,8 +15,8 @@ __all__ = ["linear_cross_entropy"]
 
 OP = "linear_cross_entropy"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}  # of logits: in cache on a CPU, large products on a GPU
-SLICES = 8  # of the vocabulary, for the gradient of a half-precision matrix
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 192 << 20}  # of logits: in cache on a CPU, large products on a GPU
+SLICES = 8  # of the vocabulary, for the gradient of a half-precision matrix on a CPU
 
 
 def linear_cross_entropy(
@@ -83,6 +83,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
             if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
                 grad_weight_VD.addmm_(logits_CV.T, hidden_RD[rows])
+            elif wants_weight and logits_CV.is_cuda:  # half factors, float sum, in place
+                torch.addmm(grad_weight_VD, logits_CV.T, hidden_RD[rows], out_dtype=torch.float32, out=grad_weight_VD)
             elif wants_weight:  # a half product and a float sum: slices, so that the product is not a second matrix in memory
                 for grad_SD, logits_CS in zip(grad_weight_VD.chunk(SLICES), logits_CV.chunk(SLICES, 1), strict=True):
                     grad_SD += logits_CS.T @ hidden_RD[rows]

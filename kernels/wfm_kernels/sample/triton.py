@@ -1,7 +1,9 @@
-"""`sample` on CUDA: one program a row; thresholds are found by bisection over the bits of the scores, nothing is sorted.
+"""`sample` on CUDA: one program a row; thresholds are found by search over the bits of the scores, nothing is sorted.
 
-A float's bits, with all but the sign flipped where it is negative, order like the float. The largest threshold that leaves at
-least k tokens (or at least the mass p) is found in 32 halvings of the integer range, each a sweep of the row in cache.
+A few sweeps of the row halve the range of scores until what is above the middle holds all that top-k or top-p can keep, and is few:
+these candidates, in the order of the vocabulary, stay in registers for the rest. A float's bits, with all but the sign flipped where
+it is negative, order like the float; the largest threshold that leaves at least k tokens (or at least the mass p) is found exactly by
+fifths of the integer range. A row whose candidates are not few (a flat one with top-p, ties) is swept once a halving instead.
 """
 
 import torch
@@ -9,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-OPTIONS = dict(num_warps=8, maxnreg=128)  # of the launch; left alone, ptxas aims at 64 registers and spills a few
+OPTIONS = dict(num_warps=16, maxnreg=128)  # of the launch; left alone, ptxas aims at 64 registers and spills a few
+CANDIDATES = 4096  # the most that stay in registers
+HALVINGS = 12  # sweeps that look for them, at most
 
 
 @triton.jit
@@ -55,22 +59,51 @@ def _largest_threshold(
 
 
 @triton.jit
-def sample_kernel(
-    logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, stride_l, stride_u, vocabulary,
-    inverse_temperature, guidance, top_k, top_p, min_p,
+def _threshold_of_few(order_C, amount_C, low, high, wanted):
+    """Largest order such that the amounts at or above it sum to at least `wanted`. Held within low (enough) and high (never enough)."""
+    lane_4 = tl.arange(0, 4)
+    while high - low > 1:
+        middle_4 = low + (high - low) * (lane_4 + 1) // 5
+        amount_4 = tl.sum(tl.where(order_C[None, :] >= middle_4.to(tl.int32)[:, None], amount_C[None, :], 0.0), 1)
+        high = tl.minimum(high, tl.min(tl.where(amount_4 >= wanted, high, middle_4), 0))
+        low = tl.maximum(low, tl.max(tl.where(amount_4 >= wanted, middle_4, low), 0))
+    return low
+
+
+@triton.jit
+def _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
+    """(token, its score, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
+
+    total: the mass of the row, for top-p without top-k.
+    """
+    weight_C = tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0)
+    order_C = _order(score_C)
+    kept_C = score_C > float("-inf")
+    never, always = _order(top).to(tl.int64) + 1, tl.full([], -2147483648, tl.int64)
+    if GREEDY:
+        kept_C = kept_C & (order_C >= _order(top))
+    if TOP_K:
+        floor = _threshold_of_few(order_C, kept_C.to(tl.float32), always, never, top_k)
+        kept_C = kept_C & (order_C >= floor.to(tl.int32))
+        total = tl.sum(tl.where(kept_C, weight_C, 0.0), 0)
+    if TOP_P:
+        floor = _threshold_of_few(order_C, tl.where(kept_C, weight_C, 0.0), always, never, top_p * total)
+        kept_C = kept_C & (order_C >= floor.to(tl.int32))
+    kept_C = kept_C & (weight_C >= min_p)
+    weight_C = tl.where(kept_C, weight_C, 0.0)
+    sum_C = tl.cumsum(weight_C, 0)
+    mass = tl.max(sum_C, 0)
+    token = tl.min(tl.where(kept_C & (sum_C > uniform * mass), id_C, vocabulary), 0)
+    token = tl.where(token < vocabulary, token, tl.max(tl.where(kept_C, id_C, 0), 0))  # rounding left the target at the very end
+    return token, tl.max(tl.where(kept_C & (id_C == token), score_C, float("-inf")), 0), mass
+
+
+@triton.jit
+def _draw_of_many(
+    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
     GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Grid (B,)."""
-    b = tl.program_id(0).to(tl.int64)
-    logits_ptr += b * stride_l
-    unguided_ptr += b * stride_u
-    top = float("-inf")
-    numbers = 1
-    for start in range(0, vocabulary, BLOCK_V):
-        id_V = start + tl.arange(0, BLOCK_V)
-        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-        top = tl.maximum(top, tl.max(score_V, 0))
-        numbers = tl.minimum(numbers, tl.min((score_V == score_V).to(tl.int32), 0))  # a maximum passes over NaN
+    """As _draw_of_few, by sweeps of the whole row."""
     floor = tl.full([], -2147483648, tl.int64)
     if GREEDY:
         floor = _order(top).to(tl.int64)
@@ -78,19 +111,18 @@ def sample_kernel(
         floor = _largest_threshold(
             logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, floor, top_k, GUIDED, False, BLOCK_V
         )  # fmt: skip
-    total = 0.0
-    for start in range(0, vocabulary, BLOCK_V):
-        id_V = start + tl.arange(0, BLOCK_V)
-        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-        total += tl.sum(tl.where(((_order(score_V).to(tl.int64) >= floor) | GREEDY) & (id_V < vocabulary), tl.exp(score_V - top), 0.0), 0)
     if TOP_P:
+        total = 0.0
+        for start in range(0, vocabulary, BLOCK_V):
+            id_V = start + tl.arange(0, BLOCK_V)
+            score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+            total += tl.sum(tl.where((_order(score_V).to(tl.int64) >= floor) & (id_V < vocabulary), tl.exp(score_V - top), 0.0), 0)
         floor = tl.maximum(
             floor,
             _largest_threshold(
                 logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, floor, top_p * total, GUIDED, True, BLOCK_V
             ),
         )  # fmt: skip
-
     mass = 0.0
     for start in range(0, vocabulary, BLOCK_V):
         id_V = start + tl.arange(0, BLOCK_V)
@@ -98,13 +130,6 @@ def sample_kernel(
         weight_V = tl.exp(score_V - top)
         kept_V = (_order(score_V).to(tl.int64) >= floor) & (weight_V >= min_p) & (id_V < vocabulary)
         mass += tl.sum(tl.where(kept_V, weight_V, 0.0), 0)
-    word, _, _, _ = tl.philox(
-        tl.load(seed_ptr + b), tl.load(row_ptr + b).to(tl.uint32), tl.load(step_ptr + b).to(tl.uint32),
-        tl.zeros([], tl.uint32), tl.zeros([], tl.uint32),
-    )  # fmt: skip
-    target = (word >> 8).to(tl.float32) * 5.9604644775390625e-08 * mass  # 2^-24
-    if GREEDY:
-        target = 0.0
     before = 0.0
     token = vocabulary
     last_kept = 0
@@ -114,12 +139,98 @@ def sample_kernel(
         weight_V = tl.exp(score_V - top)
         kept_V = (_order(score_V).to(tl.int64) >= floor) & (weight_V >= min_p) & (id_V < vocabulary)
         weight_V = tl.where(kept_V, weight_V, 0.0)
-        reached_V = kept_V & (before + tl.cumsum(weight_V, 0) > target)
+        reached_V = kept_V & (before + tl.cumsum(weight_V, 0) > uniform * mass)
         token = tl.minimum(token, tl.min(tl.where(reached_V, id_V, vocabulary), 0))
         last_kept = tl.maximum(last_kept, tl.max(tl.where(kept_V, id_V, 0), 0))
         before += tl.sum(weight_V, 0)
     token = tl.where(token < vocabulary, token, last_kept)  # rounding left the target at the very end
-    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
+    return token, _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED), mass
+
+
+@triton.jit
+def sample_kernel(
+    logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, few_score_ptr, few_id_ptr,
+    stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p, min_p,
+    GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr,
+    HALVINGS: tl.constexpr,
+):  # fmt: skip
+    """Grid (B,). BLOCK_C: candidates; where it is BLOCK_V, that is the whole row."""
+    b = tl.program_id(0).to(tl.int64)
+    logits_ptr += b * stride_l
+    unguided_ptr += b * stride_u
+    word, _, _, _ = tl.philox(
+        tl.load(seed_ptr + b), tl.load(row_ptr + b).to(tl.uint32), tl.load(step_ptr + b).to(tl.uint32),
+        tl.zeros([], tl.uint32), tl.zeros([], tl.uint32),
+    )  # fmt: skip
+    uniform = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+    if GREEDY:
+        uniform = 0.0
+    id_C = tl.arange(0, BLOCK_C)
+    if BLOCK_C == BLOCK_V:
+        score_C = _scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
+        top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
+        total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
+        token, score, mass = _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+    else:
+        top_V, bottom_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], float("inf"), tl.float32)
+        numbers_V, finite_V = tl.full([BLOCK_V], 1, tl.int32), tl.zeros([BLOCK_V], tl.float32)
+        for start in range(0, vocabulary, BLOCK_V):  # each lane keeps its own: no reduction inside the sweep
+            id_V = start + tl.arange(0, BLOCK_V)
+            score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+            finite = score_V > float("-inf")
+            top_V, bottom_V = tl.maximum(top_V, score_V), tl.minimum(bottom_V, tl.where(finite, score_V, float("inf")))
+            numbers_V, finite_V = tl.minimum(numbers_V, (score_V == score_V).to(tl.int32)), finite_V + finite.to(tl.float32)
+        top, bottom, numbers, count = tl.max(top_V, 0), tl.min(bottom_V, 0), tl.min(numbers_V, 0), tl.sum(finite_V, 0)
+        total = 0.0
+        if GREEDY or (TOP_P and not TOP_K):
+            mass_V = tl.zeros([BLOCK_V], tl.float32)
+            for start in range(0, vocabulary, BLOCK_V):
+                id_V = start + tl.arange(0, BLOCK_V)
+                score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+                mass_V += tl.where(score_V > float("-inf"), tl.exp(score_V - top), 0.0)
+            total = tl.sum(mass_V, 0)
+        if TOP_K or TOP_P:
+            wanted = top_k if TOP_K else top_p * total
+            low, high, tries = bottom, top, 0
+            while (count > BLOCK_C) & (tries < HALVINGS):
+                middle = low + (high - low) * 0.5
+                count_V, amount_V = tl.zeros([BLOCK_V], tl.float32), tl.zeros([BLOCK_V], tl.float32)
+                for start in range(0, vocabulary, BLOCK_V):
+                    id_V = start + tl.arange(0, BLOCK_V)
+                    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+                    count_V += tl.where(score_V >= middle, 1.0, 0.0)
+                    if not TOP_K:
+                        amount_V += tl.where(score_V >= middle, tl.exp(score_V - top), 0.0)
+                above = tl.sum(count_V, 0)
+                enough = above >= wanted if TOP_K else tl.sum(amount_V, 0) >= wanted
+                low, count, high = tl.where(enough, middle, low), tl.where(enough, above, count), tl.where(enough, high, middle)
+                tries += 1
+            if count <= BLOCK_C:
+                few_score_ptr += b * BLOCK_C
+                few_id_ptr += b * BLOCK_C
+                held = 0
+                for start in range(0, vocabulary, BLOCK_V):
+                    id_V = start + tl.arange(0, BLOCK_V)
+                    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+                    few_V = (score_V >= low) & (score_V > float("-inf"))
+                    place_V = held + tl.cumsum(few_V.to(tl.int32), 0) - 1
+                    tl.store(few_score_ptr + place_V, score_V, mask=few_V)
+                    tl.store(few_id_ptr + place_V, id_V, mask=few_V)
+                    held += tl.sum(few_V.to(tl.int32), 0)
+                tl.debug_barrier()  # written by other threads of this block
+                score_C = tl.load(few_score_ptr + id_C, mask=id_C < held, other=float("-inf"))
+                id_C = tl.load(few_id_ptr + id_C, mask=id_C < held, other=0)
+                token, score, mass = _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+            else:
+                token, score, mass = _draw_of_many(
+                    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
+                    GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
+                )  # fmt: skip
+        else:
+            token, score, mass = _draw_of_many(
+                logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
+                GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
+            )  # fmt: skip
     tl.store(token_ptr + b, token.to(tl.int64))
     sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
     tl.store(logprob_ptr + b, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
@@ -136,11 +247,16 @@ def sample_op(
     logprob_B = torch.empty(B, dtype=torch.float32, device=logits_BV.device)
     greedy = temperature == 0.0
     other_BV = logits_BV if unguided_BV is None else unguided_BV
+    top_k = top_k if top_k < V and not greedy else 0
+    whole = triton.next_power_of_2(V)
+    block_c = min(whole, CANDIDATES)
+    few_score_BC = torch.empty(B, block_c if whole > block_c else 0, dtype=torch.float32, device=logits_BV.device)
+    few_id_BC = torch.empty_like(few_score_BC, dtype=torch.int32)
     sample_kernel[(B,)](
-        logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, logits_BV.stride(0), other_BV.stride(0), V,
+        logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, few_score_BC, few_id_BC, logits_BV.stride(0), other_BV.stride(0), V,
         1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
-        GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=not greedy and 0 < top_k < V, TOP_P=not greedy and top_p < 1.0,
-        BLOCK_V=min(triton.next_power_of_2(V), 2048), **OPTIONS,
+        GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=top_k > 0, TOP_P=not greedy and top_p < 1.0,
+        BLOCK_V=min(whole, 2 * CANDIDATES), BLOCK_C=block_c, HALVINGS=HALVINGS, **OPTIONS,
     )  # fmt: skip
     return token_B, logprob_B
 
