@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 CACHES = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("bf16", "i8"), ("bf16", "fp8e4nv")]  # (queries, cache)
+TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 HEADS = [128, 96, 64, 32, 256]
 FORMS = ["causal", "full", "tree", "ring", "ring full", "slots"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -59,11 +60,13 @@ def attention_variants(sm):
             if cache == "fp8e4nv" and sm < 89:
                 continue
             rows, splits = (4, 32, 64)[(i + 2 * j) % 3], (1, 4)[(i + j // 2) % 2]
-            block_m, block_n, block_d, options = op.tile_shape(rows, head, torch.float32 if q == "fp32" else torch.bfloat16)
+            quantised, alike = cache in ("i8", "fp8e4nv"), (i + j) % 3 != 1
+            block_m, block_n, block_d, options = op.tile_shape(rows, head, getattr(torch, TORCH[q]), quantised, alike)
             for form in [(i + j) % 5] + [FORMS.index("slots")] * (i == j):
                 constexprs = dict(
-                    GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=cache in ("i8", "fp8e4nv"),
+                    GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, ALIKE=alike,
                     LSE=j % 2 == 0, PAST=(i + j) % 4 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
+                    AT_ONCE=op.folded_at_once(block_m, block_d, options["num_warps"]),
                 )  # fmt: skip
                 types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
                 types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "past_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
@@ -71,7 +74,9 @@ def attention_variants(sm):
                 yield name, op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
         constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST=lse)
-        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"}, constexprs, dict(num_warps=4 if rows == 16 else 8)
+        warps = 4 if (q, rows) == ("bf16", 64) else 8
+        constexprs["AT_ONCE"] = op.folded_at_once(rows, constexprs["BLOCK_D"], warps)
+        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"}, constexprs, dict(num_warps=warps, maxnreg=255)
 
 
 def rms_norm_variants(sm):
@@ -115,9 +120,9 @@ def sample_variants(sm):
     for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
         types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
         constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")} 
-        for block in (2048, 2 * op.CANDIDATES):  # the whole row in registers; candidates of it
-            constexprs |= dict(BLOCK_V=block, BLOCK_C=min(block, op.CANDIDATES), HALVINGS=op.HALVINGS)
-            yield f"{dtype} {way or 'ALL'}, V block {block}".lower(), op.sample_kernel, types, dict(constexprs), op.OPTIONS
+        for whole in (True, False):  # the row in registers; candidates of it
+            constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, WHOLE=whole)
+            yield f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(), op.sample_kernel, types, dict(constexprs), op.OPTIONS
 
 
 def speculative_variants(sm):

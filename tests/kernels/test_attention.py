@@ -89,7 +89,7 @@ def test_number_of_splits_and_form_of_fold_change_no_bit(device):
 
 
 def test_chunks_follow_max_length_alone():
-    assert [chunk_length(n, 64) for n in (1, 64, 2048, 2049, 4096, 16384)] == [64, 64, 64, 128, 128, 512]
+    assert [chunk_length(n, 64) for n in (1, 64, 2048, 2049, 4096, 16384)] == [128, 128, 128, 192, 256, 1024]
     assert number_of_splits(blocks=8, max_chunks=32, multiprocessors=132) == 32
     assert number_of_splits(blocks=64, max_chunks=32, multiprocessors=132) == 4
     assert number_of_splits(blocks=128, max_chunks=32, multiprocessors=132) == 1

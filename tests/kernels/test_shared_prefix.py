@@ -140,7 +140,7 @@ def test_kernel_path_gives_a_row_the_bits_of_the_row_in_the_batch(device, monkey
     """5 futures of 16 query heads fill a tile of 64 rows, one fills a tile of 16: the past is read in one kind of tile all the same."""
     tiles = []
     module = sys.modules["wfm_kernels.attention.triton"]  # the plain attribute is the function
-    monkeypatch.setattr(module, "tile_shape", lambda rows, head, dtype: tiles.append(tile_shape(rows, head, dtype)) or tiles[-1])
+    monkeypatch.setattr(module, "tile_shape", lambda rows, *rest: tiles.append(tile_shape(rows, *rest)) or tiles[-1])
     tensors = [x.half() for x in inputs(device, N=16, H=1, T=1, B=5, P=130)]
     q, prefix_k, prefix_v, k, v = tensors
     lengths, prefix = torch.tensor([20, 7, 2, 9, 1], device=device), torch.tensor([130], device=device)

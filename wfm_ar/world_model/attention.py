@@ -83,4 +83,4 @@ def _read(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask
         if mask_BS is not None:
             mask = mask_BS[:, None, None] if whole else mask_BS.repeat(1, N // H, 1)[:, None]
         y = F.scaled_dot_product_attention(q_BNLK.reshape(contexts, H, -1, K), k_BHSK, v_BHSK, attn_mask=mask)
-    return y.view(N, B, L, K).transpose(0, 1) if contexts < B else y.view(B, N, L, K)
+    return y.reshape(N, B, L, K).transpose(0, 1) if contexts < B else y.reshape(B, N, L, K)

@@ -10,6 +10,7 @@ Source: Flash-Decoding (Dao et al. 2023); the packing of query heads follows vLL
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -19,9 +20,11 @@ from torch import Tensor
 from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Slots, Tree
 from wfm_kernels.errors import KernelError
 
-MAX_CHUNKS = 32  # the fold is sequential: more chunks help a lone row little and cost the fold
+MAX_CHUNKS = 16  # the fold is sequential: more chunks help a lone row little and cost the fold
 MAX_HEAD = 256
+FARTHEST = 1 << 24  # numbers from slot to slot: 128 of them are one tile's 32-bit offsets
 LOG2E = math.log2(math.e)
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # the interpreter takes no inline assembly
 CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM, SLOTS_FORM = (tl.constexpr(i) for i in range(6))
 
 
@@ -35,6 +38,37 @@ def _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD):
     new_l_M = tl.fma(l_M, a_M, chunk_l_M * b_M)
     new_acc_MD = tl.fma(acc_MD, tl.broadcast_to(a_M[:, None], acc_MD.shape), chunk_acc_MD * b_M[:, None])
     return new_m_M, new_l_M, new_acc_MD
+
+
+@triton.jit
+def _half(x_ND, INTEGER: tl.constexpr, PURE: tl.constexpr):
+    """int8 or e4m3 -> fp16, exactly, four at a time; left to the compiler each costs several instructions.
+
+    An int8's bits with the sign flipped are the low byte of the fp16 number 1024 + 128 + x. With PURE the compiler may convert in the
+    layout of a matrix instruction's operand, which suits K; V would be read byte by byte there.
+    """
+    if INTERPRETED:
+        half_ND = x_ND.to(tl.float16)
+    elif INTEGER:
+        half_ND = tl.inline_asm_elementwise(
+            """{ .reg .b32 y, bias;
+            mov.b32 bias, 0x64806480;
+            xor.b32 y, $2, 0x80808080;
+            prmt.b32 $0, y, 0x64646464, 0x4140;
+            prmt.b32 $1, y, 0x64646464, 0x4342;
+            sub.f16x2 $0, $0, bias;
+            sub.f16x2 $1, $1, bias; }""",
+            "=&r,=&r,r", [x_ND], dtype=tl.float16, is_pure=PURE, pack=4,
+        )  # fmt: skip
+    else:
+        half_ND = tl.inline_asm_elementwise(
+            """{ .reg .b16 low, high;
+            mov.b32 {low, high}, $2;
+            cvt.rn.f16x2.e4m3x2 $0, low;
+            cvt.rn.f16x2.e4m3x2 $1, high; }""",
+            "=&r,=&r,r", [x_ND], dtype=tl.float16, is_pure=PURE, pack=4,
+        )  # fmt: skip
+    return half_ND
 
 
 @triton.jit
@@ -77,58 +111,90 @@ def _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ri
 
 @triton.jit
 def _tile(
-    m_M, l_M, acc_MD, q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, tile, live, stride_kl, stride_vl, scale_log2,
+    m_M, l_M, acc_MD, q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, tile, live, stride_kl, stride_vl, scale_M,
     length, num_tokens, sink, frame, ring, window,
-    HEAD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, FORM: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+    HEAD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, FORM: tl.constexpr, QUANTISED: tl.constexpr, ALIKE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A chunk's partial result with the slots tile..tile+BLOCK_N-1 added, for one tile of queries."""
-    offset_D = tl.arange(0, BLOCK_D)
-    key_N = tile + tl.arange(0, BLOCK_N)
-    loaded_ND = (key_N < live)[:, None] & (offset_D < HEAD)[None, :]
-    k_ND = tl.load(k_ptr + key_N.to(tl.int64)[:, None] * stride_kl + offset_D[None, :], mask=loaded_ND, other=0.0)
-    v_ND = tl.load(v_ptr + key_N.to(tl.int64)[:, None] * stride_vl + offset_D[None, :], mask=loaded_ND, other=0.0)
-    score_MN = tl.dot(q_MD, tl.trans(k_ND.to(q_MD.dtype)), input_precision=PRECISION) * scale_log2
-    if QUANTISED:  # a key's scale multiplies its column of scores: the tile itself is never dequantised
-        score_MN *= tl.load(k_scale_ptr + key_N, mask=key_N < live, other=0.0)[None, :]
+    """A chunk's partial result with the slots tile..tile+BLOCK_N-1 added, for one tile of queries.
+
+    With a quantised cache a key's scales multiply its column of scores and of weights: the tiles themselves are never dequantised.
+    The maximum is taken of score + exponent of V's scale, so that what multiplies V is at most 1, however small or large the scales.
+    """
+    offset_N, offset_D = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    key_N = tile + offset_N
+    live_N = key_N < live
+    loaded_ND = live_N[:, None]
+    if HEAD != BLOCK_D:
+        loaded_ND = loaded_ND & (offset_D < HEAD)[None, :]
+    first = tl.cast(tile, tl.int64)  # slots beyond 2^31 numbers are reached by the scalar, 32 bits do within a tile
+    place_ND = offset_N[:, None] * stride_kl + offset_D[None, :]
+    k_ND = tl.load(k_ptr + first * stride_kl + place_ND, mask=loaded_ND, other=0.0)
+    if not ALIKE:
+        place_ND = offset_N[:, None] * stride_vl + offset_D[None, :]
+    v_ND = tl.load(v_ptr + first * stride_vl + place_ND, mask=loaded_ND, other=0.0)
+    if QUANTISED:
+        k_scale_N = tl.load(k_scale_ptr + key_N, mask=live_N, other=0.0)
+        v_scale_N = tl.load(v_scale_ptr + key_N, mask=live_N, other=1.0)
+        if q_MD.dtype == tl.float16:
+            k_ND, v_ND = _half(k_ND, k_ND.dtype == tl.int8, True), _half(v_ND, v_ND.dtype == tl.int8, False)
+        else:
+            k_ND, v_ND = k_ND.to(q_MD.dtype), v_ND.to(q_MD.dtype)
+    score_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision=PRECISION) * scale_M[:, None]
+    if QUANTISED:
+        score_MN *= k_scale_N[None, :]
     seen_N = key_N
     if FORM == SLOTS_FORM:
-        seen_N = tl.load(bits_ptr + key_N, mask=key_N < live, other=0).to(tl.int32)
+        seen_N = tl.load(bits_ptr + key_N, mask=live_N, other=0).to(tl.int32)
     visible_MN = _visible(key_N, place_M, bits_M, seen_N, length, num_tokens, sink, frame, ring, window, FORM)
-    visible_MN = visible_MN & (key_N < live)[None, :]
+    if FORM == RING_FORM or FORM == RING_FULL_FORM:  # the others see no slot beyond the live ones
+        visible_MN = visible_MN & live_N[None, :]
     score_MN = tl.where(visible_MN, score_MN, float("-inf"))
-    new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
+    if QUANTISED:
+        exponent_N = (v_scale_N.to(tl.int32, bitcast=True) >> 23) - 126  # v_scale < 2^exponent
+        new_m_M = tl.maximum(m_M, tl.max(score_MN + exponent_N.to(tl.float32)[None, :], 1))
+    else:
+        new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
     safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)
     weight_MN = tl.exp2(score_MN - safe_m_M[:, None])
     rescale_M = tl.exp2(m_M - safe_m_M)
     l_M = l_M * rescale_M + tl.sum(weight_MN, 1)
     if QUANTISED:
-        weight_MN *= tl.load(v_scale_ptr + key_N, mask=key_N < live, other=0.0)[None, :]
+        weight_MN *= v_scale_N[None, :]
     acc_MD = acc_MD * rescale_M[:, None]
-    acc_MD += tl.dot(weight_MN.to(q_MD.dtype), v_ND.to(q_MD.dtype), input_precision=PRECISION)
+    acc_MD += tl.dot(weight_MN.to(q_MD.dtype), v_ND, input_precision=PRECISION)
     return new_m_M, l_M, acc_MD
 
 
 @triton.jit
-def _store_out(
-    out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
-    stride_on, stride_ot, stride_pn, stride_pt,
-    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
+def _begin(
+    past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt,
+    HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
-    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf.
-
-    PAST: the same queries' output and log-sum-exp over other keys (a shared past) join in first, as one more partial result.
-    """
-    offset_D = tl.arange(0, BLOCK_D)
-    kept_MD = (row_M < rows)[:, None] & (offset_D < HEAD)[None, :]
+    """What a row has seen before its first chunk: nothing, or with PAST its output and log-sum-exp over other keys (a shared past)."""
+    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_M = tl.zeros([BLOCK_M], tl.float32)
+    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PAST:
-        past_pointer_M = group_M * stride_pn + token_M * stride_pt
-        past_m_M = tl.load(past_lse_ptr + past_pointer_M, mask=row_M < rows, other=float("-inf")) * 1.4426950408889634  # base e to base 2
-        past_MD = tl.load(past_ptr + past_pointer_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :], mask=kept_MD, other=0.0).to(tl.float32)
-        past_l_M = tl.where(past_m_M == float("-inf"), 0.0, 1.0)
-        m_M, l_M, acc_MD = _fold(past_m_M, past_l_M, past_MD, m_M, l_M, acc_MD)
+        offset_D = tl.arange(0, BLOCK_D)
+        place_M = group_M * stride_pn + token_M * stride_pt
+        m_M = tl.load(past_lse_ptr + place_M, mask=row_M < rows, other=float("-inf")) * 1.4426950408889634  # base e to base 2
+        l_M = tl.where(m_M == float("-inf"), 0.0, 1.0)
+        pointer_MD = past_ptr + place_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :]
+        acc_MD += tl.load(pointer_MD, mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :], other=0.0).to(tl.float32)
+    return m_M, l_M, acc_MD
+
+
+@triton.jit
+def _store_out(
+    out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot,
+    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
+):  # fmt: skip
+    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf."""
+    offset_D = tl.arange(0, BLOCK_D)
     out_MD = acc_MD / tl.where(l_M > 0.0, l_M, 1.0)[:, None]
     pointer_MD = out_ptr + (group_M * stride_on + token_M * stride_ot)[:, None] + offset_D[None, :]
-    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=kept_MD)
+    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :])
     if LSE:
         lse_M = tl.where(l_M > 0.0, (m_M + tl.log2(l_M)) * 0.6931471805599453, float("-inf"))  # ln 2: base 2 to base e
         tl.store(lse_ptr + group_M * num_tokens + token_M, lse_M, mask=row_M < rows)
@@ -149,20 +215,34 @@ def _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chun
 
 
 @triton.jit
-def _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, live_M, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Fold the stored partials 0..num_chunks-1 in index order, four loads in flight at a time."""
-    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l_M = tl.zeros([BLOCK_M], tl.float32)
-    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for chunk in range(0, num_chunks, 4):
+def _fold_partials(
+    m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, live_M,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Fold the stored partials 0..num_chunks-1 into the running one in index order, AT_ONCE (1, 2, 4 or 8) of them in flight."""
+    for chunk in range(0, num_chunks, AT_ONCE):
         m0_M, l0_M, acc0_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        m1_M, l1_M, acc1_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 1, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        m2_M, l2_M, acc2_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 2, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        m3_M, l3_M, acc3_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 3, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        if AT_ONCE >= 2:
+            m1_M, l1_M, acc1_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 1, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        if AT_ONCE >= 4:
+            m2_M, l2_M, acc2_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 2, num_chunks, live_M, BLOCK_M, BLOCK_D)
+            m3_M, l3_M, acc3_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 3, num_chunks, live_M, BLOCK_M, BLOCK_D)
+        if AT_ONCE >= 8:
+            m4_M, l4_M, acc4_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 4, num_chunks, live_M, BLOCK_M, BLOCK_D)
+            m5_M, l5_M, acc5_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 5, num_chunks, live_M, BLOCK_M, BLOCK_D)
+            m6_M, l6_M, acc6_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 6, num_chunks, live_M, BLOCK_M, BLOCK_D)
+            m7_M, l7_M, acc7_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 7, num_chunks, live_M, BLOCK_M, BLOCK_D)
         m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m0_M, l0_M, acc0_MD)
-        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m1_M, l1_M, acc1_MD)
-        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m2_M, l2_M, acc2_MD)
-        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m3_M, l3_M, acc3_MD)
+        if AT_ONCE >= 2:
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m1_M, l1_M, acc1_MD)
+        if AT_ONCE >= 4:
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m2_M, l2_M, acc2_MD)
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m3_M, l3_M, acc3_MD)
+        if AT_ONCE >= 8:
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m4_M, l4_M, acc4_MD)
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m5_M, l5_M, acc5_MD)
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m6_M, l6_M, acc6_MD)
+            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m7_M, l7_M, acc7_MD)
     return m_M, l_M, acc_MD
 
 
@@ -173,12 +253,12 @@ def decode_kernel(
     stride_qb, stride_qn, stride_qt, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, stride_ob, stride_on, stride_ot,
     stride_sb, stride_sh, stride_pb, stride_pn, stride_pt, scale_log2, num_tokens, kv_heads, slots, chunk_size, max_chunks, sink, frame, ring, window,
     GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    FORM: tl.constexpr, QUANTISED: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
-    SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, PRECISION: tl.constexpr,
+    FORM: tl.constexpr, QUANTISED: tl.constexpr, ALIKE: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, AT_ONCE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP.
+    """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP. ALIKE: K and V have one slot stride.
 
-    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then). past_ptr: see _store_out;
+    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then). past_ptr: see _begin;
     its strides count rows of HEAD numbers.
     """
     tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -191,6 +271,13 @@ def decode_kernel(
     q_ptr += batch * stride_qb + head * GROUP * stride_qn
     q_pointer_MD = q_ptr + (group_M * stride_qn + token_M * stride_qt)[:, None] + offset_D[None, :]
     q_MD = tl.load(q_pointer_MD, mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :], other=0.0)
+    scale_M = tl.full([BLOCK_M], scale_log2, tl.float32)
+    if QUANTISED and q_ptr.dtype.element_ty != tl.float32:  # int8 and e4m3 are exact in fp16; a row whose largest is 1 fits there as well
+        largest_M = tl.max(tl.abs(q_MD.to(tl.float32)), 1)
+        largest_M = tl.where(largest_M > 0.0, largest_M, 1.0)
+        q_MD, scale_M = (q_MD.to(tl.float32) / largest_M[:, None]).to(tl.float16), scale_M * largest_M
+    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
+    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
     if QUANTISED:
@@ -215,17 +302,18 @@ def decode_kernel(
     partial_l_ptr += slot * max_chunks * BLOCK_M
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
     lane_M = tl.arange(0, BLOCK_M)
-    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l_M = tl.zeros([BLOCK_M], tl.float32)
-    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    chunk_m_M, chunk_l_M, chunk_acc_MD = m_M, l_M, acc_MD
+    if SPLITS == 1:
+        m_M, l_M, acc_MD = _begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST)
+    chunk_m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    chunk_l_M = tl.zeros([BLOCK_M], tl.float32)
+    chunk_acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     # one loop over tiles, not one of chunks with one of tiles within: the pipeline of loads runs on over the edges of chunks
     stop = tl.minimum(last * chunk_size, live)
     for tile in range(first * chunk_size, stop, BLOCK_N):
         chunk_m_M, chunk_l_M, chunk_acc_MD = _tile(
             chunk_m_M, chunk_l_M, chunk_acc_MD, q_MD, place_M, bits_M, bits_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, tile, live,
-            stride_kl, stride_vl, scale_log2, length, num_tokens, sink, frame, ring, window,
-            HEAD, BLOCK_N, BLOCK_D, FORM, QUANTISED, PRECISION,
+            stride_kl, stride_vl, scale_M, length, num_tokens, sink, frame, ring, window,
+            HEAD, BLOCK_N, BLOCK_D, FORM, QUANTISED, ALIKE, PRECISION,
         )  # fmt: skip
         if (tile + BLOCK_N) % chunk_size == 0 or tile + BLOCK_N >= stop:
             if SPLITS == 1:
@@ -243,23 +331,20 @@ def decode_kernel(
 
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
-    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
-    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
     if SPLITS == 1:
-        _store_out(
-            out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
-            stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
-        )  # fmt: skip
+        _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
     elif LAST_BLOCK_FOLDS:
         tl.debug_barrier()  # every thread's partial is written before one thread counts the block as done
         done = tl.atomic_add(counter_ptr + slot, 1, sem="acq_rel")
         if done == SPLITS - 1:
+            m_M, l_M, acc_MD = _begin(
+                past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST
+            )  # fmt: skip
             m_M, l_M, acc_MD = _fold_partials(
-                partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D
+                m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
             )  # fmt: skip
             _store_out(
-                out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
-                stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
+                out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE
             )  # fmt: skip
             tl.store(counter_ptr + slot, 0)  # ready for the next launch, so that a graph can replay
 
@@ -269,6 +354,7 @@ def fold_kernel(
     lengths_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
     stride_ob, stride_on, stride_ot, stride_pb, stride_pn, stride_pt, num_tokens, kv_heads, slots, chunk_size, max_chunks,
     GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """The second launch of the two-launch form. Grid (row tiles, B * H)."""
     tile, batch_head = tl.program_id(0), tl.program_id(1)
@@ -280,15 +366,15 @@ def fold_kernel(
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
     live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int64), slots).to(tl.int32), chunk_size)
     group_M, token_M, rows = row_M % GROUP, row_M // GROUP, num_tokens * GROUP
-    m_M, l_M, acc_MD = _fold_partials(partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D)
-    out_ptr += batch * stride_ob + head * GROUP * stride_on
-    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
     past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
     past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
-    _store_out(
-        out_ptr, lse_ptr, past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD,
-        stride_on, stride_ot, stride_pn, stride_pt, HEAD, BLOCK_D, LSE, PAST,
+    m_M, l_M, acc_MD = _begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST)
+    m_M, l_M, acc_MD = _fold_partials(
+        m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
     )  # fmt: skip
+    out_ptr += batch * stride_ob + head * GROUP * stride_on
+    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
+    _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
 
 
 @torch.library.custom_op("wfm_kernels::attention", mutates_args=("counters",))
@@ -301,7 +387,8 @@ def attention_op(
     B, N, T, K = q_BNTK.shape
     H, device = k_BHLK.shape[1], q_BNTK.device
     group, lengths_B = N // H, lengths_B.contiguous()
-    block_m, block_n, block_d, options = tile_shape(tile_rows or T * group, K, q_BNTK.dtype)
+    quantised, joins, alike = k_scale_BHL is not None, past is not None, k_BHLK.stride(2) == v_BHLK.stride(2)
+    block_m, block_n, block_d, options = tile_shape(tile_rows or T * group, K, q_BNTK.dtype, quantised, alike)
     row_tiles = triton.cdiv(T * group, block_m)
     chunk_size = chunk_length(slots, block_n, chunks or MAX_CHUNKS)
     max_chunks = triton.cdiv(slots, chunk_size)
@@ -316,22 +403,22 @@ def attention_op(
     partial_acc = torch.empty(partials, block_m, block_d, dtype=torch.float32, device=device)
     if counters is None:
         counters = torch.zeros(blocks if splits > 1 and not two_launches else 0, dtype=torch.int32, device=device)
-    quantised, joins = k_scale_BHL is not None, past is not None
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
     past, past_lse, past_strides = (past, past_lse, past_lse.stride()) if joins else (out_BNTK, partial_m, (0, 0, 0))
-    shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, PAST=joins, enable_fp_fusion=False)
+    shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, PAST=joins)
+    shapes |= dict(AT_ONCE=folded_at_once(block_m, block_d, options["num_warps"]), enable_fp_fusion=False)
     decode_kernel[(row_tiles, B * H, splits)](
         q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits is None else bits.contiguous(),
         out_BNTK, lse_BNT, past, past_lse, partial_m, partial_l, partial_acc, counters,
         *q_BNTK.stride()[:3], *k_BHLK.stride()[:3], *v_BHLK.stride()[:3], *out_BNTK.stride()[:3],
         *(k_scale_BHL.stride()[:2] if quantised else (0, 0)), *past_strides, scale * LOG2E, T, H, slots, chunk_size, max_chunks,
-        sink, frame, ring, window, BLOCK_N=block_n, FORM=form, QUANTISED=quantised, SPLITS=splits,
+        sink, frame, ring, window, BLOCK_N=block_n, FORM=form, QUANTISED=quantised, ALIKE=alike, SPLITS=splits,
         LAST_BLOCK_FOLDS=not two_launches, PRECISION="ieee", **shapes, **options,
     )  # fmt: skip
     if splits > 1 and two_launches:
         fold_kernel[(row_tiles, B * H)](
             lengths_B, out_BNTK, lse_BNT, past, past_lse, partial_m, partial_l, partial_acc, *out_BNTK.stride()[:3], *past_strides,
-            T, H, slots, chunk_size, max_chunks, num_warps=options["num_warps"], **shapes,
+            T, H, slots, chunk_size, max_chunks, num_warps=options["num_warps"], maxnreg=255, **shapes,
         )  # fmt: skip
     return out_BNTK, lse_BNT
 
@@ -357,6 +444,9 @@ def attention(
     """
     if q_BNTK.shape[-1] > MAX_HEAD:
         raise KernelError(f"attention: heads of {q_BNTK.shape[-1]}, expected at most {MAX_HEAD} on CUDA: a wider tile does not fit")
+    if max(k_BHLK.stride(2), v_BHLK.stride(2)) >= FARTHEST:
+        strides = k_BHLK.stride(2), v_BHLK.stride(2)
+        raise KernelError(f"attention: slots of k and v are {strides} numbers apart, expected below {FARTHEST} on CUDA")
     numbers = _mask_numbers(mask, k_BHLK.shape[2] if max_length is None else max_length)
     bits = mask.bits_BT if isinstance(mask, Tree) else mask.seen_BL if isinstance(mask, Slots) else None
     scale = q_BNTK.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -383,24 +473,35 @@ def _mask_numbers(mask: Mask, capacity: int) -> tuple[int, int, int, int, int, i
             return form.value, mask.sink_tokens, mask.frame_tokens, mask.ring_frames, mask.window_frames, mask.slots
 
 
-def tile_shape(rows: int, head: int, dtype: torch.dtype) -> tuple[int, int, int, dict[str, int]]:
+def tile_shape(
+    rows: int, head: int, dtype: torch.dtype, quantised: bool = False, alike: bool = True
+) -> tuple[int, int, int, dict[str, int]]:
     """(BLOCK_M, BLOCK_N, BLOCK_D, launch options), such that nothing spills on sm_80 and sm_90.
 
     Left alone, ptxas aims at a round number of registers and spills a few; shared memory is what limits
-    the blocks a multiprocessor holds.
+    the blocks a multiprocessor holds. Four warps have the rows of a tile of 64 each to themselves; with eight two share them and
+    weights go through shared memory, which took nearly twice the time (H200, T = 16, 4k). A quantised tile is half the bytes: 128 keys.
     """
     block_d = max(16, triton.next_power_of_2(head))
     wide, masked = block_d > 128, block_d == 128 != head  # masks of the columns beyond the head take registers too
     if dtype == torch.float32:  # no matrix instruction to feed: small tiles
         return 16, 16 if wide or masked else 32, block_d, dict(num_warps=8, num_stages=3, maxnreg=255)
     block_m = min(max(16, triton.next_power_of_2(rows)), 32 if wide else 64)
-    block_n = 32 if wide or (masked and block_m == 64) else 64
-    return block_m, block_n, block_d, dict(num_warps=4 if block_m == 16 else 8, num_stages=3, maxnreg=255)
+    block_n = 128 if quantised and block_m == 16 else 64
+    if wide or (block_m == 64 and (masked or quantised or not alike)):
+        block_n = 32
+    registers = 255 if block_m > 16 or wide or masked or quantised else 168  # 168: three blocks on a multiprocessor
+    return block_m, block_n, block_d, dict(num_warps=8 if block_m > 16 and (wide or masked) else 4, num_stages=3, maxnreg=registers)
 
 
 def chunk_length(max_length: int, block_n: int, chunks: int = MAX_CHUNKS) -> int:
-    """Keys in a chunk: whole tiles, at most `chunks` chunks. A function of max_length alone, never of the batch."""
-    return block_n * triton.cdiv(triton.cdiv(max_length, block_n), chunks)
+    """Keys in a chunk: whole tiles, two or more, at most `chunks` chunks. A function of max_length alone, never of the batch."""
+    return block_n * max(2, triton.cdiv(triton.cdiv(max_length, block_n), chunks))
+
+
+def folded_at_once(block_m: int, block_d: int, num_warps: int) -> int:
+    """Partials that the registers hold at a time, 1, 2, 4 or 8: 64 numbers a thread, twice as many where the tile is small."""
+    return max(1, min(8, (128 if block_m == 16 else 64) * 32 * num_warps // (block_m * block_d)))
 
 
 def number_of_splits(blocks: int, max_chunks: int, multiprocessors: int) -> int:

@@ -1,7 +1,7 @@
 """`sample` on CUDA: one program a row; thresholds are found by search over the bits of the scores, nothing is sorted.
 
-A few sweeps of the row halve the range of scores until what is above the middle holds all that top-k or top-p can keep, and is few:
-these candidates, in the order of the vocabulary, stay in registers for the rest. A float's bits, with all but the sign flipped where
+A few sweeps of the row cut the range of scores into fifths until what is above a cut holds all that top-k or top-p can keep, and is
+few: these candidates, in the order of the vocabulary, stay in registers for the rest. A float's bits, with all but the sign flipped where
 it is negative, order like the float; the largest threshold that leaves at least k tokens (or at least the mass p) is found exactly by
 fifths of the integer range. A row whose candidates are not few (a flat one with top-p, ties) is swept once a halving instead.
 """
@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-OPTIONS = dict(num_warps=16, maxnreg=128)  # of the launch; left alone, ptxas aims at 64 registers and spills a few
-CANDIDATES = 4096  # the most that stay in registers
-HALVINGS = 12  # sweeps that look for them, at most
+OPTIONS = dict(num_warps=8, maxnreg=255)  # of the launch; left alone, ptxas aims at fewer registers and spills a few
+TILE = CANDIDATES = 4096  # tokens a sweep takes at a time; the most that stay in registers
+SWEEPS = 6  # that look for the candidates, at most
 
 
 @triton.jit
@@ -59,6 +59,26 @@ def _largest_threshold(
 
 
 @triton.jit
+def _above(
+    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, a, b, c, d,
+    GUIDED: tl.constexpr, MASS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Number (or with MASS the mass) of the tokens whose score is at least a, b, c and d. One sweep."""
+    a_W, b_W = tl.zeros([BLOCK_V // 8], tl.float32), tl.zeros([BLOCK_V // 8], tl.float32)
+    c_W, d_W = tl.zeros([BLOCK_V // 8], tl.float32), tl.zeros([BLOCK_V // 8], tl.float32)
+    for start in tl.range(0, vocabulary, BLOCK_V, num_stages=4):
+        id_V = start + tl.arange(0, BLOCK_V)
+        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+        amount_V = tl.exp(score_V - top) if MASS else tl.full([BLOCK_V], 1.0, tl.float32)
+        # eight neighbours are one thread's: adding them up at once keeps the accumulators small
+        a_W += tl.sum(tl.reshape(tl.where(score_V >= a, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
+        b_W += tl.sum(tl.reshape(tl.where(score_V >= b, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
+        c_W += tl.sum(tl.reshape(tl.where(score_V >= c, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
+        d_W += tl.sum(tl.reshape(tl.where(score_V >= d, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
+    return tl.sum(a_W, 0), tl.sum(b_W, 0), tl.sum(c_W, 0), tl.sum(d_W, 0)
+
+
+@triton.jit
 def _threshold_of_few(order_C, amount_C, low, high, wanted):
     """Largest order such that the amounts at or above it sum to at least `wanted`. Held within low (enough) and high (never enough)."""
     lane_4 = tl.arange(0, 4)
@@ -79,15 +99,15 @@ def _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabu
     weight_C = tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0)
     order_C = _order(score_C)
     kept_C = score_C > float("-inf")
-    never, always = _order(top).to(tl.int64) + 1, tl.full([], -2147483648, tl.int64)
+    never, floor = _order(top).to(tl.int64) + 1, tl.full([], -2147483648, tl.int64)
     if GREEDY:
         kept_C = kept_C & (order_C >= _order(top))
     if TOP_K:
-        floor = _threshold_of_few(order_C, kept_C.to(tl.float32), always, never, top_k)
+        floor = _threshold_of_few(order_C, kept_C.to(tl.float32), floor, never, top_k)
         kept_C = kept_C & (order_C >= floor.to(tl.int32))
         total = tl.sum(tl.where(kept_C, weight_C, 0.0), 0)
     if TOP_P:
-        floor = _threshold_of_few(order_C, tl.where(kept_C, weight_C, 0.0), always, never, top_p * total)
+        floor = _threshold_of_few(order_C, tl.where(kept_C, weight_C, 0.0), floor, never, top_p * total)
         kept_C = kept_C & (order_C >= floor.to(tl.int32))
     kept_C = kept_C & (weight_C >= min_p)
     weight_C = tl.where(kept_C, weight_C, 0.0)
@@ -152,21 +172,21 @@ def sample_kernel(
     logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, few_score_ptr, few_id_ptr,
     stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p, min_p,
     GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr,
-    HALVINGS: tl.constexpr,
+    SWEEPS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (B,). BLOCK_C: candidates; where it is BLOCK_V, that is the whole row."""
-    b = tl.program_id(0).to(tl.int64)
-    logits_ptr += b * stride_l
-    unguided_ptr += b * stride_u
+    """Grid (B,). BLOCK_C: candidates; with WHOLE they are the row."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride_l
+    unguided_ptr += row * stride_u
     word, _, _, _ = tl.philox(
-        tl.load(seed_ptr + b), tl.load(row_ptr + b).to(tl.uint32), tl.load(step_ptr + b).to(tl.uint32),
+        tl.load(seed_ptr + row), tl.load(row_ptr + row).to(tl.uint32), tl.load(step_ptr + row).to(tl.uint32),
         tl.zeros([], tl.uint32), tl.zeros([], tl.uint32),
     )  # fmt: skip
     uniform = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
     if GREEDY:
         uniform = 0.0
     id_C = tl.arange(0, BLOCK_C)
-    if BLOCK_C == BLOCK_V:
+    if WHOLE:
         score_C = _scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
         top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
         total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
@@ -174,7 +194,7 @@ def sample_kernel(
     else:
         top_V, bottom_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], float("inf"), tl.float32)
         numbers_V, finite_V = tl.full([BLOCK_V], 1, tl.int32), tl.zeros([BLOCK_V], tl.float32)
-        for start in range(0, vocabulary, BLOCK_V):  # each lane keeps its own: no reduction inside the sweep
+        for start in tl.range(0, vocabulary, BLOCK_V, num_stages=4):  # each lane keeps its own: no reduction inside the sweep
             id_V = start + tl.arange(0, BLOCK_V)
             score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
             finite = score_V > float("-inf")
@@ -192,22 +212,22 @@ def sample_kernel(
         if TOP_K or TOP_P:
             wanted = top_k if TOP_K else top_p * total
             low, high, tries = bottom, top, 0
-            while (count > BLOCK_C) & (tries < HALVINGS):
-                middle = low + (high - low) * 0.5
-                count_V, amount_V = tl.zeros([BLOCK_V], tl.float32), tl.zeros([BLOCK_V], tl.float32)
-                for start in range(0, vocabulary, BLOCK_V):
-                    id_V = start + tl.arange(0, BLOCK_V)
-                    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-                    count_V += tl.where(score_V >= middle, 1.0, 0.0)
-                    if not TOP_K:
-                        amount_V += tl.where(score_V >= middle, tl.exp(score_V - top), 0.0)
-                above = tl.sum(count_V, 0)
-                enough = above >= wanted if TOP_K else tl.sum(amount_V, 0) >= wanted
-                low, count, high = tl.where(enough, middle, low), tl.where(enough, above, count), tl.where(enough, high, middle)
+            while (count > BLOCK_C) & (tries < SWEEPS):
+                fifth = (high - low) * 0.2
+                a, b, c, d = low + fifth, low + 2 * fifth, low + 3 * fifth, low + 4 * fifth
+                rest = vocabulary, inverse_temperature, guidance, top, a, b, c, d
+                a_n, b_n, c_n, d_n = _above(logits_ptr, unguided_ptr, *rest, GUIDED, False, BLOCK_V)
+                a_m, b_m, c_m, d_m = a_n, b_n, c_n, d_n
+                if not TOP_K:
+                    a_m, b_m, c_m, d_m = _above(logits_ptr, unguided_ptr, *rest, GUIDED, True, BLOCK_V)
+                # from the lowest up: what is enough raises low, the first that is not is the new high
+                high = tl.where(a_m < wanted, a, tl.where(b_m < wanted, b, tl.where(c_m < wanted, c, tl.where(d_m < wanted, d, high))))
+                count = tl.where(d_m >= wanted, d_n, tl.where(c_m >= wanted, c_n, tl.where(b_m >= wanted, b_n, tl.where(a_m >= wanted, a_n, count))))
+                low = tl.where(d_m >= wanted, d, tl.where(c_m >= wanted, c, tl.where(b_m >= wanted, b, tl.where(a_m >= wanted, a, low))))
                 tries += 1
             if count <= BLOCK_C:
-                few_score_ptr += b * BLOCK_C
-                few_id_ptr += b * BLOCK_C
+                few_score_ptr += row * BLOCK_C
+                few_id_ptr += row * BLOCK_C
                 held = 0
                 for start in range(0, vocabulary, BLOCK_V):
                     id_V = start + tl.arange(0, BLOCK_V)
@@ -231,9 +251,9 @@ def sample_kernel(
                 logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
                 GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
             )  # fmt: skip
-    tl.store(token_ptr + b, token.to(tl.int64))
+    tl.store(token_ptr + row, token.to(tl.int64))
     sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
-    tl.store(logprob_ptr + b, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
+    tl.store(logprob_ptr + row, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
 
 
 @torch.library.custom_op("wfm_kernels::sample", mutates_args=())
@@ -256,7 +276,7 @@ def sample_op(
         logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, few_score_BC, few_id_BC, logits_BV.stride(0), other_BV.stride(0), V,
         1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
         GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=top_k > 0, TOP_P=not greedy and top_p < 1.0,
-        BLOCK_V=min(whole, 2 * CANDIDATES), BLOCK_C=block_c, HALVINGS=HALVINGS, **OPTIONS,
+        BLOCK_V=min(whole, TILE), BLOCK_C=block_c, SWEEPS=SWEEPS, WHOLE=whole == block_c, **OPTIONS,
     )  # fmt: skip
     return token_B, logprob_B
 
