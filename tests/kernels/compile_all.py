@@ -49,11 +49,20 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, **op
     )
 
 
+def fold_sizes(rows: int, block_d: int, num_warps: int) -> dict:
+    from wfm_kernels.attention import partials
+
+    return dict(zip(("FOLD_M", "AT_ONCE"), partials.fold_shape(rows, block_d, num_warps), strict=True))
+
+
 def attention_variants(sm):
     """Each pair of a format, a head size and a form of mask, with every tile, number of splits and way to fold among them."""
+    from wfm_kernels.attention import partials
     from wfm_kernels.attention import triton as op
 
-    fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "past_lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")}
+    fp32 = {
+        n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "past_lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")
+    }
     fp32 |= {"lengths_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
     for i, (q, cache) in enumerate(CACHES):
         for j, head in enumerate(HEADS):
@@ -66,7 +75,7 @@ def attention_variants(sm):
                 constexprs = dict(
                     GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, ALIKE=alike,
                     LSE=j % 2 == 0, PAST=(i + j) % 4 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
-                    AT_ONCE=op.folded_at_once(block_m, block_d, options["num_warps"]),
+                    **fold_sizes(rows, block_d, options["num_warps"]),
                 )  # fmt: skip
                 types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
                 types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "past_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
@@ -75,8 +84,14 @@ def attention_variants(sm):
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
         constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST=lse)
         warps = 4 if (q, rows) == ("bf16", 64) else 8
-        constexprs["AT_ONCE"] = op.folded_at_once(rows, constexprs["BLOCK_D"], warps)
-        yield f"fold, {q}, K {head}, M {rows}", op.fold_kernel, fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"}, constexprs, dict(num_warps=warps, maxnreg=255)
+        constexprs |= fold_sizes(rows, constexprs["BLOCK_D"], warps)
+        yield (
+            f"fold, {q}, K {head}, M {rows}",
+            partials.fold_kernel,
+            fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"},
+            constexprs,
+            dict(num_warps=warps, maxnreg=255),
+        )
 
 
 def rms_norm_variants(sm):
@@ -114,15 +129,25 @@ def qk_norm_rope_cache_variants(sm):
 def sample_variants(sm):
     from wfm_kernels.sample import triton as op
 
-    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {"logprob_ptr": "*fp32", "few_score_ptr": "*fp32", "few_id_ptr": "*i32"}
+    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {
+        "logprob_ptr": "*fp32",
+        "few_score_ptr": "*fp32",
+        "few_id_ptr": "*i32",
+    }
     fixed |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
     ways = ["", "GREEDY", "GUIDED GREEDY", "TOP_K", "GUIDED TOP_P", "TOP_K TOP_P", "GUIDED TOP_K TOP_P"]
     for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
         types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
-        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")} 
+        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")}
         for whole in (True, False):  # the row in registers; candidates of it
             constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, WHOLE=whole)
-            yield f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(), op.sample_kernel, types, dict(constexprs), op.OPTIONS
+            yield (
+                f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(),
+                op.sample_kernel,
+                types,
+                dict(constexprs),
+                op.OPTIONS,
+            )
 
 
 def speculative_variants(sm):

@@ -15,7 +15,6 @@ from wfm_kernels.shared_prefix import reference
 from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
 
 
-
 def inputs(device, B=3, N=4, H=2, T=2, P=40, L=20, K=32):
     torch.manual_seed(0)
     return tuple(torch.randn(shape, device=device) for shape in ((B, N, T, K), (H, P, K), (H, P, K), (B, H, L, K), (B, H, L, K)))

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Slots, Tree
+from wfm_kernels.attention.partials import begin, fold, fold_and_store, fold_kernel, fold_shape, store_out
 from wfm_kernels.errors import KernelError
 
 MAX_CHUNKS = 16  # the fold is sequential: more chunks help a lone row little and cost the fold
@@ -26,18 +27,6 @@ FARTHEST = 1 << 24  # numbers from slot to slot: 128 of them are one tile's 32-b
 LOG2E = math.log2(math.e)
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # the interpreter takes no inline assembly
 CAUSAL_FORM, FULL_FORM, TREE_FORM, RING_FORM, RING_FULL_FORM, SLOTS_FORM = (tl.constexpr(i) for i in range(6))
-
-
-@triton.jit
-def _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD):
-    """Merge the partial of the next chunk into the running one. Base-2 logarithms; explicit fma, so that both callers round alike."""
-    new_m_M = tl.maximum(m_M, chunk_m_M)
-    safe_m_M = tl.where(new_m_M == float("-inf"), 0.0, new_m_M)  # nothing seen yet on either side: avoid -inf minus -inf
-    a_M = tl.exp2(m_M - safe_m_M)
-    b_M = tl.exp2(chunk_m_M - safe_m_M)
-    new_l_M = tl.fma(l_M, a_M, chunk_l_M * b_M)
-    new_acc_MD = tl.fma(acc_MD, tl.broadcast_to(a_M[:, None], acc_MD.shape), chunk_acc_MD * b_M[:, None])
-    return new_m_M, new_l_M, new_acc_MD
 
 
 @triton.jit
@@ -167,86 +156,6 @@ def _tile(
 
 
 @triton.jit
-def _begin(
-    past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt,
-    HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST: tl.constexpr,
-):  # fmt: skip
-    """What a row has seen before its first chunk: nothing, or with PAST its output and log-sum-exp over other keys (a shared past)."""
-    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l_M = tl.zeros([BLOCK_M], tl.float32)
-    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if PAST:
-        offset_D = tl.arange(0, BLOCK_D)
-        place_M = group_M * stride_pn + token_M * stride_pt
-        m_M = tl.load(past_lse_ptr + place_M, mask=row_M < rows, other=float("-inf")) * 1.4426950408889634  # base e to base 2
-        l_M = tl.where(m_M == float("-inf"), 0.0, 1.0)
-        pointer_MD = past_ptr + place_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :]
-        acc_MD += tl.load(pointer_MD, mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :], other=0.0).to(tl.float32)
-    return m_M, l_M, acc_MD
-
-
-@triton.jit
-def _store_out(
-    out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot,
-    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
-):  # fmt: skip
-    """Divide by the weight sum and write out; a query that saw nothing gives zeros and a log-sum-exp of -inf."""
-    offset_D = tl.arange(0, BLOCK_D)
-    out_MD = acc_MD / tl.where(l_M > 0.0, l_M, 1.0)[:, None]
-    pointer_MD = out_ptr + (group_M * stride_on + token_M * stride_ot)[:, None] + offset_D[None, :]
-    tl.store(pointer_MD, out_MD.to(out_ptr.dtype.element_ty), mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :])
-    if LSE:
-        lse_M = tl.where(l_M > 0.0, (m_M + tl.log2(l_M)) * 0.6931471805599453, float("-inf"))  # ln 2: base 2 to base e
-        tl.store(lse_ptr + group_M * num_tokens + token_M, lse_M, mask=row_M < rows)
-
-
-@triton.jit
-def _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chunks, live_M, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A stored partial; one that saw nothing, which folds to no change in any bit, beyond the last chunk and the last row."""
-    lane_M = tl.arange(0, BLOCK_M)
-    lane_MD = lane_M[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    live_M = live_M & (chunk + lane_M * 0 < num_chunks)
-    # .cg: other blocks wrote these; a line this block's L1 may hold from an earlier launch must not be used
-    m_M = tl.load(partial_m_ptr + chunk * BLOCK_M + lane_M, mask=live_M, other=float("-inf"), cache_modifier=".cg")
-    l_M = tl.load(partial_l_ptr + chunk * BLOCK_M + lane_M, mask=live_M, other=0.0, cache_modifier=".cg")
-    live_MD = tl.broadcast_to(live_M[:, None], (BLOCK_M, BLOCK_D))
-    acc_MD = tl.load(partial_acc_ptr + chunk * BLOCK_M * BLOCK_D + lane_MD, mask=live_MD, other=0.0, cache_modifier=".cg")
-    return m_M, l_M, acc_MD
-
-
-@triton.jit
-def _fold_partials(
-    m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, live_M,
-    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
-):  # fmt: skip
-    """Fold the stored partials 0..num_chunks-1 into the running one in index order, AT_ONCE (1, 2, 4 or 8) of them in flight."""
-    for chunk in range(0, num_chunks, AT_ONCE):
-        m0_M, l0_M, acc0_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        if AT_ONCE >= 2:
-            m1_M, l1_M, acc1_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 1, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        if AT_ONCE >= 4:
-            m2_M, l2_M, acc2_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 2, num_chunks, live_M, BLOCK_M, BLOCK_D)
-            m3_M, l3_M, acc3_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 3, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        if AT_ONCE >= 8:
-            m4_M, l4_M, acc4_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 4, num_chunks, live_M, BLOCK_M, BLOCK_D)
-            m5_M, l5_M, acc5_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 5, num_chunks, live_M, BLOCK_M, BLOCK_D)
-            m6_M, l6_M, acc6_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 6, num_chunks, live_M, BLOCK_M, BLOCK_D)
-            m7_M, l7_M, acc7_MD = _load_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, chunk + 7, num_chunks, live_M, BLOCK_M, BLOCK_D)
-        m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m0_M, l0_M, acc0_MD)
-        if AT_ONCE >= 2:
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m1_M, l1_M, acc1_MD)
-        if AT_ONCE >= 4:
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m2_M, l2_M, acc2_MD)
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m3_M, l3_M, acc3_MD)
-        if AT_ONCE >= 8:
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m4_M, l4_M, acc4_MD)
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m5_M, l5_M, acc5_MD)
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m6_M, l6_M, acc6_MD)
-            m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, m7_M, l7_M, acc7_MD)
-    return m_M, l_M, acc_MD
-
-
-@triton.jit
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, lengths_ptr, bits_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr,
     partial_m_ptr, partial_l_ptr, partial_acc_ptr, counter_ptr,
@@ -254,18 +163,19 @@ def decode_kernel(
     stride_sb, stride_sh, stride_pb, stride_pn, stride_pt, scale_log2, num_tokens, kv_heads, slots, chunk_size, max_chunks, sink, frame, ring, window,
     GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FORM: tl.constexpr, QUANTISED: tl.constexpr, ALIKE: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
-    SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, AT_ONCE: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_BLOCK_FOLDS: tl.constexpr, FOLD_M: tl.constexpr, AT_ONCE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (row tiles, B * H, SPLITS). Row r of a tile is query head r % GROUP of token r // GROUP. ALIKE: K and V have one slot stride.
 
-    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then). past_ptr: see _begin;
+    bits_ptr: of a tree int64 [B, T], of seen slots bool [B, frame] (`frame` is the cache's capacity then). past_ptr: see partials.begin;
     its strides count rows of HEAD numbers.
     """
-    tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row_tile, batch_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
     length = _length(lengths_ptr, batch, slots, frame, ring, FORM)
     rows = num_tokens * GROUP
-    row_M = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_M = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     token_M, group_M = row_M // GROUP, row_M % GROUP
     offset_D = tl.arange(0, BLOCK_D)
     q_ptr += batch * stride_qb + head * GROUP * stride_qn
@@ -297,13 +207,13 @@ def decode_kernel(
     first = split * chunks_per_split
     last = tl.minimum(first + chunks_per_split, live_chunks)
 
-    slot = (batch_head * tl.num_programs(0) + tile).to(tl.int64)
+    slot = (batch_head * tl.num_programs(0) + row_tile).to(tl.int64)
     partial_m_ptr += slot * max_chunks * BLOCK_M
     partial_l_ptr += slot * max_chunks * BLOCK_M
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
     lane_M = tl.arange(0, BLOCK_M)
     if SPLITS == 1:
-        m_M, l_M, acc_MD = _begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST)
+        m_M, l_M, acc_MD = begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST)
     chunk_m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
     chunk_l_M = tl.zeros([BLOCK_M], tl.float32)
     chunk_acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -317,7 +227,7 @@ def decode_kernel(
         )  # fmt: skip
         if (tile + BLOCK_N) % chunk_size == 0 or tile + BLOCK_N >= stop:
             if SPLITS == 1:
-                m_M, l_M, acc_MD = _fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
+                m_M, l_M, acc_MD = fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD)
             else:
                 chunk = tile // chunk_size
                 tl.store(partial_m_ptr + chunk * BLOCK_M + lane_M, chunk_m_M)
@@ -332,49 +242,16 @@ def decode_kernel(
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
     if SPLITS == 1:
-        _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
+        store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
     elif LAST_BLOCK_FOLDS:
         tl.debug_barrier()  # every thread's partial is written before one thread counts the block as done
         done = tl.atomic_add(counter_ptr + slot, 1, sem="acq_rel")
         if done == SPLITS - 1:
-            m_M, l_M, acc_MD = _begin(
-                past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST
-            )  # fmt: skip
-            m_M, l_M, acc_MD = _fold_partials(
-                m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
-            )  # fmt: skip
-            _store_out(
-                out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE
+            fold_and_store(
+                out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr, row_tile, live_chunks, num_tokens,
+                stride_on, stride_ot, stride_pn, stride_pt, GROUP, HEAD, BLOCK_M, BLOCK_D, LSE, PAST, FOLD_M, AT_ONCE,
             )  # fmt: skip
             tl.store(counter_ptr + slot, 0)  # ready for the next launch, so that a graph can replay
-
-
-@triton.jit
-def fold_kernel(
-    lengths_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
-    stride_ob, stride_on, stride_ot, stride_pb, stride_pn, stride_pt, num_tokens, kv_heads, slots, chunk_size, max_chunks,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-):  # fmt: skip
-    """The second launch of the two-launch form. Grid (row tiles, B * H)."""
-    tile, batch_head = tl.program_id(0), tl.program_id(1)
-    batch, head = (batch_head // kv_heads).to(tl.int64), (batch_head % kv_heads).to(tl.int64)
-    row_M = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    slot = (batch_head * tl.num_programs(0) + tile).to(tl.int64)
-    partial_m_ptr += slot * max_chunks * BLOCK_M
-    partial_l_ptr += slot * max_chunks * BLOCK_M
-    partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
-    live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int64), slots).to(tl.int32), chunk_size)
-    group_M, token_M, rows = row_M % GROUP, row_M // GROUP, num_tokens * GROUP
-    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
-    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
-    m_M, l_M, acc_MD = _begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, BLOCK_M, BLOCK_D, PAST)
-    m_M, l_M, acc_MD = _fold_partials(
-        m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, live_chunks, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
-    )  # fmt: skip
-    out_ptr += batch * stride_ob + head * GROUP * stride_on
-    lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
-    _store_out(out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot, HEAD, BLOCK_D, LSE)
 
 
 @torch.library.custom_op("wfm_kernels::attention", mutates_args=("counters",))
@@ -406,7 +283,8 @@ def attention_op(
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
     past, past_lse, past_strides = (past, past_lse, past_lse.stride()) if joins else (out_BNTK, partial_m, (0, 0, 0))
     shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, PAST=joins)
-    shapes |= dict(AT_ONCE=folded_at_once(block_m, block_d, options["num_warps"]), enable_fp_fusion=False)
+    fold_m, at_once = fold_shape(T * group, block_d, options["num_warps"])
+    shapes |= dict(FOLD_M=fold_m, AT_ONCE=at_once, enable_fp_fusion=False)
     decode_kernel[(row_tiles, B * H, splits)](
         q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits is None else bits.contiguous(),
         out_BNTK, lse_BNT, past, past_lse, partial_m, partial_l, partial_acc, counters,
@@ -497,11 +375,6 @@ def tile_shape(
 def chunk_length(max_length: int, block_n: int, chunks: int = MAX_CHUNKS) -> int:
     """Keys in a chunk: whole tiles, two or more, at most `chunks` chunks. A function of max_length alone, never of the batch."""
     return block_n * max(2, triton.cdiv(triton.cdiv(max_length, block_n), chunks))
-
-
-def folded_at_once(block_m: int, block_d: int, num_warps: int) -> int:
-    """Partials that the registers hold at a time, 1, 2, 4 or 8: 64 numbers a thread, twice as many where the tile is small."""
-    return max(1, min(8, (128 if block_m == 16 else 64) * 32 * num_warps // (block_m * block_d)))
 
 
 def number_of_splits(blocks: int, max_chunks: int, multiprocessors: int) -> int:

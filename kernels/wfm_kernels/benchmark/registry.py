@@ -59,7 +59,9 @@ def decode(device: str, dtype: torch.dtype, B: int, N: int, H: int, L: int, K: i
         (k8, k_scale), (v8, v_scale) = quantised(k, cache), quantised(v, cache)
         caches = dict(k_BHLK=k8, v_BHLK=v8, k_scale_BHL=k_scale, v_scale_BHL=v_scale)
     stored = "" if cache is None else f" cache {str(cache)[6:]}"
-    others = rivals.decode(q, k, v) if cache is None else {f"own {str(dtype)[6:]} cache": lambda: attention(q, k, v, lengths, counters=counters)}
+    others = (
+        rivals.decode(q, k, v) if cache is None else {f"own {str(dtype)[6:]} cache": lambda: attention(q, k, v, lengths, counters=counters)}
+    )
     return Case(
         name=f"attention B{B} N{N} H{H} L{L} K{K} T{T} {str(dtype)[6:]}{stored}",
         ours=lambda: attention(q, lengths_B=lengths, counters=counters, **caches),

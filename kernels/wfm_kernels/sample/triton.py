@@ -91,7 +91,9 @@ def _threshold_of_few(order_C, amount_C, low, high, wanted):
 
 
 @triton.jit
-def _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
+def _draw_of_few(
+    score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr
+):
     """(token, its score, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
 
     total: the mass of the row, for top-p without top-k.
@@ -222,7 +224,9 @@ def sample_kernel(
                     a_m, b_m, c_m, d_m = _above(logits_ptr, unguided_ptr, *rest, GUIDED, True, BLOCK_V)
                 # from the lowest up: what is enough raises low, the first that is not is the new high
                 high = tl.where(a_m < wanted, a, tl.where(b_m < wanted, b, tl.where(c_m < wanted, c, tl.where(d_m < wanted, d, high))))
-                count = tl.where(d_m >= wanted, d_n, tl.where(c_m >= wanted, c_n, tl.where(b_m >= wanted, b_n, tl.where(a_m >= wanted, a_n, count))))
+                count = tl.where(
+                    d_m >= wanted, d_n, tl.where(c_m >= wanted, c_n, tl.where(b_m >= wanted, b_n, tl.where(a_m >= wanted, a_n, count)))
+                )
                 low = tl.where(d_m >= wanted, d, tl.where(c_m >= wanted, c, tl.where(b_m >= wanted, b, tl.where(a_m >= wanted, a, low))))
                 tries += 1
             if count <= BLOCK_C:
