@@ -243,7 +243,7 @@ def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[
         key, equals, value = override.partition("=") if override not in bare else (verb.positional, "=", override)
         if key in verb.literal and not multirun:
             value = quoted(value)
-        elif key in verb.lists and not multirun and re.fullmatch(r"\w+(,\w+)*", value) and value != "null":
+        elif key in verb.lists and not multirun and re.fullmatch(r"\w[\w-]*(,\w[\w-]*)*", value) and value != "null":
             value = f"[{value}]"
         prepared.append(f"{key}{equals}{value}")
     return prepared

@@ -1,4 +1,4 @@
-"""How fast the published shapes run here: decoding, many futures of one past, prefill, the tokenizer.
+"""How fast the published shapes run here: decoding, many futures of one past, prefill, the tokenizer; and, on a card, their memory.
 
 Weights are random: speed does not depend on them. Beside each number stands that of the published code on a 2-core AVX2 CPU in
 float32, where it was measured (its default attention path in brackets): another machine than yours, so read the ratios as
@@ -9,14 +9,14 @@ each step of padding, norm, gate and attention a pass of its own.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from wfm_ar.cosmos.bench_memory import CardMemory, bench_memory
+from wfm_ar.cosmos.clock import Clock, Spread
 from wfm_ar.cosmos.shapes import VIDEO_TOKENIZERS
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.haar import haar_patch, haar_unpatch
@@ -30,27 +30,9 @@ from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 MODEL = WorldModelConfig(
     vocab=64000, out_vocab=64000, layers=8, dim=1024, heads=16, kv_heads=4, head_dim=64, hidden=3584, theta=500000.0
 )  # fmt: skip
+NETWORKS = ("4b", "5b", "12b", "13b", "decoder-7b", "dv8x16x16", "cv8x8x8")  # that worlds are made of
 CAPACITY, POSITION, PROMPT, LATENT, FUTURES = 12800, 6144, 5120, 2560, 8
-WORKS = ("decode", "batch", "prefill", "tokenizer", "published")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Seconds of some runs."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def middle(self) -> float:
-        return median(self.seconds)
-
-    def __str__(self) -> str:
-        return f"{self.middle:.4g} s ({min(self.seconds):.4g} to {max(self.seconds):.4g})"
-
-    def times(self, other: "Spread") -> str:
-        """How many times longer this took than `other`, run in turns with it: of the medians, and of each round."""
-        each = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        return f"{self.middle / other.middle:.1f}x ({min(each):.1f} to {max(each):.1f})"
+WORKS = ("decode", "batch", "prefill", "tokenizer", "published", "memory")
 
 
 class EverySlot(KVCache):
@@ -63,45 +45,18 @@ class EverySlot(KVCache):
         return F.scaled_dot_product_attention(q_BNTK, k, v, attn_mask=mask_TL)
 
 
-@dataclass(frozen=True)
-class Clock:
-    """What seconds are. The process's own CPU-seconds tell more on a busy machine; with more than one thread they add up."""
-
-    device: str
-    cpu: bool = False  # CPU-seconds, else wall-clock
-
-    def time(self, run: Callable[[], object], times: int, warm: int = 0) -> Spread:
-        """Seconds of each of `times` runs, after `warm` that do not count."""
-        now = time.process_time if self.cpu else time.perf_counter
-        seconds = []
-        for _ in range(warm + times):
-            self._wait()
-            begun = now()
-            run()
-            self._wait()
-            seconds.append(now() - begun)
-        return Spread(tuple(seconds[warm:]))
-
-    def in_turns(self, runs: dict[str, Callable[[], object]], rounds: int, warm: int = 0) -> dict[str, Spread]:
-        """The same for several things, one after the other in every round: a machine that slows down slows all of them."""
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(warm + rounds):
-            for name, run in runs.items():
-                seconds = self.time(run, 1).seconds
-                taken[name] += seconds if turn >= warm else ()
-        return {name: Spread(tuple(seconds)) for name, seconds in taken.items()}
-
-    def _wait(self) -> None:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-
-
 def bench(
-    works: tuple[str, ...] = WORKS[:4], steps: int = 8, repeats: int = 3, device: str = "cpu", cpu_seconds: bool = False
+    works: tuple[str, ...] = WORKS[:4],
+    steps: int = 8,
+    repeats: int = 3,
+    device: str = "cpu",
+    cpu_seconds: bool = False,
+    networks: tuple[str, ...] = NETWORKS,
 ) -> Iterator[str]:
     """One line a measurement: the median of `steps` tokens, or of `repeats` runs of what is longer, and its range.
 
-    Raises BadConfig for an unknown work and for fewer than 1 step or repeat, and for CPU-seconds of another device.
+    networks: whose memory is measured. Raises BadConfig for an unknown work or network and for fewer than 1 step or repeat, for
+    CPU-seconds of another device, and for memory on the CPU.
     """
     for work in works:
         if work not in WORKS:
@@ -110,7 +65,16 @@ def bench(
         raise BadConfig(f"steps, repeats: got {steps}, {repeats}, expected at least 1; fix: 8 and 3")
     if cpu_seconds and device != "cpu":
         raise BadConfig(f"cpu_seconds: got true on {device}, expected false; fix: leave it out")
+    if "memory" in works and device == "cpu":
+        raise BadConfig("work: got memory on the CPU, expected a CUDA device, whose memory it measures; fix: device=cuda, or another work")
     clock = Clock(device, cpu_seconds)
+    if "memory" in works:  # before the others, which leave tensors behind
+        gauge = CardMemory(device)
+        yield str(gauge)
+        yield from map(str, bench_memory(networks, steps, clock, gauge))
+        works = tuple(work for work in works if work != "memory")
+    if not works:
+        return
     copy = copy_bandwidth(clock)
     yield f"copy bandwidth: {copy / 1e9:.1f} GB/s, {torch.get_num_threads()} threads, {device}, {torch.backends.cpu.get_cpu_capability()}"
     with torch.inference_mode():

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 FEW = 8  # rows up to which that is faster
 PIECE = 256  # outputs that are floats at a time
 AT_ONCE = 2**17  # numbers that are rounded at a time: larger pieces leave holes between the weights that nothing fills
+AT_ONCE_CUDA = 2**24  # there each piece costs ten launches, and the allocator fills the holes
 
 
 class Int8Linear(nn.Module):
     """y = (x W8^T) * scale, no bias."""
 
     def __init__(self, weight_OI: Tensor, device: torch.device | str, dtype: torch.dtype) -> None:
-        """weight_OI: floats [out, in]; the product is in `dtype`."""
+        """weight_OI: floats [out, in], which are rounded where they lie; the product is in `dtype`, on `device`."""
         super().__init__()
-        weight8, scale = torch.empty(weight_OI.shape, dtype=torch.int8), torch.empty(len(weight_OI))
-        rows = max(1, AT_ONCE // weight_OI.shape[1])
+        place = weight_OI.device
+        weight8, scale = torch.empty(weight_OI.shape, dtype=torch.int8, device=place), torch.empty(len(weight_OI), device=place)
+        rows = max(1, (AT_ONCE if weight_OI.is_cpu else AT_ONCE_CUDA) // weight_OI.shape[1])
         for weight, out8, out_scale in zip(weight_OI.split(rows), weight8.split(rows), scale.split(rows), strict=True):
-            piece = weight.to("cpu", torch.float32)
+            piece = weight.float()
             out_scale.copy_(piece.abs().amax(1).clamp_min_(1e-12) / 127)
             out8.copy_((piece / out_scale[:, None]).round_().clamp_(-127, 127))
         self.register_buffer("weight8", weight8.to(device))

@@ -168,10 +168,14 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         words="bench cosmos",
-        line="speed at the published Cosmos shapes, beside that of the published code",
+        line="speed at the published Cosmos shapes, beside that of the published code, and the memory they take on a card",
         module="bench_cosmos",
-        examples=("wfm bench cosmos", "wfm bench cosmos work=decode,published"),
-        lists=("work",),
+        examples=(
+            "wfm bench cosmos",
+            "wfm bench cosmos work=decode,published",
+            "wfm bench cosmos work=memory networks=4b,decoder-7b device=cuda",
+        ),
+        lists=("work", "networks"),
     ),
     Verb(
         words="bench",

@@ -1,4 +1,4 @@
-"""`wfm bench cosmos`: speed at the published shapes, beside that of the published code."""
+"""`wfm bench cosmos`: speed at the published shapes, beside that of the published code, and on a card the memory they take."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ class Settings:
     """The keys of conf/bench_cosmos.yaml, which explains them; bench checks their values."""
 
     work: tuple[str, ...]
+    networks: tuple[str, ...]
     steps: int
     repeats: int
     cpu_seconds: bool
@@ -24,6 +25,7 @@ def run(settings: Settings) -> int:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    for line in bench(settings.work, settings.steps, settings.repeats, device_named(settings.device), settings.cpu_seconds):
+    device = device_named(settings.device)
+    for line in bench(settings.work, settings.steps, settings.repeats, device, settings.cpu_seconds, settings.networks):
         print(line, flush=True)
     return 0
