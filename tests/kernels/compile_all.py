@@ -140,7 +140,7 @@ def sample_variants(sm):
         types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
         constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")}
         for whole in (True, False):  # the row in registers; candidates of it
-            constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, WHOLE=whole)
+            constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, SEGMENTS=256, WHOLE=whole)
             yield (
                 f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(),
                 op.sample_kernel,

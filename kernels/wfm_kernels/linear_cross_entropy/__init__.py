@@ -15,7 +15,7 @@ __all__ = ["linear_cross_entropy"]
 
 OP = "linear_cross_entropy"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 192 << 20}  # of logits: in cache on a CPU, large products on a GPU
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 224 << 20}  # of logits: in cache on a CPU, large products on a GPU
 SLICES = 8  # of the vocabulary, for the gradient of a half-precision matrix on a CPU
 
 
@@ -70,15 +70,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = weights_R.sum()
         share_R = weights_R / torch.where(total > 0.0, total, 1.0)
-        losses, hits = [], []
+        R = len(hidden_RD)
+        loss_R = torch.empty(R, dtype=torch.float32, device=hidden_RD.device)
+        hits_R = torch.empty(R, dtype=torch.bool, device=hidden_RD.device)
         grad_hidden_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        for start in range(0, len(hidden_RD), chunk_rows):
+        for start in range(0, R, chunk_rows):
             rows = slice(start, start + chunk_rows)
             logits_CV = hidden_RD[rows] @ weight_VD.T
-            loss_C, hit_C = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
-            losses.append(loss_C.sum())
-            hits.append(hit_C)
+            loss_R[rows], hits_R[rows] = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
             if wants_hidden:
                 torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
             if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
@@ -91,9 +91,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 del logits_CS
             del logits_CV  # else two chunks exist while the next one is made
         ctx.save_for_backward(grad_hidden_RD, grad_weight_VD.to(weight_VD.dtype) if wants_weight else None)
-        hits_R = torch.cat(hits) if hits else targets_R.new_zeros(0, dtype=torch.bool)
         ctx.mark_non_differentiable(hits_R)
-        return torch.stack(losses).sum() if losses else hidden_RD.new_zeros((), dtype=torch.float32), hits_R
+        return loss_R.sum(), hits_R
 
     @staticmethod
     def backward(ctx, grad_loss, _):

@@ -14,24 +14,26 @@ def cross_entropy_kernel(
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride_l
     target, share = tl.load(target_ptr + row), tl.load(share_ptr + row)
-    m_V = tl.full([BLOCK_V], float("-inf"), tl.float32)
-    l_V = tl.zeros([BLOCK_V], tl.float32)
-    for start in range(0, vocabulary, BLOCK_V):  # each lane keeps its own maximum and sum: no reduction inside the sweep
+    m_W = tl.full([BLOCK_V // 8], float("-inf"), tl.float32)
+    l_W = tl.zeros([BLOCK_V // 8], tl.float32)
+    for start in tl.range(0, vocabulary, BLOCK_V, num_stages=3):
         id_V = start + tl.arange(0, BLOCK_V)
         logit_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
-        new_m_V = tl.maximum(m_V, logit_V)
-        safe_m_V = tl.where(new_m_V == float("-inf"), 0.0, new_m_V)
-        l_V = l_V * tl.exp(m_V - safe_m_V) + tl.exp(logit_V - safe_m_V)
-        m_V = new_m_V
-    m = tl.max(m_V, 0)
-    lse = m + tl.log(tl.sum(l_V * tl.exp(m_V - m), 0))
+        # eight neighbours are one thread's and share a maximum: no reduction between threads, one more exponential for eight
+        logit_W8 = tl.reshape(logit_V, (BLOCK_V // 8, 8))
+        new_m_W = tl.maximum(m_W, tl.max(logit_W8, 1))
+        safe_m_W = tl.where(new_m_W == float("-inf"), 0.0, new_m_W)
+        l_W = l_W * tl.exp(m_W - safe_m_W) + tl.sum(tl.exp(logit_W8 - safe_m_W[:, None]), 1)
+        m_W = new_m_W
+    m = tl.max(m_W, 0)
+    lse = m + tl.log(tl.sum(l_W * tl.exp(m_W - m), 0))
     picked = tl.load(logits_ptr + target).to(tl.float32)
     tl.store(hit_ptr + row, (picked >= m).to(hit_ptr.dtype.element_ty))
     tl.store(loss_ptr + row, (lse - picked + z_loss * lse * lse) * share)
     if GRADIENT:
         tl.debug_barrier()  # the target's logit is read before any thread overwrites it
         factor = share * (1.0 + 2.0 * z_loss * lse)
-        for start in range(0, vocabulary, BLOCK_V):
+        for start in tl.range(0, vocabulary, BLOCK_V, num_stages=3):
             id_V = start + tl.arange(0, BLOCK_V)
             logit_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
             gradient_V = tl.exp(logit_V - lse) * factor - tl.where(id_V == target, share, 0.0)
@@ -46,7 +48,7 @@ def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss:
     hit_C = torch.empty(C, dtype=torch.bool, device=logits_CV.device)
     cross_entropy_kernel[(C,)](
         logits_CV, targets_C.contiguous(), share_C.contiguous(), loss_C, hit_C, logits_CV.stride(0), V, z_loss,
-        GRADIENT=gradient, BLOCK_V=min(triton.next_power_of_2(V), 4096), num_warps=8,
+        GRADIENT=gradient, BLOCK_V=max(8, min(triton.next_power_of_2(V), 4096)), num_warps=8,
     )  # fmt: skip
     return loss_C, hit_C
 

@@ -79,29 +79,60 @@ def _above(
 
 
 @triton.jit
+def _write_few(
+    logits_ptr, unguided_ptr, few_score_ptr, few_id_ptr, vocabulary, inverse_temperature, guidance, low, GUIDED: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+):  # fmt: skip
+    """Write out the tokens whose score is at least `low`, ids ascending; their number.
+
+    A thread has a segment of the vocabulary to itself and counts before it writes, so that one sum over threads tells all of them
+    where to begin; a sum in every tile would make them wait for one another each time.
+    """
+    length = tl.cdiv(vocabulary, SEGMENTS * 8) * 8
+    segment_S, next_8 = tl.arange(0, SEGMENTS), tl.arange(0, 8)
+    number_S = tl.zeros([SEGMENTS], tl.int32)
+    for start in range(0, length, 8):
+        id_S8 = (segment_S * length + start)[:, None] + next_8[None, :]
+        score_S8 = _scores(logits_ptr, unguided_ptr, id_S8, vocabulary, inverse_temperature, guidance, GUIDED)
+        number_S += tl.sum(((score_S8 >= low) & (score_S8 > float("-inf"))).to(tl.int32), 1)
+    place_S = tl.cumsum(number_S, 0) - number_S
+    for start in range(0, length, 8):
+        id_S8 = (segment_S * length + start)[:, None] + next_8[None, :]
+        score_S8 = _scores(logits_ptr, unguided_ptr, id_S8, vocabulary, inverse_temperature, guidance, GUIDED)
+        few_S8 = (score_S8 >= low) & (score_S8 > float("-inf"))
+        place_S8 = place_S[:, None] + tl.cumsum(few_S8.to(tl.int32), 1) - 1
+        tl.store(few_score_ptr + place_S8, score_S8, mask=few_S8)
+        tl.store(few_id_ptr + place_S8, id_S8, mask=few_S8)
+        place_S += tl.sum(few_S8.to(tl.int32), 1)
+    return tl.sum(number_S, 0)
+
+
+@triton.jit
 def _threshold_of_few(order_C, amount_C, low, high, wanted):
     """Largest order such that the amounts at or above it sum to at least `wanted`. Held within low (enough) and high (never enough)."""
     lane_4 = tl.arange(0, 4)
     while high - low > 1:
-        middle_4 = low + (high - low) * (lane_4 + 1) // 5
-        amount_4 = tl.sum(tl.where(order_C[None, :] >= middle_4.to(tl.int32)[:, None], amount_C[None, :], 0.0), 1)
-        high = tl.minimum(high, tl.min(tl.where(amount_4 >= wanted, high, middle_4), 0))
-        low = tl.maximum(low, tl.max(tl.where(amount_4 >= wanted, middle_4, low), 0))
+        span = high - low
+        middle_4 = (low + span * (lane_4 + 1) // 5).to(tl.int32)
+        amount_4 = tl.sum(tl.where(order_C[None, :] >= middle_4[:, None], amount_C[None, :], 0.0), 1)
+        enough = tl.sum((amount_4 >= wanted).to(tl.int64), 0)  # amounts fall as thresholds rise: the first ones are enough
+        high = tl.where(enough < 4, low + span * (enough + 1) // 5, high)
+        low = low + span * enough // 5
     return low
 
 
 @triton.jit
 def _draw_of_few(
-    score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr
+    score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr
 ):
     """(token, its score, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
 
-    total: the mass of the row, for top-p without top-k.
+    bottom: no score that counts is lower. total: the mass of the row, for top-p without top-k.
     """
     weight_C = tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0)
     order_C = _order(score_C)
     kept_C = score_C > float("-inf")
-    never, floor = _order(top).to(tl.int64) + 1, tl.full([], -2147483648, tl.int64)
+    never, floor = _order(top).to(tl.int64) + 1, _order(bottom).to(tl.int64)
     if GREEDY:
         kept_C = kept_C & (order_C >= _order(top))
     if TOP_K:
@@ -174,7 +205,7 @@ def sample_kernel(
     logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, few_score_ptr, few_id_ptr,
     stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p, min_p,
     GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr,
-    SWEEPS: tl.constexpr, WHOLE: tl.constexpr,
+    SWEEPS: tl.constexpr, SEGMENTS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Grid (B,). BLOCK_C: candidates; with WHOLE they are the row."""
     row = tl.program_id(0).to(tl.int64)
@@ -191,8 +222,9 @@ def sample_kernel(
     if WHOLE:
         score_C = _scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
         top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
+        bottom = tl.min(tl.where(score_C > float("-inf"), score_C, float("inf")), 0)
         total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
-        token, score, mass = _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+        token, score, mass = _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
     else:
         top_V, bottom_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], float("inf"), tl.float32)
         numbers_V, finite_V = tl.full([BLOCK_V], 1, tl.int32), tl.zeros([BLOCK_V], tl.float32)
@@ -232,19 +264,13 @@ def sample_kernel(
             if count <= BLOCK_C:
                 few_score_ptr += row * BLOCK_C
                 few_id_ptr += row * BLOCK_C
-                held = 0
-                for start in range(0, vocabulary, BLOCK_V):
-                    id_V = start + tl.arange(0, BLOCK_V)
-                    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-                    few_V = (score_V >= low) & (score_V > float("-inf"))
-                    place_V = held + tl.cumsum(few_V.to(tl.int32), 0) - 1
-                    tl.store(few_score_ptr + place_V, score_V, mask=few_V)
-                    tl.store(few_id_ptr + place_V, id_V, mask=few_V)
-                    held += tl.sum(few_V.to(tl.int32), 0)
+                held = _write_few(
+                    logits_ptr, unguided_ptr, few_score_ptr, few_id_ptr, vocabulary, inverse_temperature, guidance, low, GUIDED, SEGMENTS
+                )  # fmt: skip
                 tl.debug_barrier()  # written by other threads of this block
                 score_C = tl.load(few_score_ptr + id_C, mask=id_C < held, other=float("-inf"))
                 id_C = tl.load(few_id_ptr + id_C, mask=id_C < held, other=0)
-                token, score, mass = _draw_of_few(score_C, id_C, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+                token, score, mass = _draw_of_few(score_C, id_C, low, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
             else:
                 token, score, mass = _draw_of_many(
                     logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
@@ -280,7 +306,7 @@ def sample_op(
         logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, few_score_BC, few_id_BC, logits_BV.stride(0), other_BV.stride(0), V,
         1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
         GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=top_k > 0, TOP_P=not greedy and top_p < 1.0,
-        BLOCK_V=min(whole, TILE), BLOCK_C=block_c, SWEEPS=SWEEPS, WHOLE=whole == block_c, **OPTIONS,
+        BLOCK_V=min(whole, TILE), BLOCK_C=block_c, SWEEPS=SWEEPS, SEGMENTS=32 * OPTIONS["num_warps"], WHOLE=whole == block_c, **OPTIONS,
     )  # fmt: skip
     return token_B, logprob_B
 
