@@ -70,29 +70,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = weights_R.sum()
         share_R = weights_R / torch.where(total > 0.0, total, 1.0)
-        R = len(hidden_RD)
-        loss_R = torch.empty(R, dtype=torch.float32, device=hidden_RD.device)
-        hits_R = torch.empty(R, dtype=torch.bool, device=hidden_RD.device)
+        losses, hits = [hidden_RD.new_zeros(0, dtype=torch.float32)], [targets_R.new_zeros(0, dtype=torch.bool)]
         grad_hidden_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        for start in range(0, R, chunk_rows):
+        for start in range(0, len(hidden_RD), chunk_rows):
             rows = slice(start, start + chunk_rows)
             logits_CV = hidden_RD[rows] @ weight_VD.T
-            loss_R[rows], hits_R[rows] = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
+            loss_C, hit_C = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
+            losses.append(loss_C)
+            hits.append(hit_C)
             if wants_hidden:
                 torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
             if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
                 grad_weight_VD.addmm_(logits_CV.T, hidden_RD[rows])
             elif wants_weight and logits_CV.is_cuda:  # half factors, float sum, in place
-                torch.addmm(grad_weight_VD, logits_CV.T, hidden_RD[rows], out_dtype=torch.float32, out=grad_weight_VD)
+                torch.addmm(
+                    grad_weight_VD, logits_CV.T, hidden_RD[rows], beta=min(start, 1), out_dtype=torch.float32, out=grad_weight_VD
+                )
             elif wants_weight:  # a half product and a float sum: slices, so that the product is not a second matrix in memory
                 for grad_SD, logits_CS in zip(grad_weight_VD.chunk(SLICES), logits_CV.chunk(SLICES, 1), strict=True):
                     grad_SD += logits_CS.T @ hidden_RD[rows]
                 del logits_CS
             del logits_CV  # else two chunks exist while the next one is made
         ctx.save_for_backward(grad_hidden_RD, grad_weight_VD.to(weight_VD.dtype) if wants_weight else None)
+        hits_R = torch.cat(hits)
         ctx.mark_non_differentiable(hits_R)
-        return loss_R.sum(), hits_R
+        return torch.cat(losses).sum(), hits_R
 
     @staticmethod
     def backward(ctx, grad_loss, _):

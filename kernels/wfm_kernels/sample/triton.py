@@ -79,6 +79,14 @@ def _above(
 
 
 @triton.jit
+def _ones(byte):
+    """Number of bits that are set, of eight."""
+    byte = byte - ((byte >> 1) & 0x55)
+    byte = (byte & 0x33) + ((byte >> 2) & 0x33)
+    return (byte + (byte >> 4)) & 0x0F
+
+
+@triton.jit
 def _write_few(
     logits_ptr, unguided_ptr, few_score_ptr, few_id_ptr, vocabulary, inverse_temperature, guidance, low, GUIDED: tl.constexpr,
     SEGMENTS: tl.constexpr,
@@ -100,10 +108,11 @@ def _write_few(
         id_S8 = (segment_S * length + start)[:, None] + next_8[None, :]
         score_S8 = _scores(logits_ptr, unguided_ptr, id_S8, vocabulary, inverse_temperature, guidance, GUIDED)
         few_S8 = (score_S8 >= low) & (score_S8 > float("-inf"))
-        place_S8 = place_S[:, None] + tl.cumsum(few_S8.to(tl.int32), 1) - 1
+        bits_S = tl.sum(few_S8.to(tl.int32) << next_8[None, :], 1)
+        place_S8 = place_S[:, None] + _ones(bits_S[:, None] & ((1 << next_8) - 1)[None, :])
         tl.store(few_score_ptr + place_S8, score_S8, mask=few_S8)
         tl.store(few_id_ptr + place_S8, id_S8, mask=few_S8)
-        place_S += tl.sum(few_S8.to(tl.int32), 1)
+        place_S += _ones(bits_S)
     return tl.sum(number_S, 0)
 
 
@@ -125,7 +134,7 @@ def _threshold_of_few(order_C, amount_C, low, high, wanted):
 def _draw_of_few(
     score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr
 ):
-    """(token, its score, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
+    """(token, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
 
     bottom: no score that counts is lower. total: the mass of the row, for top-p without top-k.
     """
@@ -147,8 +156,9 @@ def _draw_of_few(
     sum_C = tl.cumsum(weight_C, 0)
     mass = tl.max(sum_C, 0)
     token = tl.min(tl.where(kept_C & (sum_C > uniform * mass), id_C, vocabulary), 0)
-    token = tl.where(token < vocabulary, token, tl.max(tl.where(kept_C, id_C, 0), 0))  # rounding left the target at the very end
-    return token, tl.max(tl.where(kept_C & (id_C == token), score_C, float("-inf")), 0), mass
+    if token == vocabulary:  # rounding left the target at the very end
+        token = tl.max(tl.where(kept_C, id_C, 0), 0)
+    return token, mass
 
 
 @triton.jit
@@ -197,7 +207,7 @@ def _draw_of_many(
         last_kept = tl.maximum(last_kept, tl.max(tl.where(kept_V, id_V, 0), 0))
         before += tl.sum(weight_V, 0)
     token = tl.where(token < vocabulary, token, last_kept)  # rounding left the target at the very end
-    return token, _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED), mass
+    return token, mass
 
 
 @triton.jit
@@ -224,7 +234,7 @@ def sample_kernel(
         top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
         bottom = tl.min(tl.where(score_C > float("-inf"), score_C, float("inf")), 0)
         total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
-        token, score, mass = _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+        token, mass = _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
     else:
         top_V, bottom_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], float("inf"), tl.float32)
         numbers_V, finite_V = tl.full([BLOCK_V], 1, tl.int32), tl.zeros([BLOCK_V], tl.float32)
@@ -270,18 +280,19 @@ def sample_kernel(
                 tl.debug_barrier()  # written by other threads of this block
                 score_C = tl.load(few_score_ptr + id_C, mask=id_C < held, other=float("-inf"))
                 id_C = tl.load(few_id_ptr + id_C, mask=id_C < held, other=0)
-                token, score, mass = _draw_of_few(score_C, id_C, low, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+                token, mass = _draw_of_few(score_C, id_C, low, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
             else:
-                token, score, mass = _draw_of_many(
+                token, mass = _draw_of_many(
                     logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
                     GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
                 )  # fmt: skip
         else:
-            token, score, mass = _draw_of_many(
+            token, mass = _draw_of_many(
                 logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
                 GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
             )  # fmt: skip
     tl.store(token_ptr + row, token.to(tl.int64))
+    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
     sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
     tl.store(logprob_ptr + row, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
 
