@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import random
 from fractions import Fraction
 
 import av
@@ -154,7 +155,9 @@ def test_a_truncated_file_with_its_index_in_front(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", b"ffconcat version 1.0\nfile other.mp4\n", os.urandom(5000)]
+    "content",
+    [b"", b"hello", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", b"ffconcat version 1.0\nfile other.mp4\n", random.Random(0).randbytes(5000)],
+    ids=["empty", "text", "playlist", "list of files", "noise"],
 )
 def test_what_is_no_video_is_refused(tmp_path, content):
     write_video(tmp_path / "other.mp4", make_clip(3), 10)

@@ -84,9 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
                 grad_weight_VD.addmm_(logits_CV.T, hidden_RD[rows])
             elif wants_weight and logits_CV.is_cuda:  # half factors, float sum, in place
-                torch.addmm(
-                    grad_weight_VD, logits_CV.T, hidden_RD[rows], beta=min(start, 1), out_dtype=torch.float32, out=grad_weight_VD
-                )
+                torch.addmm(grad_weight_VD, logits_CV.T, hidden_RD[rows], beta=min(start, 1), out_dtype=torch.float32, out=grad_weight_VD)
             elif wants_weight:  # a half product and a float sum: slices, so that the product is not a second matrix in memory
                 for grad_SD, logits_CS in zip(grad_weight_VD.chunk(SLICES), logits_CV.chunk(SLICES, 1), strict=True):
                     grad_SD += logits_CS.T @ hidden_RD[rows]

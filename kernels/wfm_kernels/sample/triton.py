@@ -132,9 +132,10 @@ def _threshold_of_few(order_C, amount_C, low, high, wanted):
 
 @triton.jit
 def _draw_of_few(
-    score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr
-):
-    """(token, mass it was drawn from) for a row whose tokens that count are all here, ids ascending; -inf where there is none.
+    score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary,
+    GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+):  # fmt: skip
+    """(token, mass it was drawn from) of a row whose tokens that count are all here, ids ascending; -inf where there is none.
 
     bottom: no score that counts is lower. total: the mass of the row, for top-p without top-k.
     """

@@ -2,7 +2,8 @@
 
 A prefix pass takes the queries of all rows as one long row over the shared keys; a suffix pass takes each row's private keys;
 log-sum-exps merge the two. Forking a cache therefore copies no prefix. On CUDA these are two launches of the decode kernel, the
-second of which merges; the CPU path (cpu.py) lets the past join the suffix's softmax. Source: Hydragen (arXiv 2402.05099), FlashInfer's cascade.
+second of which merges; the CPU path (cpu.py) lets the past join the suffix's softmax. Source: Hydragen (arXiv 2402.05099),
+FlashInfer's cascade.
 """
 
 import torch
