@@ -1,6 +1,7 @@
 """Compiles every kernel x configuration to a cubin, without a GPU, and prints one JSON line each: what it takes of the chip.
 
-Run as a program, without TRITON_INTERPRET: test_compile.py starts it in a subprocess. Arguments: names of ops (default all).
+Run as a program, without TRITON_INTERPRET: test_compile.py starts it in subprocesses. Arguments: names of ops and targets, 80 or 90
+(default all).
 """
 
 import json
@@ -49,10 +50,10 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, **op
     )
 
 
-def fold_sizes(rows: int, block_d: int, num_warps: int) -> dict:
+def fold_sizes(rows: int, head: int, block_d: int, num_warps: int) -> dict:
     from wfm_kernels.attention import partials
 
-    return dict(zip(("FOLD_M", "AT_ONCE"), partials.fold_shape(rows, block_d, num_warps), strict=True))
+    return dict(zip(("FOLD_M", "AT_ONCE"), partials.fold_shape(rows, head, block_d, num_warps), strict=True))
 
 
 def attention_variants(sm):
@@ -75,7 +76,7 @@ def attention_variants(sm):
                 constexprs = dict(
                     GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, ALIKE=alike,
                     LSE=j % 2 == 0, PAST=(i + j) % 4 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
-                    **fold_sizes(rows, block_d, options["num_warps"]),
+                    **fold_sizes(rows, head, block_d, options["num_warps"]),
                 )  # fmt: skip
                 types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
                 types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "past_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
@@ -84,7 +85,7 @@ def attention_variants(sm):
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
         constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST=lse)
         warps = 4 if (q, rows) == ("bf16", 64) else 8
-        constexprs |= fold_sizes(rows, constexprs["BLOCK_D"], warps)
+        constexprs |= fold_sizes(rows, head, constexprs["BLOCK_D"], warps)
         yield (
             f"fold, {q}, K {head}, M {rows}",
             partials.fold_kernel,
@@ -139,7 +140,7 @@ def sample_variants(sm):
     for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
         types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
         constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")}
-        for whole in (True, False):  # the row in registers; candidates of it
+        for whole in (True, False) if "TOP_K" in way or not way else (False,):  # the row in registers; candidates of it
             constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, SEGMENTS=256, WHOLE=whole)
             yield (
                 f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(),
@@ -183,8 +184,9 @@ OPS = {
 
 
 def main(chosen: list[str]) -> None:
-    for op in chosen or OPS:
-        for sm in (80, 90):
+    targets = [int(each) for each in chosen if each.isdigit()] or [80, 90]
+    for op in [each for each in chosen if not each.isdigit()] or OPS:
+        for sm in targets:
             for name, kernel, types, constexprs, options in OPS[op](sm):
                 print(json.dumps(dict(op=op, variant=name) | compile_cubin(kernel, types, constexprs, sm, **options)), flush=True)
 

@@ -11,7 +11,7 @@ from wfm_kernels.attention import reference as attention_reference
 from wfm_kernels.attention.triton import attention as triton_attention
 from wfm_kernels.attention.triton import tile_shape
 from wfm_kernels.benchmark.registry import quantised
-from wfm_kernels.shared_prefix import reference
+from wfm_kernels.shared_prefix import cpu, reference
 from wfm_kernels.shared_prefix.triton import attention_shared_prefix as triton_shared_prefix
 
 
@@ -123,16 +123,17 @@ def test_empty_prefix_is_plain_attention(device, assert_close):
 
 
 @pytest.mark.parametrize("T", [1, 3])
-@pytest.mark.parametrize("N", [2, 6])
-def test_a_row_alone_has_the_bits_of_the_row_in_the_batch(T, N):
-    q, prefix_k, prefix_v, k, v = inputs("cpu", B=37, N=N, T=T, P=300)
-    lengths, prefix = torch.full((37,), 20), torch.tensor([290])
+@pytest.mark.parametrize("N, own", [(2, 20), (6, 20), (8, cpu.LONG)])
+def test_a_row_alone_has_the_bits_of_the_row_in_the_batch(T, N, own, assert_close):
+    q, prefix_k, prefix_v, k, v = inputs("cpu", B=37, N=N, T=T, P=300, L=own)
+    lengths, prefix = torch.full((37,), own), torch.tensor([290])
     together = attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix)
     for members in ([0], [36], [5, 30], list(range(16)), list(range(3, 36))):
         part = attention_shared_prefix(
             q[members], prefix_k, prefix_v, k[members], v[members], lengths[: len(members)], prefix_length_1=prefix
         )
         assert torch.equal(part, together[members])
+    assert_close(together, reference.attention_shared_prefix(q, prefix_k, prefix_v, k, v, lengths, prefix_length_1=prefix))
 
 
 def test_kernel_path_gives_a_row_the_bits_of_the_row_in_the_batch(device, monkeypatch):

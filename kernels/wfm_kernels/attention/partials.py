@@ -164,7 +164,7 @@ def fold_kernel(
     )  # fmt: skip
 
 
-def fold_shape(rows: int, block_d: int, num_warps: int) -> tuple[int, int]:
-    """(rows, partials of each) that are in registers at a time while partials are folded: at most 128 numbers a thread."""
-    fold_m = min(triton.next_power_of_2(rows), 16)
-    return fold_m, max(1, min(16, 128 * 32 * num_warps // (fold_m * block_d)))
+def fold_shape(rows: int, head: int, block_d: int, num_warps: int) -> tuple[int, int]:
+    """(rows, partials of each) that are in registers at a time while partials are folded: 128 numbers a thread, masked ones 64."""
+    fold_m, numbers = min(triton.next_power_of_2(rows), 16), 128 if head == block_d else 64
+    return fold_m, max(1, min(16, numbers * 32 * num_warps // (fold_m * block_d)))

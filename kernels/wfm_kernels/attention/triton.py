@@ -284,7 +284,7 @@ def attention_op(
     k_scale_BHL, v_scale_BHL = (k_scale_BHL.contiguous(), v_scale_BHL.contiguous()) if quantised else (lengths_B, lengths_B)
     past, past_lse, past_strides = (past, past_lse, past_lse.stride()) if joins else (out_BNTK, partial_m, (0, 0, 0))
     shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, LSE=return_lse, PAST=joins)
-    fold_m, at_once = fold_shape(T * group, block_d, options["num_warps"])
+    fold_m, at_once = fold_shape(T * group, K, block_d, options["num_warps"])
     shapes |= dict(FOLD_M=fold_m, AT_ONCE=at_once, enable_fp_fusion=False)
     decode_kernel[(row_tiles, B * H, splits)](
         q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, lengths_B if bits is None else bits.contiguous(),

@@ -3,13 +3,14 @@
 import importlib
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
 
 
 def about_machine(device: str) -> dict:
-    """Device, clocks where they can be read, versions, load."""
+    """Device, clocks where they can be read, versions, load, commit."""
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     for package in ("triton", "flash_attn", "flashinfer"):
         try:
@@ -25,7 +26,8 @@ def about_machine(device: str) -> dict:
         cores=os.cpu_count(),
         load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
         clocks=_clocks(device),
-        timing="graph replay between events, L2 flushed"
+        commit=_commit(),
+        timing="what a run adds to a replayed graph of flushes, cold L2"
         if device == "cuda"
         else f"{'CPU time of one thread' if one else 'wall time'}, warm caches",
         versions=versions,
@@ -45,7 +47,7 @@ def table(record: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version != "not installed")
     lines = [
         f"{record['machine']} ({record['device']}, {record['vectors']}, {record['threads']} thread; {versions}; {record['timing']}; "
-        f"clocks {record['clocks']}; load average {load}):",
+        f"clocks {record['clocks']}; load average {load}{'; commit ' + record['commit'] if record.get('commit') else ''}):",
         "",
         "| case | us (low .. high) | share of a copy's speed | times faster than |",
         "|---|---|---|---|",
@@ -57,6 +59,17 @@ def table(record: dict) -> str:
         times = f"{ours['median']:.0f} ({ours['low']:.0f} .. {ours['high']:.0f})"
         lines.append(f"| {row['name']} | {times} | {100 * row['share_of_copy']:.0f} % | {', '.join(others)} |")
     return "\n".join(lines)
+
+
+def _commit() -> str | None:
+    """Of the checkout this package lies in, "+" behind it where something is not committed; None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed.strip() else "")
 
 
 def _clocks(device: str) -> str:

@@ -13,6 +13,7 @@ from wfm_kernels.attention.masks import CAUSAL, Causal, Full
 from wfm_kernels.shared_prefix.reference import merge
 
 BLOCK = 16  # query rows a block: nearly the speed of one call for all (8 % more time for 64 rows), and the same bits in any batch
+LONG = 512  # own tokens that no cache holds
 WIDE_BLOCK = 32  # with 4 query heads or more a KV head: 8 futures read a past that is larger than the caches once, not twice
 
 
@@ -76,7 +77,11 @@ def _rows(x_BHLK: Tensor, live: int) -> Tensor:
 def _join(q_BHRK: Tensor, past_BHRK: Tensor, lse_BHR: Tensor, k_XLK: Tensor, v_XLK: Tensor, T: int) -> Tensor:
     """Softmax over (past, own keys) and the weighted sum: [B * H, R, K]; X = B * H, R = (group, T)."""
     (X, live, K), R = k_XLK.shape, q_BHRK.shape[2]
-    own_XRL = torch.bmm(q_BHRK.reshape(X, R, K), k_XLK.transpose(1, 2))  # with out= into a slice it would fall back to a loop
+    q_XRK = q_BHRK.reshape(X, R, K)
+    if R >= 4 and live >= LONG:  # keys times queries: read from memory, the other way round takes 1.2 to 1.6 times as long
+        own_XRL = torch.bmm(k_XLK, q_XRK.transpose(1, 2)).transpose(1, 2)
+    else:
+        own_XRL = torch.bmm(q_XRK, k_XLK.transpose(1, 2))  # with out= into a slice it would fall back to a loop
     if T > 1:
         own_XRL += q_BHRK.new_full((T, live), float("-inf")).triu_(live - T + 1).repeat(R // T, 1)
     weight_XRS = torch.softmax(torch.cat((lse_BHR.reshape(X, R, 1), own_XRL), -1), -1)
