@@ -29,6 +29,26 @@ def test_paths_equal_the_dequantised_reference(cache, dtype, device, assert_clos
         assert_close(path(q, k, v, lengths, **keywords), expected)
 
 
+@pytest.mark.parametrize("cache", [torch.int8, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4], ids=str)
+def test_values_of_any_size(cache, size, dtype, device, assert_close):
+    """fp16 holds what multiplies them whatever their scales are: those of one row differ by 1e8, keys of value 0 have scale 0."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 1, 64, device=device, dtype=dtype) * (1e4 if size == 1.0 else 1.0)
+    k, v = torch.randn(2, 2, 2, 400, 64, device=device)
+    v *= size * torch.logspace(-8, 0, 400, device=device)[:, None]
+    (k8, k_scale), (v8, v_scale) = quantise(k / (1e4 if size == 1.0 else 1.0), cache), quantise(v, cache)
+    v8[:, :, :256], v_scale[:, :, :256] = 0, 0.0
+    lengths = torch.tensor([400, 200], device=device)  # the second row has values of 0 alone
+    keywords = dict(k_scale_BHL=k_scale, v_scale_BHL=v_scale)
+    expected = reference.attention(q, k8, v8, lengths, **keywords)
+    assert expected[0].abs().max() > 1e-3 * size and not expected[1].any()
+    for splits in (1, 2):
+        assert_close(triton_attention(q, k8, v8, lengths, splits=splits, **keywords) / size, expected / size)
+    _, lse = triton_attention(q, k8, v8, lengths, return_lse=True, **keywords)
+    assert lse.isfinite().all()
+
+
 MASKS = {
     "causal": CAUSAL,
     "full": FULL,

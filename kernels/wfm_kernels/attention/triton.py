@@ -140,7 +140,7 @@ def _tile(
         visible_MN = visible_MN & live_N[None, :]
     score_MN = tl.where(visible_MN, score_MN, float("-inf"))
     if QUANTISED:
-        exponent_N = (v_scale_N.to(tl.int32, bitcast=True) >> 23) - 126  # v_scale < 2^exponent
+        exponent_N = tl.maximum((v_scale_N.to(tl.int32, bitcast=True) >> 23) - 126, -60)  # v_scale < 2^exponent; sums stay finite
         new_m_M = tl.maximum(m_M, tl.max(score_MN + exponent_N.to(tl.float32)[None, :], 1))
     else:
         new_m_M = tl.maximum(m_M, tl.max(score_MN, 1))
