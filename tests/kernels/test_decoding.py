@@ -160,17 +160,22 @@ class NoHostReadCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def prepared(model, step_class, rows: int = 2):
-    cache = model.new_cache(rows, 24)
-    step = step_class(model, cache)
-    step.plan(torch.arange(12)[None, :, None].expand(rows, -1, 3).contiguous(), torch.zeros(rows, 12, model.config.hint_width))
-    step.step(torch.zeros(rows, 3, dtype=torch.int64, device=cache.k.device), 0)
-    return step
+def prepared(model, step_class, rows: int = 2, guided: bool = False):
+    """A step behind three tokens; `guided`: with a second one beside it, whose plan says other hints."""
+    steps = [step_class(model, model.new_cache(rows, 24)) for _ in range(1 + guided)]
+    if guided:
+        steps[0].guide(steps[1], 2.0)
+    for hint, step in enumerate(steps):
+        hints = torch.full((rows, 12, model.config.hint_width), float(hint))
+        step.plan(torch.arange(12)[None, :, None].expand(rows, -1, 3).contiguous(), hints)
+    steps[0].step(torch.zeros(rows, 3, dtype=torch.int64, device=steps[0].cache.k.device), 0)
+    return steps[0]
 
 
-def test_a_token_is_drawn_and_fed_without_a_host_read(model) -> None:
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+def test_a_token_is_drawn_and_fed_without_a_host_read(model, guided) -> None:
     with torch.inference_mode():
-        step, library = prepared(model, KernelStep), prepared(on_the_cpu(model), DecodeStep)
+        step, library = prepared(model, KernelStep, guided=guided), prepared(on_the_cpu(model), DecodeStep)
         step._planned_1.fill_(3)
         with NoHostReadOps(), NoHostReadCalls():
             for settings in (GREEDY.settings, SamplingConfig(top_k=3).settings):
@@ -182,14 +187,15 @@ def test_a_token_is_drawn_and_fed_without_a_host_read(model) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: graph capture and synchronisation are CUDA's")
 @pytest.mark.gpu
-def test_a_captured_graph_gives_the_eager_tokens_without_synchronising(model, sequence) -> None:
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+def test_a_captured_graph_gives_the_eager_tokens_without_synchronising(guided, model, sequence) -> None:
     keys = [(5, 0, 0), (6, 0, 0)]
     with torch.inference_mode():
-        eager, graphed = prepared(model, KernelStep), prepared(model, KernelStep)
+        eager, graphed = (prepared(model, KernelStep, guided=guided) for _ in range(2))
         eager._replay = eager._body
         expected = eager.roll(keys, SamplingConfig().settings, [(0, 12)] * 8, 3)
         graphed.roll(keys, SamplingConfig().settings, [(0, 12)] * 2, 3)  # captures
-        graphed = prepared(model, KernelStep)
+        graphed = prepared(model, KernelStep, guided=guided)
         first = graphed.roll(keys, SamplingConfig().settings, [(0, 12)] * 8, 3)
         assert torch.equal(first, expected) and len(graphed._graphs) == 1
         torch.cuda.synchronize()

@@ -117,7 +117,11 @@ class Rows:
     def _use(self, *caches: KVCache) -> None:
         self._caches = caches
         self._steps = [step_for(self.model, cache) for cache in caches]
-        self._step = self._steps[0] if len(caches) == 1 else _GuidedStep(*self._steps, self.sampling.text_guidance)
+        self._step, *untold = self._steps
+        if untold and isinstance(self._step, KernelStep):
+            self._step.guide(*untold, self.sampling.text_guidance)
+        elif untold:
+            self._step = _GuidedStep(*self._steps, self.sampling.text_guidance)
 
     def _told(self) -> list[list[Row]]:
         """The rows as the model is to see them: with their texts, and where it is guided by some without them too."""
@@ -222,7 +226,7 @@ class _GuidedStep:
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what the text makes likelier counts more.
     """
 
-    def __init__(self, told: DecodeStep | KernelStep, untold: DecodeStep | KernelStep, guidance: float) -> None:
+    def __init__(self, told: DecodeStep, untold: DecodeStep, guidance: float) -> None:
         self._told, self._untold, self._guidance = told, untold, guidance
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:

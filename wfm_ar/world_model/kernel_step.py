@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model.attention import AT_ONCE
@@ -22,7 +23,7 @@ Settings = dict[str, float | int | None]
 
 
 class KernelStep:
-    """Passes over the rows of `cache`: `plan`, then `step` or `roll` for its tokens in order."""
+    """Passes over the rows of `cache`: `plan`, then `step` or `roll` for its tokens in order; with `guide`, of two caches at once."""
 
     def __init__(self, model: WorldModel, cache: KVCache) -> None:
         """Raises BadConfig for a model with cross-attention or additive positions."""
@@ -49,6 +50,12 @@ class KernelStep:
         self._planned_1, self._made_1 = torch.zeros(2, 1, dtype=torch.int64, device=device)  # of the plan fed, of the roll drawn
         self._positions_BL3 = self._hints_BLD = self._out_Bn = None
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
+        self._untold, self._guidance = None, 1.0
+
+    def guide(self, untold: "KernelStep", guidance: float) -> None:
+        """From now on feed `untold` (the same rows without their texts, planned on its own) the same tokens, and draw from
+        untold + guidance * (told - untold): classifier-free guidance, see `wfm_ar.rollout.engine`."""
+        self._untold, self._guidance = untold, guidance
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """As `DecodeStep.plan`; positions on the host. The buffers that captured graphs read grow with the longest plan, and stay."""
@@ -68,7 +75,7 @@ class KernelStep:
             self._hints_BLD[:, :length].copy_(hints_BLD)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
-        """As `DecodeStep.step`: float32 logits [B, V] behind the last token; they are also where a `roll` begins."""
+        """As `DecodeStep.step`: float32 logits [B, V] behind the last token, guided if there is guidance; a `roll` begins there."""
         count, done = ids_BT.shape[1], 0
         while done < count:
             size = count - done if self._prefills else min(AT_ONCE, count - done)
@@ -78,7 +85,9 @@ class KernelStep:
             self._logits_BV.copy_(self._pass(ids_BT[:, part], self._positions_BL3[:, place].contiguous(), hints_BTD))
             self.cache.longest, self.cache.shortest = self.cache.longest + size, self.cache.shortest + size
             done += size
-        return self._logits_BV
+        if self._untold is None:
+            return self._logits_BV
+        return guided_BV(self._logits_BV, self._untold.step(ids_BT, first), self._guidance)
 
     def roll(self, keys: Sequence[tuple[int, int, int]], settings: Settings, ranges: Sequence[tuple[int, int]], first: int) -> Tensor:
         """Draw len(ranges) tokens, int64 [B, n] on the device, each from its range of ids; the first from the logits at hand.
@@ -91,12 +100,19 @@ class KernelStep:
             state.copy_(value)
         self._planned_1.fill_(first)
         self._made_1.fill_(0)
-        self.cache.check_room(len(ranges) - 1)
+        caches = [step.cache for step in self._steps]
+        for cache in caches:
+            cache.check_room(len(ranges) - 1)
         for allowed in ranges[:-1]:
             self._replay(settings, allowed) if self.cache.k.is_cuda else self._body(settings, allowed)
-            self.cache.longest, self.cache.shortest = self.cache.longest + 1, self.cache.shortest + 1
+            for cache in caches:
+                cache.longest, cache.shortest = cache.longest + 1, cache.shortest + 1
         self._draw(settings, ranges[-1])
         return self._out_Bn[:, : len(ranges)].clone()
+
+    @property
+    def _steps(self) -> list["KernelStep"]:
+        return [self] if self._untold is None else [self, self._untold]
 
     @property
     def _prefills(self) -> bool:
@@ -104,6 +120,8 @@ class KernelStep:
 
     def _draw(self, settings: Settings, allowed: tuple[int, int]) -> None:
         start, stop = allowed
+        if self._untold is not None:
+            settings = settings | {"unguided_BV": self._untold._logits_BV[:, start:stop], "guidance": self._guidance}
         token_B, _ = self._sample(self._logits_BV[:, start:stop], self._seed_B, self._row_B, self._draw_B, **settings)
         self._ids_B1.copy_((token_B + start).unsqueeze(1))
         self._out_Bn.scatter_(1, self._made_1.expand(len(token_B), 1), self._ids_B1)
@@ -111,15 +129,18 @@ class KernelStep:
     def _body(self, settings: Settings, allowed: tuple[int, int]) -> None:
         """One token: draw it, feed it, count. Device work alone."""
         self._draw(settings, allowed)
-        hints_BTD = None if self._hints_BLD is None else self._hints_BLD.index_select(1, self._planned_1)
-        self._logits_BV.copy_(self._pass(self._ids_B1, self._positions_BL3.index_select(1, self._planned_1), hints_BTD))
+        for step in self._steps:
+            hints_BTD = None if step._hints_BLD is None else step._hints_BLD.index_select(1, self._planned_1)
+            positions_BT3 = step._positions_BL3.index_select(1, self._planned_1)
+            step._logits_BV.copy_(step._pass(self._ids_B1, positions_BT3, hints_BTD))
         for counter in (self._planned_1, self._made_1, self._draw_B):
             counter.add_(1)
 
     def _replay(self, settings: Settings, allowed: tuple[int, int]) -> None:
-        key = (allowed, *settings.values())
+        key = (allowed, *settings.values(), *(step._positions_BL3.data_ptr() for step in self._steps))  # a longer plan has other buffers
         if key not in self._graphs:
-            state = [self._ids_B1, self._logits_BV, self._out_Bn, self._planned_1, self._made_1, self._draw_B, self.cache.lengths_B]
+            state = [self._ids_B1, self._out_Bn, self._planned_1, self._made_1, self._draw_B]
+            state += [tensor for step in self._steps for tensor in (step._logits_BV, step.cache.lengths_B)]
             before = [tensor.clone() for tensor in state]
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
