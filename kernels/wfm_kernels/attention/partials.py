@@ -165,6 +165,9 @@ def fold_kernel(
 
 
 def fold_shape(rows: int, head: int, block_d: int, num_warps: int) -> tuple[int, int]:
-    """(rows, partials of each) that are in registers at a time while partials are folded: 128 numbers a thread, masked ones 64."""
+    """(rows, partials of each) that are in registers at a time while partials are folded: 128 numbers a thread, masked ones 64.
+
+    All 16 of a chunked row at once where the rows are few: a lone row waits for nothing else.
+    """
     fold_m, numbers = min(triton.next_power_of_2(rows), 16), 128 if head == block_d else 64
-    return fold_m, max(1, min(16, numbers * 32 * num_warps // (fold_m * block_d)))
+    return fold_m, max(1, min(16 if fold_m <= 4 else 8, numbers * 32 * num_warps // (fold_m * block_d)))
