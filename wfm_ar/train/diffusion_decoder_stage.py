@@ -34,17 +34,20 @@ class DiffusionDecoderStage:
         tokenizer: VideoTokenizer,
         train_set: EpisodeSet,
         val_set: EpisodeSet,
+        residual_scale: float | None = None,
     ):
+        """residual_scale: that of the weights there are; None = there are none yet, and it is measured."""
         self.training, self.val_set = training, val_set
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         settings = tokenizer.config
         background = tokenizer.background.clone() if settings.background else None
         self.windows = WindowSampler(training, settings, train_set, background)
         rates = {"temporal_compression": settings.temporal_compression, "spatial_compression": settings.spatial_compression}
-        with torch.no_grad():
-            true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))
-        scale = round(measure_scale(true, decoded), 4)
-        self.config = replace(config, **rates, code_channels=len(settings.levels), residual_scale=scale)
+        if residual_scale is None:
+            with torch.no_grad():
+                true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))
+            residual_scale = round(measure_scale(true, decoded), 4)
+        self.config = replace(config, **rates, code_channels=len(settings.levels), residual_scale=residual_scale)
         self.model = Denoiser(self.config)
 
     def describe(self) -> dict:

@@ -91,9 +91,14 @@ def world_model_stage(
 def diffusion_decoder_stage(
     run: Path, config: DenoiserConfig, training: DiffusionDecoderTraining, train_set: EpisodeSet, val_set: EpisodeSet
 ) -> DiffusionDecoderStage:
-    """Stage 3; refines what the run's tokenizer gives back."""
+    """Stage 3; refines what the run's tokenizer gives back.
+
+    A run that has weights of this stage, its own or those of the world it began with, keeps the scale they were trained at.
+    """
     tokenizer, _ = trained_video_tokenizer(run)
-    return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set)
+    begun = newest_checkpoint(run / DIFFUSION_DECODER)
+    scale = None if begun is None else load_checkpoint(begun, groups=())[1]["describe"]["residual_scale"]
+    return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set, residual_scale=scale)
 
 
 def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
