@@ -1,5 +1,6 @@
 """`wfm data check`, `stats`, `curate` and `make` from the command line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ def test_stats_page(episodes, capsys):
     assert "2 episodes, 10 frames" in out and "dx: 0 to 9, mean 1.562, std 2.973, 25.0 % clipped" in out and err == ""
     page = Path("page.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 7 and page.count("data:image/png;base64,") == 1 and "<script" not in page
-    assert "http" not in page.replace("http-equiv", "") and "25.0 % of its values" in page
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page).replace("http-equiv", "")  # pictures may spell anything
+    assert "http" not in words and "25.0 % of its values" in page
     assert main(["data", "stats", str(episodes), "out=page.html"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["data", "stats", str(episodes), "samples=false"]) == 0 and Path(f"outputs/{episodes.name}-stats.html").exists()
