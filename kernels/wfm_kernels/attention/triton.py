@@ -317,8 +317,8 @@ def attention(
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit.
 
-    past: (out_BNTK, lse_BNT) of these queries over other keys, which is merged in; its rows of K lie as far apart as the numbers of
-    lse_BNT do, times K. tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix
+    past: (out_BNTK, contiguous along K and every N, T row at the stride of lse_BNT; lse_BNT): what these queries saw of other keys; it is
+    merged in. tile_rows: query rows to choose the tile for (default T times the group): another tile may take another matrix
     instruction. chunks: the most chunks that the keys are cut into (default MAX_CHUNKS).
     """
     if q_BNTK.shape[-1] > MAX_HEAD:
