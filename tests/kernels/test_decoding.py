@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from wfm_kernels.attention.triton import attention as triton_attention
 
-from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.errors import BadPrompt
 from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -108,12 +108,6 @@ def test_a_prompt_longer_than_a_pass_is_a_prefill(model, device) -> None:
         step.step(torch.zeros(1, 13, dtype=torch.int64, device=device), 0)
     with pytest.raises(BadPrompt, match="position: got 94, expected below 80"):
         step.plan(positions + 27, hints)
-
-
-def test_models_with_a_context_are_refused() -> None:
-    model = WorldModel(WorldModelConfig(vocab=8, out_vocab=8, layers=1, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=8, context_dim=4))
-    with pytest.raises(BadConfig, match="cross-attention or additive positions"):
-        KernelStep(model, model.new_cache(1, 8))
 
 
 @pytest.mark.parametrize("given", ["a mask a row", "all", "one text for all rows"])

@@ -21,6 +21,10 @@ class Spread:
     def __str__(self) -> str:
         return f"{self.middle:.4g} s ({min(self.seconds):.4g} to {max(self.seconds):.4g})"
 
+    def over(self, count: int) -> "Spread":
+        """Seconds of each of `count` equal parts of a run."""
+        return Spread(tuple(seconds / count for seconds in self.seconds))
+
     def times(self, other: "Spread") -> str:
         """How many times longer this took than `other`, run in turns with it: of the medians, and of each round."""
         each = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]

@@ -4,17 +4,17 @@ Promises: a row's draws depend on its own seed alone; rows of one past share its
 read once for all of them; the cache is read up to the live token only; the keys and values of a text are made once. What was
 trained is a window of `clip_latents`; when it is full, a row rolls on from its last latents, as the published models are started
 from one or two. Rows are batched in plain matrix products, so a weight is read once for all of them, and rounding - and with it,
-rarely, a token - may differ with the number of rows.
+rarely, a token - may differ with the number of rows. On CUDA the tokens of a latent are replays of one captured graph.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
+from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel
 
@@ -90,19 +90,9 @@ class CosmosRows:
             self.base, self._cache = latents - self.keep, None
         if self._cache is None:
             self._prefill()
-        device, cache = self.model.head.weight.device, self._cache
-        assert cache is not None
         if latents > self.base and self._acts(latents):
             self._act(latents)
-        uniforms = np.stack([draws(job.seed, latents, Stream.VIDEO, self.size) for job in self.jobs])
-        uniforms_Bn = torch.from_numpy(uniforms).to(device)
-        positions_n3 = video_positions(latents - self.base, latents - self.base + 1, self.h, self.w).to(device)
-        rows, made = len(self.jobs), []
-        for i in range(self.size):
-            made.append(sample(self._logits_BV, uniforms_Bn[:, i], self.sampling, (0, self.codebook)))
-            hidden = self.model.features(made[-1][:, None], positions_n3[None, i : i + 1].expand(rows, -1, -1), cache=cache)
-            self._logits_BV = self.model.head(hidden[:, -1]).float()
-        new_Bhw = torch.stack(made, 1).cpu().view(rows, self.h, self.w)
+        new_Bhw = self._draw(latents).cpu().view(-1, self.h, self.w)
         self.tokens_Bthw = torch.cat((self.tokens_Bthw, new_Bhw[:, None]), 1)
         return new_Bhw
 
@@ -124,9 +114,39 @@ class CosmosRows:
         other.jobs = [replace(self.jobs[0], seed=seed) for seed in seeds]
         other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
         if self._cache is not None:
-            other._cache = self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64))
-            other._logits_BV = self._logits_BV[:1].expand(len(seeds), -1)
+            other._begin(self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64)), self._logits_BV[:1].expand(len(seeds), -1))
         return other
+
+    def _begin(self, cache: KVCache, logits_BV: Tensor) -> None:
+        """Go on behind `cache`; logits_BV are the scores of what comes next."""
+        self._cache, self._logits_BV, self._step = cache, logits_BV, kernels_for(self.model, cache)
+        if self._step is not None:
+            self._step.begin(logits_BV)
+
+    def _draw(self, latent: int) -> Tensor:
+        """Draw the tokens of `latent` and feed them: int64 [B, h * w]."""
+        row_keys = [keys(job.seed, latent, Stream.VIDEO) for job in self.jobs]
+        positions_n3 = video_positions(latent - self.base, latent - self.base + 1, self.h, self.w)
+        allowed, rows = (0, self.codebook), len(self.jobs)
+        if self._step is not None:
+            self._step.plan(positions_n3.expand(rows, -1, -1), None)
+            ids_Bn = self._step.roll(row_keys, self.sampling.settings, [allowed] * self.size, 0)
+            self._logits_BV = self._step.step(ids_Bn[:, -1:], self.size - 1)
+            return ids_Bn
+        device = self.model.head.weight.device
+        uniforms_Bn, made, positions_n3 = draws_of_rows(row_keys, self.size).to(device), [], positions_n3.to(device)
+        for i in range(self.size):
+            made.append(sample(self._logits_BV, uniforms_Bn[:, i], self.sampling, allowed))
+            self._feed(made[-1][:, None], positions_n3[i : i + 1])
+        return torch.stack(made, 1)
+
+    def _feed(self, ids_BT: Tensor, positions_T3: Tensor) -> None:
+        positions_BT3 = positions_T3.expand(len(ids_BT), -1, -1)
+        if self._step is not None:
+            self._step.plan(positions_BT3, None)
+            self._logits_BV = self._step.step(ids_BT, 0)
+        else:
+            self._logits_BV = self.model.head(self.model.features(ids_BT, positions_BT3, cache=self._cache)[:, -1]).float()
 
     def _acts(self, latent: int) -> bool:
         """Whether actions lead to `latent` of the clip."""
@@ -138,8 +158,7 @@ class CosmosRows:
         ids = torch.stack([self._action_ids(job, latent) for job in self.jobs])
         positions = action_positions(latent - self.base, self.h, *self.jobs[0].bins_nrA.shape[1:])
         device = self.model.head.weight.device
-        hidden = self.model.features(ids.to(device), positions.to(device).expand(len(ids), -1, -1), cache=self._cache)
-        self._logits_BV = self.model.head(hidden[:, -1]).float()
+        self._feed(ids.to(device), positions.to(device))
 
     def _action_ids(self, job: CosmosJob, latent: int) -> Tensor:
         return (job.bins_nrA[latent - 1] + self.action_starts_A).flatten()
@@ -172,11 +191,10 @@ class CosmosRows:
                 logits.append(last)
             places.append(first[key])
         if len(caches) == 1:  # one past
-            self._cache = caches[0] if len(self.jobs) == 1 else caches[0].fork(torch.zeros(len(self.jobs), dtype=torch.int64))
-            self._logits_BV = logits[0].expand(len(self.jobs), -1)
+            cache = caches[0] if len(self.jobs) == 1 else caches[0].fork(torch.zeros(len(self.jobs), dtype=torch.int64))
         else:
-            self._cache = KVCache.stack([caches[place] for place in places])
-            self._logits_BV = torch.cat([logits[place] for place in places])
+            cache = KVCache.stack([caches[place] for place in places])
+        self._begin(cache, torch.cat([logits[place] for place in places]))
 
     def _prefill_one(self, ids: Tensor, positions: Tensor, job: CosmosJob) -> tuple[KVCache, Tensor]:
         model = self.model
@@ -187,6 +205,11 @@ class CosmosRows:
         # In one pass: behind an empty cache causal attention needs neither a mask nor a matrix of scores.
         hidden = model.features(ids[None].to(device), positions[None].to(device), cache=cache, context=context)
         return cache, model.head(hidden[:, -1]).float()
+
+
+def kernels_for(model: WorldModel, cache: KVCache) -> KernelStep | None:
+    """Kernels and a captured graph on CUDA; elsewhere the model's own forward."""
+    return KernelStep(model, cache) if cache.k.is_cuda else None
 
 
 def roll_cosmos(

@@ -4,6 +4,8 @@ Lengths, positions, the place in the plan and the step of the draws are device t
 token: draw, embed, all layers, logits. On CUDA `roll` captures that graph at its first token and replays it; elsewhere (the
 interpreter in tests) it runs the same body eagerly. Matrix products are the library's, so on a GPU the rounding of a row may
 change with the number of rows; the ops keep a row's bits. A prompt goes through the library's attention: see kernels/README.md.
+Models that attend to a text or add positions before every layer (the published 5B and 13B) go the same way, behind a prompt that
+`WorldModel.features` has put into the cache, the keys and values of the text with it.
 """
 
 from collections.abc import Sequence
@@ -11,13 +13,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wfm_kernels import FULL
 from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.errors import BadConfig, BadPrompt
-from wfm_ar.world_model.attention import AT_ONCE
+from wfm_ar.world_model.attention import AT_ONCE, CrossAttention
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import axis_sizes, position_tables
-from wfm_ar.world_model.transformer import WorldModel
+from wfm_ar.world_model.transformer import WorldModel, added_positions
 
 Settings = dict[str, float | int | None]
 
@@ -26,7 +29,7 @@ class KernelStep:
     """Passes over the rows of `cache`: `plan`, then `step` or `roll` for its tokens in order; with `guide`, of two caches at once."""
 
     def __init__(self, model: WorldModel, cache: KVCache) -> None:
-        """Raises BadConfig for a model with cross-attention or additive positions."""
+        """Raises BadConfig for a model with cross-attention whose cache holds no text yet."""
         from wfm_kernels.attention.triton import attention
         from wfm_kernels.qk_norm_rope_cache.triton import qk_norm_rope_cache
         from wfm_kernels.rms_norm.triton import rms_norm
@@ -35,8 +38,8 @@ class KernelStep:
         from wfm_kernels.swiglu.triton import swiglu
 
         config = model.config
-        if config.context_dim or config.additive_positions:
-            raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
+        if config.context_dim and len(cache.context) < config.layers:
+            raise BadConfig("decode step: got a cache without its text, expected one behind a prompt; fix: begin with the model's forward")
         self._attention, self._shared, self._norm_rope_cache = attention, attention_shared_prefix, qk_norm_rope_cache
         self._rms_norm, self._sample, self._swiglu = rms_norm, sample, swiglu
         self.model, self.cache = model, cache
@@ -48,7 +51,9 @@ class KernelStep:
         self._seed_B, self._row_B, self._draw_B = torch.zeros(3, rows, dtype=torch.int64, device=device)
         self._counters = torch.zeros(rows * config.heads * AT_ONCE, dtype=torch.int32, device=device)  # of attention's launches, one by one
         self._planned_1, self._made_1 = torch.zeros(2, 1, dtype=torch.int64, device=device)  # of the plan fed, of the roll drawn
-        self._positions_BL3 = self._hints_BLD = self._out_Bn = None
+        self._positions_BL3 = self._hints_BLD = self._added_BLD = self._out_Bn = None
+        self._context = {layer: tuple(t.expand(rows, -1, -1, -1) for t in pair) for layer, pair in cache.context.items()}
+        self._context_B = {size: torch.full((rows,), size, device=device) for size in {k.shape[2] for k, _ in self._context.values()}}
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
         self._untold, self._guidance = None, 1.0
 
@@ -57,6 +62,10 @@ class KernelStep:
         untold + guidance * (told - untold): classifier-free guidance, see `wfm_ar.rollout.engine`."""
         self._untold, self._guidance = untold, guidance
 
+    def begin(self, logits_BV: Tensor) -> None:
+        """The scores behind what the cache holds, float32 [B, V], where another pass than `step` made them."""
+        self._logits_BV.copy_(logits_BV)
+
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """As `DecodeStep.plan`; positions on the host. The buffers that captured graphs read grow with the longest plan, and stay."""
         highest, known, length = int(positions_BL3.max()), len(self._cos_PF), positions_BL3.shape[1]
@@ -64,15 +73,18 @@ class KernelStep:
             raise BadPrompt(f"position: got {highest}, expected below {known}, the cache's tokens; fix: a larger cache")
         device, dtype = self.cache.k.device, self.model.head.weight.dtype
         hints_BLD = None if hints_BLF is None else self.model.hints(hints_BLF.to(device, dtype))
+        added_BLD = added_positions(self.model.config, positions_BL3, dtype)
         if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:
             self._graphs.clear()
-            self._positions_BL3 = positions_BL3.to(device).contiguous()
+            self._positions_BL3 = positions_BL3.to(device).clone(memory_format=torch.contiguous_format)
             self._hints_BLD = None if hints_BLD is None else hints_BLD.clone()
+            self._added_BLD = None if added_BLD is None else added_BLD.to(device)
             self._out_Bn = torch.zeros(positions_BL3.shape[:2], dtype=torch.int64, device=device)
             return
         self._positions_BL3[:, :length].copy_(positions_BL3)
-        if hints_BLD is not None:
-            self._hints_BLD[:, :length].copy_(hints_BLD)
+        for buffer, coming in ((self._hints_BLD, hints_BLD), (self._added_BLD, added_BLD)):
+            if coming is not None:
+                buffer[:, :length].copy_(coming)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`: float32 logits [B, V] behind the last token, guided if there is guidance; a `roll` begins there."""
@@ -81,8 +93,8 @@ class KernelStep:
             size = count - done if self._prefills else min(AT_ONCE, count - done)
             part, place = slice(done, done + size), slice(first + done, first + done + size)
             self.cache.check_room(size)
-            hints_BTD = None if self._hints_BLD is None else self._hints_BLD[:, place]
-            self._logits_BV.copy_(self._pass(ids_BT[:, part], self._positions_BL3[:, place].contiguous(), hints_BTD))
+            positions_BT3, hints_BTD, added_BTD = (None if t is None else t[:, place] for t in self._planned)
+            self._logits_BV.copy_(self._pass(ids_BT[:, part], positions_BT3.contiguous(), hints_BTD, added_BTD))
             self.cache.longest, self.cache.shortest = self.cache.longest + size, self.cache.shortest + size
             done += size
         if self._untold is None:
@@ -115,6 +127,10 @@ class KernelStep:
         return [self] if self._untold is None else [self, self._untold]
 
     @property
+    def _planned(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._positions_BL3, self._hints_BLD, self._added_BLD
+
+    @property
     def _prefills(self) -> bool:
         return self.cache.longest == 0 and self.cache.prefix is None
 
@@ -130,9 +146,8 @@ class KernelStep:
         """One token: draw it, feed it, count. Device work alone."""
         self._draw(settings, allowed)
         for step in self._steps:
-            hints_BTD = None if step._hints_BLD is None else step._hints_BLD.index_select(1, self._planned_1)
-            positions_BT3 = step._positions_BL3.index_select(1, self._planned_1)
-            step._logits_BV.copy_(step._pass(self._ids_B1, positions_BT3, hints_BTD))
+            now = (None if t is None else t.index_select(1, self._planned_1) for t in step._planned)
+            step._logits_BV.copy_(step._pass(self._ids_B1, *now))
         for counter in (self._planned_1, self._made_1, self._draw_B):
             counter.add_(1)
 
@@ -155,14 +170,15 @@ class KernelStep:
             self._graphs[key] = graph
         self._graphs[key].replay()
 
-    def _pass(self, ids_BT: Tensor, positions_BT3: Tensor, hints_BTD: Tensor | None) -> Tensor:
+    def _pass(self, ids_BT: Tensor, positions_BT3: Tensor, hints_BTD: Tensor | None, added_BTD: Tensor | None) -> Tensor:
         """All layers over T tokens a row -> logits behind the last. Moves the device's lengths; the host's are the caller's."""
         cache, (rows, count), config = self.cache, ids_BT.shape, self.model.config
         prefills = self._prefills and count > AT_ONCE
         slots_BT = cache.lengths_B[:, None] + torch.arange(count, device=ids_BT.device)
         lengths_B = cache.lengths_B + count
         x = F.embedding(ids_BT, self.model.embedding.weight)
-        x = x if hints_BTD is None else x + hints_BTD
+        for known_BTD in (hints_BTD, added_BTD):
+            x = x if known_BTD is None else x + known_BTD
         blocks, eps = self.model.blocks, config.eps
         normed = self._rms_norm(x, blocks[0].attention_norm.weight, eps=eps)
         for layer, block in enumerate(blocks):
@@ -183,9 +199,23 @@ class KernelStep:
                     q_BNTK, past_k, past_v, k, v, lengths_B, prefix_length_1=cache.prefix_length_1, counters=self._counters
                 )  # fmt: skip
             y = own.out(y.transpose(1, 2).reshape(rows, count, -1))
+            if block.cross_attention is not None:
+                normed, x = self._rms_norm(y, block.cross_norm.weight, residual=x, eps=eps)
+                y = self._read_context(block.cross_attention, layer, normed)
             normed, x = self._rms_norm(y, block.ffn_norm.weight, residual=x, eps=eps)
             y = block.ffn.down(self._swiglu(*block.ffn.gate_up(normed).chunk(2, -1)))
-            following = blocks[layer + 1].attention_norm if layer + 1 < len(blocks) else self.model.norm
+            following = self.model.norm
+            if layer + 1 < len(blocks):
+                following = blocks[layer + 1].attention_norm
+                y = y if added_BTD is None else y + added_BTD
             normed, x = self._rms_norm(y, following.weight, residual=x, eps=eps)
         cache.lengths_B.add_(count)
         return self.model.head(normed[:, -1]).float()
+
+    def _read_context(self, cross: CrossAttention, layer: int, x_BTD: Tensor) -> Tensor:
+        """What the tokens see of their row's text."""
+        k, v = self._context[layer]
+        q = self._rms_norm(cross.q(x_BTD).unflatten(-1, (cross.heads, -1)), cross.q_norm.weight, eps=self.model.config.eps)
+        lengths_B = self._context_B[k.shape[2]]
+        y = self._attention(q.transpose(1, 2), k, v, lengths_B, max_length=k.shape[2], mask=FULL, counters=self._counters)
+        return cross.out(y.transpose(1, 2).flatten(2))

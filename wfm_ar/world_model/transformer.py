@@ -133,8 +133,7 @@ class WorldModel(nn.Module):
         if hints_BLF is not None:
             x = x + self.hints(hints_BLF.to(self.head.weight.dtype))
         cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
-        # The published table is bf16 even in an fp32 model.
-        added = sincos_positions(positions_BL3, self.config.dim).bfloat16().to(x.dtype) if self.config.additive_positions else None
+        added = added_positions(self.config, positions_BL3, x.dtype)
         for layer, block in enumerate(self.blocks):
             if added is not None:
                 x = x + added
@@ -147,6 +146,11 @@ class WorldModel(nn.Module):
         """An empty cache for `rows` rows of up to `capacity` tokens, in the weights' dtype and place."""
         c, weight = self.config, self.head.weight
         return KVCache(c.layers, rows, capacity, c.kv_heads, c.head_dim, weight.dtype, weight.device)
+
+
+def added_positions(config: WorldModelConfig, positions_BL3: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """[B, L, D], to be added before every layer, where the model has that. The published table is bf16 even in an fp32 model."""
+    return sincos_positions(positions_BL3, config.dim).bfloat16().to(dtype) if config.additive_positions else None
 
 
 def next_token_loss(
