@@ -11,7 +11,16 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
 CONFIG = SequenceConfig(
-    video_vocab=40, levels=(5, 4, 2), grid_h=2, grid_w=3, rate=2, action_bins=(5, 7), text_vocab=20, max_text=6, max_latents=5
+    video_vocab=40,
+    levels=(5, 4, 2),
+    grid_h=2,
+    grid_w=3,
+    rate=2,
+    action_bins=(5, 7),
+    text_vocab=20,
+    max_text=6,
+    max_latents=5,
+    action_sums=True,
 )
 GREEDY, SAMPLED = SamplingConfig(temperature=0.0), SamplingConfig(temperature=1.3, top_p=0.95)
 GUIDED = replace(SAMPLED, text_guidance=2.5)
@@ -68,7 +77,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
     for i, tokens_hw in enumerate(row.tokens):
         if i and row.bins[i] is not None:
             pieces.append(sequence.action_piece(i, row.bins[i]))
-        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, row.bins[i] if i else None))
+        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, row.bins[1 : i + 1]))
 
     def next_logits(known: list[int], places: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
         told, untold = (logits_behind(text_ids, known, places, hints) for text_ids in (row.text_ids, []))
@@ -92,7 +101,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
             bins = torch.tensor(ids).view(2, 2) - torch.tensor([sequence.action_range(0)[0], sequence.action_range(1)[0]])
         pieces.append(sequence.action_piece(latent, bins))
     previous = row.tokens[-1] if row.tokens else None
-    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, bins), []
+    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, (*row.bins[1:], bins)), []
     for i in range(6):
         logits = next_logits(ids, empty.positions, empty.hints)
         ids.append(int(sample(logits, torch.tensor([video[i]]), sampling, (0, 40))))

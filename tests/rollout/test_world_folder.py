@@ -52,6 +52,16 @@ def test_a_world_survives_a_round_trip(parts: WorldParts, folder: Path) -> None:
     assert np.array_equal(mine.tokens, theirs.tokens) and np.array_equal(mine.frames, theirs.frames)
 
 
+def test_a_world_from_before_action_sums_is_read(tmp_path: Path) -> None:
+    parts = tiny.make_parts(sums=False)
+    save_world(tmp_path / "old", parts)
+    path = tmp_path / "old" / "world.json"
+    settings = json.loads(path.read_text())
+    assert settings["sequence"].pop("action_sums") is False
+    path.write_text(json.dumps(settings))
+    assert world_folder.read_world(tmp_path / "old").sequence == parts.sequence
+
+
 def test_half_precision_halves_the_file_and_reads_as_float32(parts: WorldParts, folder: Path, tmp_path: Path) -> None:
     small = save_world(tmp_path / "small", parts)
     sizes = [(path / "world_model.safetensors").stat().st_size for path in (small, folder)]

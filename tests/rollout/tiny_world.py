@@ -18,7 +18,7 @@ SCHEMA = ActionSchema(
 
 
 def make_parts(
-    *, text: bool = True, actions: bool = True, refine: bool = True, max_latents: int = 4, schema: Schema = SCHEMA
+    *, text: bool = True, actions: bool = True, refine: bool = True, max_latents: int = 4, schema: Schema = SCHEMA, sums: bool = True
 ) -> WorldParts:
     """16 x 24 pixels, 2 x 3 tokens a latent, 2 frames a latent."""
     torch.manual_seed(0)
@@ -34,6 +34,7 @@ def make_parts(
         text_vocab=texts.vocab_size if texts else 0,
         max_text=12,
         max_latents=max_latents,
+        action_sums=sums,
     )
     sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48)
     model = WorldModel(WorldModelConfig(**Sequence(config).model_vocabularies(), **sizes)).eval()

@@ -1,13 +1,18 @@
-"""A run that has weights goes on at their scale."""
+"""A run that has weights goes on at their scale, and from what they make of what they know."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_stages import make_data, make_stage
+from tiny_world import SCHEMA, make_parts
 
 from wfm_ar.data.episodes import open_episodes
-from wfm_ar.train.checkpoint import save_checkpoint
+from wfm_ar.train.begin import begin_from
+from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from wfm_ar.train.stages import diffusion_decoder_stage
+from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
 
 def begun(run, stage, scale: float) -> None:
@@ -29,3 +34,20 @@ def test_the_diffusion_decoder_keeps_the_scale_of_its_weights(tmp_path, has_weig
     again = diffusion_decoder_stage(tmp_path / "run", stage.config, stage.training, clips, clips)
     expected = 0.75 if has_weights else stage.config.residual_scale
     assert again.config.residual_scale == again.model.config.residual_scale == expected != 0.75 * (not has_weights)
+
+
+def test_a_world_model_learns_of_action_sums_and_begins_as_it_was(tmp_path):
+    parts, data = make_parts(sums=False), SimpleNamespace(path=tmp_path, schema=SCHEMA)
+    begin_from(parts, tmp_path / "run", data, action_sums=True)
+    tensors, state = load_checkpoint(newest_checkpoint(tmp_path / "run" / "world_model"))
+    config = SequenceConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in state["describe"]["sequence"].items()})
+    assert config == replace(parts.sequence, action_sums=True)
+    model = WorldModel(WorldModelConfig(**state["describe"]["model"]))
+    model.load_state_dict(tensors["model"])
+    tokens, bins = torch.randint(20, (3, 2, 3)), torch.randint(9, (2, 2, 2))
+    before, after = (Sequence(each).weave(tokens, [1], bins) for each in (parts.sequence, config))
+    assert after.hints.shape[1] > before.hints.shape[1]
+    old, new = (
+        m(row.ids[None], row.positions[None], hints_BLF=row.hints[None]) for m, row in ((parts.world_model, before), (model, after))
+    )
+    torch.testing.assert_close(old, new)

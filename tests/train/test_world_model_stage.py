@@ -54,12 +54,13 @@ def test_the_windows_of_a_seed_and_step_never_change(store):
     """A run that goes on under a newer version reads what it would have read; the numbers are those of the first version."""
     stage, drawn = make(store, corrupt=0.0, short_share=1.0), []
 
-    def row(video, text, bins, rng):
-        clip, start = next((c, s) for c in range(60) for s in range(5) if np.shares_memory(video, store[c].video[s : s + 1]))
-        drawn.append((clip, start, len(video), text is not None, bins is not None))
-        return {"ids": torch.zeros(1, dtype=torch.int64)}
+    def woven(cuts, latents):
+        for cut in cuts:
+            start = next(s for s in range(5) if np.array_equal(store[cut.clip].video[s : s + latents], cut.truth))
+            drawn.append((cut.clip, start, len(cut.truth), cut.text is not None, cut.bins is not None))
+        return {}
 
-    stage._row = row
+    stage._woven = woven
     for step in (0, 3):
         stage.batch(step, 2, 7)  # short windows: three of 3 latents for two of 5
     assert drawn == [
@@ -82,11 +83,11 @@ def test_reading_is_fast_enough(tmp_path):
     store = write_store(tmp_path, {"actions": False}, 1024, clips, 256, lambda done: None)
     sequence = SequenceConfig(**grid, action_bins=(), text_vocab=0, max_text=0, max_latents=9)
 
-    class Rows(WorldModelStage):
-        def _row(self, video, text, bins, rng):
-            return {"ids": torch.from_numpy(video.astype(np.int64)).flatten()}
+    class Windows(WorldModelStage):
+        def _woven(self, cuts, latents):
+            return {"ids": torch.from_numpy(np.stack([cut.seen for cut in cuts]))}
 
-    stage = Rows(MODEL, sequence, WorldModelTraining(short_share=0.0), store, store, None)
+    stage = Windows(MODEL, sequence, WorldModelTraining(short_share=0.0, corrupt=0.0), store, store, None)
 
     def in_order() -> int:
         return sum(store[i].video.astype(np.int64).size for i in range(len(store)))
@@ -127,9 +128,29 @@ def test_targets_are_the_next_tokens_and_text_is_never_one(store):
 
 def test_corruption_touches_the_input_alone(store):
     clean, dirty = make(store, corrupt=0.0), make(store, corrupt=0.5)
-    row = store[0]
-    one, two = (stage._row(row.video, row.text, row.bins, np.random.default_rng(0)) for stage in (clean, dirty))
+    cuts = [stage._cut(store, 5, np.random.default_rng(0)) for stage in (clean, dirty)]
+    one, two = (clean._woven([cut], 5) for cut in cuts)
     assert torch.equal(one["targets"], two["targets"]) and not torch.equal(one["ids"], two["ids"])
+    assert torch.equal(one["tokens"][:, 0], two["tokens"][:, 0])  # the first latent is given
+
+
+def test_actions_may_begin_late(store):
+    stage = make(store, late_actions=1.0, action_dropout=0.0, short_share=0.0, corrupt=0.0)
+    batch = stage.batch(0, 8, 0)
+    there = (batch["bins"] >= 0).flatten(2).all(2)
+    assert there[:, -1].all() and not there[:, 0].any() and len(there.sum(1).unique()) > 1
+    assert torch.equal((batch["weights"] == stage.training.action_weight).sum(1), 2 * there.sum(1))
+    assert stage.loss(stage.model, batch, None)[0].requires_grad
+
+
+def test_a_clip_shorter_than_the_window_counts_as_far_as_it_goes(store, tmp_path):
+    def clip(i: int) -> TokenClip:
+        one = store[i]
+        return one._replace(video=one.video[:3], bins=one.bins[:2], frames=None, images=one.images[:3])
+
+    short = write_store(tmp_path / "short", {"actions": True}, 9, lambda part: map(clip, part), 32, lambda done: None)
+    batch = make(short, short_share=0.0, action_dropout=0.0).batch(0, 4, 0)
+    assert batch["tokens"].shape[1] == 5 and ((batch["weights"] > 0).sum(1) == 3 * 4 + 2 * 2).all()
 
 
 def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_truth(store):
@@ -141,6 +162,7 @@ def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_trut
         assert all(torch.equal(batch[name], truth[name]) for name in truth)
         seen = stage._shown_own_errors(stage.model, batch)
         assert all(torch.equal(seen[name], truth[name]) for name in ("targets", "weights", "positions"))
+        assert torch.equal(seen["tokens"].flatten(1)[batch["swap"]], torch.full((int(batch["swap"].sum()),), 7))
         changed = seen["ids"] != truth["ids"]
         assert 0.03 < changed.float().mean() < 0.7 and (seen["ids"][changed] == 7).all()
         for ids, other in zip(truth["ids"], changed, strict=True):

@@ -3,6 +3,7 @@ import torch
 
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model import Sequence, SequenceConfig
+from wfm_ar.world_model.sequence import WAVES
 
 CONFIG = {
     "video_vocab": 50,
@@ -46,18 +47,43 @@ def test_unpack_finds_the_video_whatever_stands_between(text, acting):
     assert torch.equal(sequence.unpack(sequence.weave(tokens, text, bins if acting else None).ids), tokens)
 
 
-def test_repainted_rows_are_those_that_the_other_tokens_make():
-    sequence, (tokens, bins) = make(), clip()
-    other = torch.randint(50, tokens.shape)
-    woven = [sequence.weave(tokens, [1, 2], bins), sequence.weave(tokens, None, None)]
-    ids, hints = (torch.nn.utils.rnn.pad_sequence([row[i] for row in woven], batch_first=True) for i in (0, 2))
-    places = torch.stack([(row.ids < 50).nonzero()[:, 0] for row in woven])
-    sequence.repaint(ids, hints, other.expand(2, -1, -1, -1), places)
-    for i, row in enumerate([sequence.weave(other, [1, 2], bins), sequence.weave(other, None, None)]):
-        assert torch.equal(ids[i, : len(row.ids)], row.ids) and torch.equal(hints[i, : len(row.ids)], row.hints)
-    before = ids.clone()
-    sequence.repaint(ids, hints, tokens.expand(2, -1, -1, -1), torch.full_like(places, ids.shape[1]))  # beyond the rows' end: left out
-    assert torch.equal(ids, before)
+@pytest.mark.parametrize("sums", [False, True])
+def test_rows_woven_together_are_those_woven_alone(sums):
+    """With text and actions, without either, and with actions from the second latent on; padded to one length."""
+    sequence, (tokens, bins) = make(action_sums=sums), clip()
+    late = torch.cat((torch.full_like(bins[:1], -1), bins[1:]))
+    rows = [([1, 2], bins), (None, None), ([3], late)]
+    all_bins = torch.stack([torch.full_like(bins, -1) if each is None else each for _, each in rows])
+    many, length = tokens.expand(3, -1, -1, -1), sequence.max_length
+    ids, positions, video, actions = sequence.weave_rows(many, [text for text, _ in rows], all_bins, length)
+    hints = sequence.hints(many, all_bins, video, actions, length)
+    assert ids.shape == (3, length) and hints.shape == (3, length - 1, sequence.hint_width)
+    pieces = [sequence.text_piece([3]), sequence.latent_piece(0, tokens[0], None), sequence.latent_piece(1, tokens[1], tokens[0], [None])]
+    pieces += [sequence.action_piece(2, bins[1]), sequence.latent_piece(2, tokens[2], tokens[1], [None, bins[1]])]
+    alone = [sequence.weave(tokens, *rows[0]), sequence.weave(tokens, *rows[1]), sequence.join(pieces)]
+    for i, row in enumerate(alone):
+        n = len(row.ids)
+        assert torch.equal(ids[i, :n], row.ids) and not ids[i, n:].any() and not hints[i, n - 1 :].any()
+        assert torch.equal(positions[i, :n], row.positions) and torch.equal(hints[i, : n - 1], row.hints[:-1])
+        assert torch.equal(ids[i, video[i]], tokens.flatten()) and (actions[i] == length).sum() == (all_bins[i] < 0).sum()
+    other = torch.randint(50, many.shape)
+    of_other = sequence.hints(other, all_bins, video, actions, length)
+    assert torch.equal(of_other[0, : len(alone[0].ids) - 1], sequence.weave(other[0], *rows[0]).hints[:-1])
+
+
+def test_hints_hold_the_sum_of_the_actions_since_the_first_latent():
+    sequence, (tokens, bins) = make(action_sums=True), clip()
+    plain, ends = make(), (14, 28)  # where the first video token of a latent is announced
+    row = sequence.weave(tokens, None, bins)
+    assert torch.equal(row.hints[:, : plain.hint_width], plain.weave(tokens, None, bins).hints)
+    steps = torch.stack((bins[..., 0] / 6, bins[..., 1] / 4), -1) * 2 - 1
+    for k, end in enumerate(ends):
+        sums = steps[: k + 1].sum((0, 1))
+        angles = sums[:, None] * 2 * torch.pi / torch.tensor(WAVES)
+        expected = torch.cat((sums[:, None] / 4, angles.sin(), angles.cos()), 1).flatten()
+        torch.testing.assert_close(row.hints[end, plain.hint_width :], torch.cat((torch.ones(1), expected)))
+    late = sequence.video_hints(tokens[1], [None, bins[1]])  # what came before is not known: then nor is the sum
+    assert late[:, plain.hint_width - 17].all() and not late[:, plain.hint_width :].any()
 
 
 def test_positions_are_all_different():

@@ -48,13 +48,15 @@ def test_no_channels_at_all():
 @pytest.mark.parametrize("acting", [False, True])
 @pytest.mark.parametrize("latents", [1, 2, 4])
 @pytest.mark.parametrize("text", [None, [1, 3]])
-def test_a_row_woven_at_once_is_its_pieces_joined(channels, acting, latents, text):
-    sequence, generator = Sequence(replace(CONFIG, video_vocab=12, levels=(4, 3)), channels), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("sums", [False, True])
+def test_a_row_woven_at_once_is_its_pieces_joined(channels, acting, latents, text, sums):
+    config, generator = replace(CONFIG, video_vocab=12, levels=(4, 3), action_sums=sums), torch.Generator().manual_seed(0)
+    sequence = Sequence(config, channels)
     tokens = torch.randint(12, (latents, 2, 2), generator=generator)
     bins = torch.randint(3, (latents - 1, 2, len(channels)), generator=generator) if acting else None
     pieces = [sequence.text_piece(text), sequence.latent_piece(0, tokens[0], None)]
     for k in range(1, latents):
         pieces += [sequence.action_piece(k, bins[k - 1])] if acting else []
-        pieces.append(sequence.latent_piece(k, tokens[k], tokens[k - 1], bins[k - 1] if acting else None))
+        pieces.append(sequence.latent_piece(k, tokens[k], tokens[k - 1], bins[:k] if acting else ()))
     for name, a, b in zip(("ids", "positions", "hints"), sequence.weave(tokens, text, bins), sequence.join(pieces), strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b), name

@@ -160,8 +160,8 @@ class Rows:
         for latent, i in enumerate(range(row.base, len(row.tokens))):
             if latent and row.bins[i] is not None:
                 pieces.append(self.sequence.action_piece(latent, row.bins[i]))
-            bins_rA = row.bins[i] if latent else None
-            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None, bins_rA))
+            bins = row.bins[row.base + 1 : i + 1]
+            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None, bins))
         return pieces
 
     def _prefill(self, row: Row) -> KVCache:
@@ -201,7 +201,8 @@ class Rows:
         sequence, config, latent = self.sequence, self.sequence.config, len(row.tokens) - row.base
         previous = row.tokens[-1] if row.tokens else None
         before = sequence.text_piece(row.text_ids) if previous is None else sequence.latent_piece(latent - 1, previous, None)
-        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous, bins_rA)
+        bins = () if previous is None else (*row.bins[row.base + 1 :], bins_rA)
+        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous, bins)
         pieces = [video] if bins_rA is None else [sequence.action_piece(latent, bins_rA), video]
         ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]

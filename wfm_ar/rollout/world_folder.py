@@ -33,7 +33,7 @@ from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.world_model.sequence import Sequence, SequenceConfig
+from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 VERSION = 1
@@ -181,7 +181,8 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         schema = None if settings["action_schema"] is None else schema_from_json(settings["action_schema"])
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
-    sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
+    sequence = EARLIER | settings["sequence"] if isinstance(settings["sequence"], dict) else settings["sequence"]
+    sequence = _config(SequenceConfig, sequence, f"{folder / SETTINGS}: sequence")
     try:
         return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
     except BadData as error:  # actions that no tokenizer can tell apart

@@ -3,22 +3,25 @@
 Every stage without a checkpoint gets a first one, `step-000000`, with the world's weights; the loop goes on from it as from any.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.errors import BadData
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.train.checkpoint import newest_checkpoint, save_checkpoint
 from wfm_ar.train.stages import WORLD_MODEL, keep_text_tokenizer
+from wfm_ar.world_model import Sequence
 
 
-def begin_from(parts: WorldParts, run: Path, data: EpisodeSet, background: torch.Tensor | None = None) -> None:
+def begin_from(parts: WorldParts, run: Path, data: EpisodeSet, background: torch.Tensor | None = None, action_sums: bool = False) -> None:
     """The world's networks and text tokenizer as the beginning of the stages of `run` that have none.
 
     background: what the camera of the new data always sees, float [3, H, W] in [-1, 1]; None = the world's own.
+    action_sums: a world model that was not told the sum of the actions is from now on; at first it makes nothing of it.
     Raises BadData where the data have other actions, or texts for a world that reads none.
     """
     _check(parts, data)
@@ -32,7 +35,11 @@ def begin_from(parts: WorldParts, run: Path, data: EpisodeSet, background: torch
             weights["background"] = background.to(weights["background"].dtype)
         about = {"model": asdict(module.config)}
         if name == WORLD_MODEL:
-            about["sequence"] = asdict(parts.sequence)
+            sequence = replace(parts.sequence, action_sums=parts.sequence.action_sums or action_sums)
+            about["sequence"] = asdict(sequence)
+            if module.config.hint_width:
+                width = about["model"]["hint_width"] = Sequence(sequence).hint_width
+                weights["hints.up.weight"] = F.pad(weights["hints.up.weight"], (0, width - module.config.hint_width))
         elif "residual_scale" in about["model"]:
             about["residual_scale"] = about["model"].pop("residual_scale")
         state = {"step": 0, "stage": name, "describe": about}

@@ -27,6 +27,7 @@ from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
+from wfm_ar.world_model.sequence import EARLIER
 
 VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "world_model", "diffusion_decoder"
 STAGES = (VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER)
@@ -51,6 +52,7 @@ def world_model_stage(
     max_latents: int,
     max_text: int,
     text_vocab: int,
+    action_sums: bool = False,
     workers: int = 1,
     micro_batches: int = 1,
     policy_set: EpisodeSet | None = None,
@@ -81,6 +83,7 @@ def world_model_stage(
         text_vocab=text.vocab_size if text else 0,
         max_text=max_text,
         max_latents=max_latents,
+        action_sums=action_sums,
     )
     train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
     return WorldModelStage(
@@ -126,7 +129,7 @@ def pack_world(
         settings = about["describe"]["model"] | {"residual_scale": about["describe"]["residual_scale"]}
         denoiser = Denoiser(_config(DenoiserConfig, settings))
         load_weights(denoiser, weights, str(run / DIFFUSION_DECODER))
-    sequence = _config(SequenceConfig, state["describe"]["sequence"])
+    sequence = _config(SequenceConfig, EARLIER | state["describe"]["sequence"])
     text_model = run / TEXT_MODEL
     parts = WorldParts(
         video_tokenizer=tokenizer,

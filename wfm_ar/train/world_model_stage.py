@@ -1,6 +1,7 @@
 """Stage 2: the world model learns to predict the next token of clips that were encoded once."""
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class WorldModelTraining:
     short_share: float = 0.5  # share of steps with short windows (more rows, the same number of tokens)
     text_dropout: float = 0.15  # share of rows without their text
     action_dropout: float = 0.1  # share of rows without their actions
+    late_actions: float = 0.0  # share of rows with actions whose first ones are missing, as behind a clip that came without any
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
     policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it
@@ -37,6 +39,16 @@ class WorldModelTraining:
     own_errors: float = 0.0  # share of steps whose input has some tokens as the model itself draws them; each such step takes 1.5x
     z_loss: float = 1e-4
     val_clips: int = 96
+
+
+class Cut(NamedTuple):
+    """A window of a clip: tokens int64 [t, h, w] as they are and as the input has them, bins [t - 1, r, A] below 0 where there are none."""
+
+    clip: int
+    truth: np.ndarray
+    seen: np.ndarray
+    text: str | None
+    bins: np.ndarray | None
 
 
 class WorldModelStage:
@@ -78,7 +90,8 @@ class WorldModelStage:
         return about | {"schema": self.schema.to_json() if self.schema else None}
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """ids [B, L], positions [B, L, 3], hints [B, L, F], targets [B, L], weights [B, L], clip [B] (see clip_ids).
+        """ids [B, L], positions [B, L, 3], targets [B, L], weights [B, L], clip [B] (see clip_ids), and what the hints are made of
+        where the network is: tokens [B, t, h, w], bins [B, t - 1, r, A], video [B, t * h * w], actions [B, (t - 1) * r * A].
 
         B and L depend on the window alone.
         """
@@ -89,17 +102,30 @@ class WorldModelStage:
             return self._policy_batch(size, rng)
         if self.training.short < latents and rng.random() < self.training.short_share:
             size, latents = size * latents // self.training.short, self.training.short
-        rows, clips = [], []
-        for _ in range(size):
-            clips.append(int(rng.integers(len(store))))
-            clip = store[clips[-1]]
-            start = int(rng.integers(max(1, len(clip.video) - latents + 1)))
-            text = clip.text if rng.random() >= self.training.text_dropout else None
-            acting = clip.bins is not None and rng.random() >= self.training.action_dropout
-            bins = clip.bins[start : start + latents - 1] if acting else None
-            rows.append(self._row(clip.video[start : start + latents], text, bins, rng))
-        batch = _pad(rows, self.sequence.length(latents) - 1) | {"clip": torch.tensor(clips)}
-        return batch | self._swaps(rows, latents, rng) if of_own_errors < self.training.own_errors else batch
+        batch = self._woven([self._cut(store, latents, rng) for _ in range(size)], latents)
+        return batch | self._swaps(batch, rng) if of_own_errors < self.training.own_errors else batch
+
+    def _cut(self, store: TokenStore, latents: int, rng: np.random.Generator) -> Cut:
+        """A window of a clip, drawn."""
+        index = int(rng.integers(len(store)))
+        clip = store[index]
+        start = int(rng.integers(max(1, len(clip.video) - latents + 1)))
+        text = clip.text if rng.random() >= self.training.text_dropout else None
+        acting = clip.bins is not None and rng.random() >= self.training.action_dropout
+        bins = clip.bins[start : start + latents - 1] if acting else None
+        if acting and len(bins) > 1 and self.training.late_actions and rng.random() < self.training.late_actions:
+            bins = bins.copy()
+            bins[: int(rng.integers(1, len(bins)))] = -1
+        truth = clip.video[start : start + latents].astype(np.int64)
+        return Cut(index, truth, self._corrupted(truth, rng), text, bins)
+
+    def _corrupted(self, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The tokens of a window as the input has them: some are others of the same window."""
+        if not self.training.corrupt:
+            return truth
+        wrong = rng.random(truth.shape) < self.training.corrupt
+        wrong[0] = False  # a rollout's first latent is given: what the model may doubt there, it repaints where nothing moves
+        return np.where(wrong, truth.flatten()[rng.integers(truth.size, size=truth.shape)], truth)
 
     def _policy_batch(self, size: int, rng: np.random.Generator) -> Batch:
         """Rows that end with the actions after an image, which alone count: as many as take about the tokens of `size` long windows.
@@ -109,73 +135,73 @@ class WorldModelStage:
         """
         sequence, store = self.sequence, self.stores["policy"]
         length = sequence.length(2) - sequence.latent_size
-        size = max(1, size * sequence.max_length // length)
-        rows, clips = [], []
+        cuts, size = [], max(1, size * sequence.max_length // length)
         for _ in range(TRIES * size):
             index = int(rng.integers(len(store)))
             clip = store[index]
-            if clip.bins is None or not len(clip.bins) or self._acting(clip.bins)[1] is None:
+            if clip.bins is None or not len(clip.bins) or (clip.bins[0] < 0).all():
                 continue
             start = int(rng.integers(len(clip.bins))) if rng.random() < 0.5 else 0
-            image = (clip.video if clip.images is None else clip.images)[start]
+            image = (clip.video if clip.images is None else clip.images)[start].astype(np.int64)
             text = clip.text if rng.random() >= self.training.text_dropout else None
-            row = self._row(np.stack((image, image)), text, clip.bins[start : start + 1], None)
-            row = {name: tensor[: -sequence.latent_size] for name, tensor in row.items()}
-            row["weights"][row["targets"] < sequence.action_start] = 0
-            rows.append(row)
-            clips.append(-1 - index)
-            if len(rows) == size:
+            both = np.stack((image, image))
+            cuts.append(Cut(-1 - index, both, both, text, clip.bins[start : start + 1]))
+            if len(cuts) == size:
                 break
         else:
             share = self.training.policy_share
             raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
-        return _pad(rows, length - 1) | {"clip": torch.tensor(clips)}
+        batch = self._woven(cuts, 2)
+        batch["weights"][batch["targets"] < sequence.action_start] = 0
+        return batch | {name: batch[name][:, : length - 1] for name in ("ids", "positions", "targets", "weights")}
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The ids of the clips in a batch, each once."""
         clips = dict.fromkeys(batch["clip"].tolist())  # those of the policy's store are counted from -1 down
         return [self.stores["train"][i].id if i >= 0 else self.stores["policy"][-1 - i].id for i in clips]
 
-    def _row(self, video: np.ndarray, text: str | None, bins: np.ndarray | None, rng: np.random.Generator | None) -> Batch:
-        tokens = torch.from_numpy(video.astype(np.int64))
-        sequence, acts = self._acting(bins)
-        truth = sequence.weave(tokens, self._encode(text), acts)
-        seen = truth
-        if rng is not None and self.training.corrupt:
-            wrong = torch.from_numpy(rng.random(video.shape) < self.training.corrupt)
-            wrong[0] = False  # a rollout's first latent is given: what the model may doubt there, it repaints where nothing moves
-            other = tokens.flatten()[torch.from_numpy(rng.integers(tokens.numel(), size=video.shape))]
-            seen = sequence.weave(torch.where(wrong, other, tokens), self._encode(text), acts)
-        targets = truth.ids[1:]
-        weights = torch.ones(len(targets))
-        weights[targets >= self.sequence.action_start] = self.training.action_weight
-        weights[targets >= self.sequence.text_start] = 0
-        begin = int((truth.ids == self.sequence.bov).nonzero())
-        weights[begin : begin + self.sequence.latent_size] = self.training.first_weight
-        targets = targets.masked_fill(targets >= self.sequence.text_start, 0)
-        return {
-            "ids": seen.ids[:-1],
-            "positions": seen.positions[:-1],
-            "hints": seen.hints[:-1],
-            "targets": targets,
-            "weights": weights,
-        }
+    def _woven(self, cuts: list[Cut], latents: int) -> Batch:
+        """The batch of these windows. A shorter one stands still at its end, where nothing counts and causal attention never looks."""
+        sequence, training, t = self.sequence, self.training, latents
+        length, config = sequence.length(t), sequence.config
+        truth, seen = (
+            torch.from_numpy(np.stack([_stretched(each, t) for each in tokens]))
+            for tokens in zip(*((c.truth, c.seen) for c in cuts), strict=True)
+        )
+        bins = torch.full((len(cuts), t - 1, config.rate, len(config.action_bins)), -1)
+        for row, cut in enumerate(cuts):
+            if cut.bins is not None:
+                bins[row, : len(cut.bins)] = torch.from_numpy(cut.bins.astype(np.int64))
+        ids, positions, video, actions = sequence.weave_rows(seen, [self._encode(cut.text) for cut in cuts], bins, length)
+        row = torch.arange(len(cuts))[:, None]
+        targets, weights = ids.clone(), torch.zeros(len(cuts), length + 1)
+        targets[row, video] = truth.flatten(1)
+        long = torch.tensor([len(cut.truth) for cut in cuts])[:, None]
+        of_latent = (torch.arange(t) < long).float()
+        of_latent[:, 0] = training.first_weight
+        weights[row, actions], weights[row, video] = training.action_weight, of_latent.repeat_interleave(sequence.latent_size, 1)
+        targets = targets[:, 1:].masked_fill(targets[:, 1:] >= sequence.text_start, 0)
+        batch = {"ids": ids[:, :-1], "positions": positions[:, :-1], "targets": targets, "weights": weights[:, 1:length]}
+        about = {"clip": torch.tensor([cut.clip for cut in cuts])}
+        return batch | about | {"tokens": seen, "bins": bins, "video": video, "actions": actions}
 
-    def _swaps(self, rows: list[Batch], latents: int, rng: np.random.Generator) -> Batch:
-        """Which video tokens the model is to draw itself: places int64, swap bool and uniforms float32, [B, latents * h * w].
+    def _hints(self, batch: Batch) -> torch.Tensor:
+        """float32 [B, L, F], made on the batch's device: they are many times the bytes of all else."""
+        length = self.sequence.length(batch["tokens"].shape[1])
+        hints = self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["actions"], length)
+        return hints[:, : batch["ids"].shape[1]]
+
+    def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Which video tokens the model is to draw itself: swap bool and uniforms float32, [B, latents * h * w].
 
         Rates differ from row to row and from latent to latent, as a rollout's errors do; the first latent is always the true one.
         """
-        size, length = self.sequence.latent_size, self.sequence.length(latents) - 1
-        places = torch.full((len(rows), latents * size), length)
-        rates = 2 * rng.random((len(rows), 1, 1)) * rng.random((len(rows), latents, 1))
+        B, latents = batch["tokens"].shape[:2]
+        rates = 2 * rng.random((B, 1, 1)) * rng.random((B, latents, 1))
         rates[:, 0] = 0
-        draws = rng.random((2, len(rows), latents, size), dtype=np.float32)
-        for row, own in zip(rows, places, strict=True):
-            video = (row["ids"] < self.sequence.config.video_vocab).nonzero()[:, 0]
-            own[: len(video) + 1] = F.pad(video, (0, 1), value=len(row["ids"]))  # the last token is a target only
-        swap = torch.from_numpy(draws[0] < rates).flatten(1) & (places < length)
-        return {"places": places, "swap": swap, "uniforms": torch.from_numpy(draws[1]).flatten(1)}
+        draws = rng.random((2, B, latents, self.sequence.latent_size), dtype=np.float32)
+        present = batch["video"] < batch["ids"].shape[1]  # the last token of the longest row is a target only
+        return {"swap": torch.from_numpy(draws[0] < rates).flatten(1) & present, "uniforms": torch.from_numpy(draws[1]).flatten(1)}
 
     @torch.no_grad()
     def _shown_own_errors(self, model, batch: Batch) -> Batch:
@@ -183,16 +209,15 @@ class WorldModelStage:
 
         So it learns to go on from what it will see in a rollout: not only from the truth.
         """
-        places, config = batch["places"], self.sequence.config
-        logits_BLV = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"])
+        places, vocab = batch["video"], self.sequence.config.video_vocab
+        logits_BLV = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
         row, token = torch.where(batch["swap"])
-        mass_RV = logits_BLV[row, places[row, token] - 1, : config.video_vocab].softmax(-1).cumsum(-1)
+        mass_RV = logits_BLV[row, places[row, token] - 1, :vocab].softmax(-1).cumsum(-1)
         threshold_R1 = batch["uniforms"][row, token, None] * mass_RV[:, -1:]
-        tokens_BM = F.pad(batch["ids"], (0, 1)).gather(1, places)
-        tokens_BM[row, token] = torch.searchsorted(mass_RV, threshold_R1, right=True).squeeze(1).clamp_max(config.video_vocab - 1)
-        ids, hints = batch["ids"].clone(), batch["hints"].clone()
-        self.sequence.repaint(ids, hints, tokens_BM.unflatten(1, (-1, config.grid_h, config.grid_w)), places)
-        return batch | {"ids": ids, "hints": hints}
+        tokens_BM = batch["tokens"].flatten(1).clone()
+        tokens_BM[row, token] = torch.searchsorted(mass_RV, threshold_R1, right=True).squeeze(1).clamp_max(vocab - 1)
+        ids = F.pad(batch["ids"], (0, 1)).scatter(1, places, tokens_BM)[:, :-1]
+        return batch | {"ids": ids, "tokens": tokens_BM.view_as(batch["tokens"])}
 
     def _acting(self, bins: np.ndarray | None) -> tuple[Sequence, torch.Tensor | None]:
         """The sequence of the robot whose columns of `bins` [n, r, columns] are filled (the others hold -1), and its bins."""
@@ -215,7 +240,7 @@ class WorldModelStage:
     def loss(self, model, batch, generator):
         if "swap" in batch:
             batch = self._shown_own_errors(model, batch)
-        inputs = {"hints_BLF": batch["hints"], "targets_BL": batch["targets"], "weights_BL": batch["weights"]}
+        inputs = {"hints_BLF": self._hints(batch), "targets_BL": batch["targets"], "weights_BL": batch["weights"]}
         loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
         actions = (batch["weights"] > 0) & ~video
@@ -228,12 +253,12 @@ class WorldModelStage:
         store, totals = self.stores["val"], torch.zeros(6, dtype=torch.float64)
         clips = min(self.training.val_clips, len(store))
         for first in range(0, clips, 8):
-            rows = [store[i] for i in range(first, min(first + 8, clips))]
-            limit = self.sequence.config.max_latents
-            rows = [self._row(c.video[:limit], c.text, None if c.bins is None else c.bins[: limit - 1], None) for c in rows]
-            batch = _pad(rows, self.sequence.length(limit) - 1)
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits = model(batch["ids"], batch["positions"], hints_BLF=batch["hints"])
+            limit, cuts = self.sequence.config.max_latents, []
+            for i in range(first, min(first + 8, clips)):
+                clip, tokens = store[i], store[i].video[:limit].astype(np.int64)
+                cuts.append(Cut(i, tokens, tokens, clip.text, None if clip.bins is None else clip.bins[: limit - 1]))
+            batch = {name: tensor.to(device) for name, tensor in self._woven(cuts, limit).items()}
+            logits = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
             each = F.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
             hit = (logits.argmax(-1) == batch["targets"]).float()
             later = (batch["weights"] > 0) & (batch["weights"] != self.training.first_weight)
@@ -266,13 +291,5 @@ def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
     return hit[kind].float().mean() if kind.any() else torch.zeros(())
 
 
-def _pad(rows: list[Batch], length: int) -> Batch:
-    """Rows of different lengths -> one batch, padded at the end with weight 0 (causal attention never looks there).
-
-    Always to the same length, so that a compiled network is compiled once.
-    """
-    return {name: torch.stack([_padded(row[name], length) for row in rows]) for name in rows[0]}
-
-
-def _padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.cat((tensor, tensor.new_zeros(length - len(tensor), *tensor.shape[1:])))
+def _stretched(tokens_thw: np.ndarray, latents: int) -> np.ndarray:
+    return np.pad(tokens_thw, ((0, latents - len(tokens_thw)), (0, 0), (0, 0)), "edge")

@@ -104,6 +104,7 @@ class SequenceSettings:
     max_latents: int
     max_text: int
     text_vocab: int
+    action_sums: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +201,9 @@ def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Sett
     tokenizer, background = parts.video_tokenizer.config, None
     if tokenizer.background and settings.stage in (stages.VIDEO_TOKENIZER, "all"):  # tokens change anyway: let the camera be the data's
         background = to_float(still_picture(train_set, tokenizer.height, tokenizer.width)).permute(2, 0, 1)
-    begin_from(parts, settings.run, train_set, background)
-    sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text)
+    sums = parts.sequence.action_sums or settings.sequence.action_sums
+    begin_from(parts, settings.run, train_set, background, sums)
+    sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text, action_sums=sums)
     decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
     return replace(settings, sequence=sequence, tokenizer=tokenizer, model=parts.world_model.config, decoder=decoder)
 

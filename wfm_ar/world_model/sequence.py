@@ -6,8 +6,9 @@ Text and actions may be left out, so one model serves text, image, clip and acti
 
 Ids: video [0, Vv) | actions [Vv, Vv + sum(bins)) | text | BOV. The head covers video and actions only.
 Hints tell the model what is known of each *next* token before it is predicted, as numbers: its place in the latent (or the
-action slot), the codes around that place one latent earlier, and the actions that lead to it. Copying what stands still, and
-moving what an action moves, then needs no attention; and codes that are alike have hints that are alike, however rare they are.
+action slot), the codes around that place one latent earlier, the actions that lead to it, and their sum since the row's first
+latent. Copying what stands still, and moving what an action moves, then needs no attention; and codes that are alike have hints
+that are alike, however rare they are. The sum does not drift as a picture drawn after a drawn picture does.
 """
 
 import math
@@ -22,6 +23,9 @@ from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.sizes import check_sizes
 
 REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the previous latent
+WAVES = (2, 4, 8, 16, 32, 64)  # periods of the sines of a sum of actions, in steps at full deflection
+
+EARLIER = {"action_sums": False}  # of a SequenceConfig: what files from before a setting came leave unsaid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class SequenceConfig:
     text_vocab: int = 0  # 0 = a world without text
     max_text: int = 32  # text tokens
     max_latents: int = 9  # trained length; longer rollouts roll on from the last latents
+    action_sums: bool = False  # hints hold the sum of the actions since the row's first latent
 
     def __post_init__(self):
         for name in ("video_vocab", "grid_h", "grid_w", "rate", "max_latents"):
@@ -64,6 +69,19 @@ class Woven(NamedTuple):
     hints: torch.Tensor
 
 
+class Rows(NamedTuple):
+    """Rows of equally many latents, padded at the end to one length L, and the place of each of their tokens in its row.
+
+    ids int64 [B, L], positions int64 [B, L, 3], video int64 [B, t * h * w], actions int64 [B, (t - 1) * r * A]: L where a row does not
+    have that token.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    video: torch.Tensor
+    actions: torch.Tensor
+
+
 class Sequence:
     """Builds rows of tokens and takes them apart again, for one SequenceConfig.
 
@@ -79,23 +97,28 @@ class Sequence:
         self.action_start = c.video_vocab
         self.text_start = c.video_vocab + sum(c.action_bins)
         self.bov = self.text_start + c.text_vocab
-        starts = [c.video_vocab + sum(c.action_bins[:i]) for i in self.channels]
-        self._action_starts = torch.tensor(starts, dtype=torch.int64)
+        first_ids = [c.video_vocab + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
+        self._every_start, self._channels = (torch.tensor(each, dtype=torch.int64) for each in (first_ids, self.channels))
+        self._action_starts = self._every_start[self._channels]
         # Columns of a hint: the slot, one-hot (0 = nothing known, then latent places, then action slots); a neighbourhood of
-        # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known`, then the values, then their squares.
+        # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known`, then the values, then their squares; and with
+        # action_sums `known`, then of each channel the sum and its sines and cosines.
         every_action = c.rate * len(c.action_bins)  # of all robots: each has columns of its own
         self.slots = 1 + self.latent_size + every_action
         self._codes = _code_table(c.video_vocab, c.levels)
         self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
         self._acts = self.slots + self._around
-        self.hint_width = self._acts + (1 + 2 * every_action if every_action else 0)
+        sums = 1 + (1 + 2 * len(WAVES)) * len(c.action_bins) if c.action_sums else 0
+        self.hint_width = self._acts + (1 + 2 * every_action + sums if every_action else 0)
         self._none = F.one_hot(torch.tensor(0), self.hint_width).float()
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
-        step = torch.arange(c.rate).repeat_interleave(len(self.channels))
-        channel = torch.tensor(self.channels, dtype=torch.int64).repeat(c.rate)
-        self._action_places = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)
-        self._action_slots = 1 + self.latent_size + step * len(c.action_bins) + channel
+        step = torch.arange(c.rate).repeat_interleave(len(c.action_bins))
+        channel = torch.arange(len(c.action_bins)).repeat(c.rate)
+        self._every_action_place = torch.stack((torch.zeros_like(step), c.grid_h + step, channel), -1)
+        own = (channel[:, None] == self._channels).any(1)
+        self._action_places = self._every_action_place[own]
+        self._action_slots = 1 + self.latent_size + own.nonzero()[:, 0]
 
     def model_vocabularies(self) -> dict[str, int]:
         """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
@@ -117,14 +140,17 @@ class Sequence:
 
     def text_piece(self, text_ids: list[int] | None) -> Piece:
         """The text (None or [] = no text) and BOV. Raises BadPrompt when it is longer than max_text."""
-        text_ids = text_ids or []
-        if len(text_ids) > self.config.max_text:
-            raise BadPrompt(f"text: got {len(text_ids)} tokens, expected at most {self.config.max_text}; fix: shorten it")
-        ids = torch.tensor([self.text_start + i for i in text_ids] + [self.bov], dtype=torch.int64)
+        ids = self._text_ids(text_ids)
         positions = torch.zeros(len(ids), 3, dtype=torch.int64)
         positions[:, 1] = self.config.grid_h + self.config.rate  # a line of its own below the latent and its actions
         positions[:, 2] = torch.arange(len(ids))
         return Piece(ids, positions, self._none.expand(len(ids), -1))
+
+    def _text_ids(self, text_ids: list[int] | None) -> torch.Tensor:
+        text_ids = text_ids or []
+        if len(text_ids) > self.config.max_text:
+            raise BadPrompt(f"text: got {len(text_ids)} tokens, expected at most {self.config.max_text}; fix: shorten it")
+        return torch.tensor([self.text_start + i for i in text_ids] + [self.bov], dtype=torch.int64)
 
     def action_piece(self, latent: int, bins: torch.Tensor) -> Piece:
         """int64 bins [r, A] of the actions that lead to `latent` (>= 1)."""
@@ -132,33 +158,52 @@ class Sequence:
         return Piece(ids, self._at(self._action_places, latent), self.action_hints())
 
     def latent_piece(
-        self, latent: int, tokens_hw: torch.Tensor, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None
+        self, latent: int, tokens_hw: torch.Tensor, previous_hw: torch.Tensor | None, bins: Items[torch.Tensor | None] = ()
     ) -> Piece:
-        """int64 tokens [h, w] of `latent`, those of the latent before it (None at the first), and the actions in between."""
-        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(previous_hw, bins_rA))
+        """int64 tokens [h, w] of `latent`; the rest as in `video_hints`."""
+        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(previous_hw, bins))
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
         return F.one_hot(self._action_slots, self.hint_width).float()
 
-    def video_hints(self, previous_hw: torch.Tensor | None, bins_rA: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none) and its actions."""
-        hints = torch.zeros(1, self.latent_size, self.hint_width)
-        self._describe(hints, *(None if known is None else known[None].cpu() for known in (previous_hw, bins_rA)))
-        return hints[0]
+    def video_hints(self, previous_hw: torch.Tensor | None, bins: Items[torch.Tensor | None] = ()) -> torch.Tensor:
+        """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none).
 
-    def _describe(self, hints_nSF: torch.Tensor, previous_nhw: torch.Tensor | None, bins_nrA: torch.Tensor | None) -> None:
-        """Fill the hints, zeros so far, of the tokens of n latents, each after the latent and the actions before it."""
-        c, video = self.config, torch.arange(self.latent_size)
-        hints_nSF[:, video, 1 + video] = 1
-        if previous_nhw is not None:
-            hints_nSF[:, :, self.slots : self._acts] = self._codes_around(previous_nhw)
-        if bins_nrA is not None and self.action_size:
-            top = torch.tensor([c.action_bins[channel] for channel in self.channels]).sub(1).clamp_min(1)
-            values = (2 * bins_nrA / top - 1).flatten(1)[:, None]
-            columns = self._acts + self._action_slots - self.latent_size  # the slot of action 0 is 1 + latent_size
-            hints_nSF[:, :, self._acts] = 1
-            hints_nSF[:, :, columns], hints_nSF[:, :, columns + c.rate * len(c.action_bins)] = values, values.square()
+        bins: int64 [r, A] of the actions that led to each latent since the row's first, the coming one included; None where there
+        were none. Without action_sums the last one is enough.
+        """
+        hints, video = torch.zeros(self.latent_size, self.hint_width), torch.arange(self.latent_size)
+        hints[video, 1 + video] = 1
+        if previous_hw is not None:
+            hints[:, self.slots : self._acts] = self._codes_around(previous_hw[None].cpu())[0]
+        if len(bins) and self.config.action_bins:
+            none = torch.full((self.config.rate, len(self.channels)), -1)
+            bins_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
+            hints[:, self._acts :] = self._of_actions(self.of_all_channels(bins_1tra))[0, -1]
+        return hints
+
+    def of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
+        """Bins of this sequence's channels as columns of the whole action vocabulary, -1 in the others."""
+        every = bins_btra.new_full((*bins_btra.shape[:-1], len(self.config.action_bins)), -1)
+        every[..., self._channels.to(every.device)] = bins_btra
+        return every
+
+    def _of_actions(self, bins_BtrA: torch.Tensor) -> torch.Tensor:
+        """float32 [B, t, columns]: what hints say of the actions that lead to each of t latents; bins below 0 are not there."""
+        top_A = torch.tensor(self.config.action_bins, device=bins_BtrA.device).sub(1).clamp_min(1)
+        there_BtrA = bins_BtrA >= 0
+        values_BtrA = torch.where(there_BtrA, 2 * bins_BtrA / top_A - 1, 0.0)
+        known_Bt1 = there_BtrA.flatten(2).any(2, keepdim=True).float()
+        parts = [known_Bt1, values_BtrA.flatten(2), values_BtrA.flatten(2).square()]
+        if self.config.action_sums:
+            known_Bt1 = known_Bt1.cumprod(1)  # a latent whose actions are not known may have moved anything
+            sums_BtA1 = values_BtrA.sum(2).cumsum(1)[..., None]
+            angles_BtAw = sums_BtA1 * (2 * math.pi / torch.tensor(WAVES, device=bins_BtrA.device))
+            of_each_BtAf = torch.cat((sums_BtA1 / self.config.rate, angles_BtAw.sin(), angles_BtAw.cos()), -1)
+            of_each_BtAf = of_each_BtAf * (there_BtrA.any(2) * known_Bt1)[..., None]
+            parts += [known_Bt1, of_each_BtAf.flatten(2)]
+        return torch.cat(parts, 2)
 
     def _codes_around(self, tokens_nhw: torch.Tensor) -> torch.Tensor:
         """float32 [n, h * w, codes]: the codes at and around each place of n latents, as hints have them."""
@@ -166,41 +211,72 @@ class Sequence:
         around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(len(tokens_nhw), self.latent_size, -1)
         return F.embedding(around, self._codes.to(around.device)).flatten(2)
 
-    def repaint(self, ids_BL: torch.Tensor, hints_BLF: torch.Tensor, tokens_Bthw: torch.Tensor, places_BM: torch.Tensor) -> None:
-        """Put other video tokens into woven rows, in place: ids, and what the hints say of the latents before.
+    def weave_rows(
+        self, tokens_Bthw: torch.Tensor, texts: Items[list[int] | None], bins_BtrA: torch.Tensor | None = None, length: int | None = None
+    ) -> Rows:
+        """Many rows at once: int64 tokens [B, t, h, w], text ids, bins [B, t - 1, r, A] -> Rows, padded to `length` (None: the longest).
 
-        places_BM: int64 [B, t * h * w], where in its row each video token stands; rows that end before a place leave it out.
+        bins: a column for each channel of the whole action vocabulary, below 0 where a row has no such action; None = none at all.
         """
-        rows, last = torch.arange(len(ids_BL), device=ids_BL.device)[:, None], ids_BL.shape[1]
-        row, token = torch.where(places_BM < last)
-        ids_BL[row, places_BM[row, token]] = tokens_Bthw.flatten(1)[row, token]
-        codes = self._codes_around(tokens_Bthw[:, :-1].flatten(0, 1)).unflatten(0, (len(ids_BL), -1)).flatten(1, 2)
-        hints_BLF[rows, places_BM[:, self.latent_size :] - 1, self.slots : self._acts] = codes.to(hints_BLF.dtype)
+        c, (B, t) = self.config, tokens_Bthw.shape[:2]
+        bins_BtrA = self._no_bins(B, t) if bins_BtrA is None else bins_BtrA
+        text = [self._text_ids(ids) for ids in texts]
+        begin_B1 = torch.tensor([len(ids) for ids in text])[:, None]
+        there_BtK = (bins_BtrA >= 0).flatten(2).long()
+        count_Bt = there_BtK.sum(2)
+        start_Bt = begin_B1 + torch.arange(t) * self.latent_size + F.pad(count_Bt.cumsum(1), (1, 0))
+        L = int(start_Bt.max()) + self.latent_size if length is None else length
+        video_BM = (start_Bt[..., None] + torch.arange(self.latent_size)).flatten(1)
+        actions_BtK = (start_Bt[:, 1:] - count_Bt)[..., None] + there_BtK.cumsum(2) - 1
+        actions_BK = torch.where(there_BtK > 0, actions_BtK, L).flatten(1)
+        row, ids = torch.arange(B)[:, None], torch.zeros(B, L + 1, dtype=torch.int64)
+        padded = torch.nn.utils.rnn.pad_sequence(text, batch_first=True)
+        ids[:, : padded.shape[1]] = padded
+        ids[row, video_BM], ids[row, actions_BK] = tokens_Bthw.flatten(1), (bins_BtrA + self._every_start).flatten(1)
+        positions = torch.zeros(B, L + 1, 3, dtype=torch.int64)
+        at = torch.arange(L + 1)
+        line = torch.stack((torch.zeros_like(at), torch.full_like(at, c.grid_h + c.rate), at), 1)  # below the latent and its actions
+        positions = torch.where((at < begin_B1)[..., None], line, positions)
+        latent = F.pad(torch.arange(t)[:, None, None], (0, 2))
+        positions[row, video_BM] = (self._places + latent).flatten(0, 1)
+        positions[row, actions_BK] = (self._every_action_place + latent[1:]).flatten(0, 1)
+        return Rows(ids[:, :L], positions[:, :L], video_BM, actions_BK)
+
+    def hints(
+        self, tokens_Bthw: torch.Tensor, bins_BtrA: torch.Tensor, video_BM: torch.Tensor, actions_BK: torch.Tensor, length: int
+    ) -> torch.Tensor:
+        """float32 [B, length - 1, F] of rows woven to `length`, made where their tokens are: hints[:, i] describes token i + 1.
+
+        tokens and bins as `weave_rows` took them, or other tokens: then of the rows that those would make. Places as in `Rows`.
+        """
+        (B, t), device = tokens_Bthw.shape[:2], tokens_Bthw.device
+        of_video = torch.zeros(B, t, self.latent_size, self.hint_width, device=device)
+        place = torch.arange(self.latent_size, device=device)
+        of_video[:, :, place, 1 + place] = 1
+        if t > 1:
+            codes = self._codes_around(tokens_Bthw[:, :-1].flatten(0, 1))
+            of_video[:, 1:, :, self.slots : self._acts] = codes.unflatten(0, (B, t - 1))
+            if self.config.action_bins:
+                of_video[:, 1:, :, self._acts :] = self._of_actions(bins_BtrA)[:, :, None]
+        row, hints = torch.arange(B, device=device)[:, None], torch.zeros(B, length, self.hint_width, device=device)
+        hints[:, :, 0] = (torch.arange(length, device=device) < video_BM[:, :1] - 1).float()  # nothing is known of text and BOV
+        slots = torch.arange(1 + self.latent_size, self.slots, device=device).repeat(t - 1)
+        hints[row, actions_BK - 1, slots] = 1  # those that are not there mark the last hint, which is cut
+        hints[row, video_BM - 1] = of_video.flatten(1, 2)
+        return hints[:, :-1]
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
-        """Video tokens [n, h, w], text ids, bins [n - 1, r, A] (None = no actions) -> the whole row.
+        """Video tokens [n, h, w], text ids, bins [n - 1, r, A] of this sequence's channels (None = no actions) -> the whole row.
 
         The last hint is "nothing known"; a caller who goes on predicting puts the next token's hint there.
         """
-        text, size, later = self.text_piece(text_ids), self.latent_size, len(tokens_thw) - 1
-        acts = self.action_size if bins_tra is not None else 0
-        each, places = tokens_thw[1:].flatten(1), self._places
-        if acts:
-            each = torch.cat(((bins_tra[:later] + self._action_starts).flatten(1), each), 1)
-            places = torch.cat((self._action_places, places))
-        steps = F.pad(torch.arange(1, later + 1)[:, None, None], (0, 2))
-        ids = torch.cat((text.ids, tokens_thw[0].flatten(), each.flatten()))
-        positions = torch.cat((text.positions, self._places, (places + steps).flatten(0, 1)))
-        hints = torch.zeros(len(ids), self.hint_width)  # filled in place: it is most of a row's bytes
-        begin = len(text.ids) - 1  # of the hints of latent 0
-        hints[:begin, 0] = hints[-1, 0] = 1
-        self._describe(hints[begin : begin + size][None], None, None)
-        if later:
-            blocks = hints[begin + size : -1].view(later, acts + size, -1)
-            if acts:
-                blocks[:, :acts] = self.action_hints()
-            self._describe(blocks[:, acts:], tokens_thw[:-1].cpu(), bins_tra[:later].cpu() if acts else None)
-        return Woven(ids, positions, hints)
+        tokens = tokens_thw[None].cpu()
+        bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self.of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
+        (ids,), (positions,), video, actions = self.weave_rows(tokens, [text_ids], bins)
+        return Woven(ids, positions, torch.cat((self.hints(tokens, bins, video, actions, len(ids))[0], self._none[None])))
+
+    def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
+        return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
