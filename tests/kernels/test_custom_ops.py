@@ -9,10 +9,17 @@ def attention_case(return_lse, joins=False, counts=False):
     from wfm_kernels.attention.triton import attention_op
 
     q, k, v = (torch.randn(2, h, n, 32) for h, n in ((4, 2), (2, 40), (2, 40)))
-    past = (torch.randn_like(q), torch.randn(2, 4, 2)) if joins else (None, None)
+    past = (torch.randn(2, 1, 64), torch.ones(2, 1, 64), torch.randn(2, 1, 64, 32), torch.tensor([9])) if joins else (None,) * 4
     counters = torch.zeros(16, dtype=torch.int32) if counts else None
-    numbers = 0.2, 0, 0, 1, 1, 1, 40, return_lse, 2, False, 0, 0
+    numbers = 0.2, 0, 0, 1, 1, 1, 40, 16, return_lse, 2, False
     return attention_op, (q, k, v, torch.tensor([40, 7]), None, None, None, *past, counters, *numbers)
+
+
+def partials_case(queries):
+    from wfm_kernels.attention.triton import attention_partials_op
+
+    q, k, v = torch.randn(1, 4, queries, 32), torch.randn(1, 2, 200, 32), torch.randn(1, 2, 200, 32)
+    return attention_partials_op, (q, k, v, torch.tensor([150]), None, None, 0.2, 64, 4, 2)
 
 
 def rms_norm_case(residual):
@@ -72,6 +79,8 @@ def cross_entropy_case():
 CASES = {
     "attention": lambda: attention_case(False),
     "attention with lse": lambda: attention_case(True),
+    "attention left in pieces": lambda: partials_case(3),
+    "attention left in one piece": lambda: partials_case(40),
     "attention that joins a past and counts in a given place": lambda: attention_case(False, True, True),
     "rms_norm": lambda: rms_norm_case(False),
     "rms_norm with residual": lambda: rms_norm_case(True),

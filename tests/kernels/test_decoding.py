@@ -20,7 +20,16 @@ from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
 
 CONFIG = SequenceConfig(
-    video_vocab=12, levels=(4, 3), grid_h=2, grid_w=2, rate=1, action_bins=(3, 4), text_vocab=5, max_text=3, max_latents=4
+    video_vocab=12,
+    levels=(4, 3),
+    grid_h=2,
+    grid_w=2,
+    rate=1,
+    action_bins=(3, 4),
+    text_vocab=5,
+    max_text=3,
+    max_latents=4,
+    action_sums=True,
 )
 GREEDY = SamplingConfig(temperature=0.0)
 

@@ -21,25 +21,6 @@ def fold(m_M, l_M, acc_MD, chunk_m_M, chunk_l_M, chunk_acc_MD):
 
 
 @triton.jit
-def begin(
-    past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt,
-    HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST: tl.constexpr,
-):  # fmt: skip
-    """What a row has seen before its first chunk: nothing, or with PAST its output and log-sum-exp over other keys (a shared past)."""
-    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l_M = tl.zeros([BLOCK_M], tl.float32)
-    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if PAST:
-        offset_D = tl.arange(0, BLOCK_D)
-        place_M = group_M * stride_pn + token_M * stride_pt
-        m_M = tl.load(past_lse_ptr + place_M, mask=row_M < rows, other=float("-inf")) * 1.4426950408889634  # base e to base 2
-        l_M = tl.where(m_M == float("-inf"), 0.0, 1.0)
-        pointer_MD = past_ptr + place_M.to(tl.int64)[:, None] * HEAD + offset_D[None, :]
-        acc_MD += tl.load(pointer_MD, mask=(row_M < rows)[:, None] & (offset_D < HEAD)[None, :], other=0.0).to(tl.float32)
-    return m_M, l_M, acc_MD
-
-
-@triton.jit
 def store_out(
     out_ptr, lse_ptr, row_M, group_M, token_M, rows, num_tokens, m_M, l_M, acc_MD, stride_on, stride_ot,
     HEAD: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr,
@@ -52,6 +33,15 @@ def store_out(
     if LSE:
         lse_M = tl.where(l_M > 0.0, (m_M + tl.log2(l_M)) * 0.6931471805599453, float("-inf"))  # ln 2: base 2 to base e
         tl.store(lse_ptr + group_M * num_tokens + token_M, lse_M, mask=row_M < rows)
+
+
+@triton.jit
+def store_partial(partial_m_ptr, partial_l_ptr, partial_acc_ptr, lane_M, live_M, m_M, l_M, acc_MD, BLOCK_D: tl.constexpr):
+    """Leave a partial result for another block to fold, rows at lane_M."""
+    tl.store(partial_m_ptr + lane_M, m_M)
+    tl.store(partial_l_ptr + lane_M, l_M)
+    lane_MD = lane_M[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    tl.store(partial_acc_ptr + lane_MD, acc_MD, mask=tl.broadcast_to(live_M[:, None], acc_MD.shape))
 
 
 @triton.jit
@@ -120,10 +110,31 @@ def _fold_partials(
 
 
 @triton.jit
+def begin(
+    past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, past_chunk, past_chunks, past_tiles, batch, head, row_M, rows,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST_M: tl.constexpr,
+):  # fmt: skip
+    """What a row has seen before its first chunk: nothing, or with PAST_M what the pass over a shared past stored, in tiles of PAST_M rows.
+
+    That pass had the rows of all futures behind one another, `past_tiles` tiles a head, `past_chunks` partials a tile.
+    """
+    m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_M = tl.zeros([BLOCK_M], tl.float32)
+    acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    if PAST_M:
+        place_M = batch * rows + row_M
+        lane_M = (head * past_tiles + place_M // PAST_M) * past_chunks * PAST_M + place_M % PAST_M
+        number = tl.minimum(tl.cdiv(tl.load(past_length_ptr).to(tl.int64), past_chunk), past_chunks)
+        past = past_m_ptr, past_l_ptr, past_acc_ptr
+        m_M, l_M, acc_MD = _fold_partials(m_M, l_M, acc_MD, *past, number, lane_M, row_M < rows, PAST_M, BLOCK_D, 4)
+    return m_M, l_M, acc_MD
+
+
+@triton.jit
 def fold_and_store(
-    out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr, tile, num_chunks, num_tokens,
-    stride_on, stride_ot, stride_pn, stride_pt,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
+    out_ptr, lse_ptr, past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
+    past_chunk, past_chunks, past_tiles, batch, head, tile, num_chunks, num_tokens, stride_on, stride_ot,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST_M: tl.constexpr,
     FOLD_M: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """A tile's rows from its stored partials, FOLD_M rows at a time. Rows do not touch, so their number changes no bit."""
@@ -132,7 +143,8 @@ def fold_and_store(
         lane_M = first + tl.arange(0, FOLD_M)
         row_M = tile * BLOCK_M + lane_M
         token_M, group_M = row_M // GROUP, row_M % GROUP
-        m_M, l_M, acc_MD = begin(past_ptr, past_lse_ptr, row_M, group_M, token_M, rows, stride_pn, stride_pt, HEAD, FOLD_M, BLOCK_D, PAST)
+        past = past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, past_chunk, past_chunks, past_tiles
+        m_M, l_M, acc_MD = begin(*past, batch, head, row_M, rows, FOLD_M, BLOCK_D, PAST_M)
         m_M, l_M, acc_MD = _fold_partials(
             m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, lane_M, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
         )  # fmt: skip
@@ -141,9 +153,9 @@ def fold_and_store(
 
 @triton.jit
 def fold_kernel(
-    lengths_ptr, out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
-    stride_ob, stride_on, stride_ot, stride_pb, stride_pn, stride_pt, num_tokens, kv_heads, slots, chunk_size, max_chunks,
-    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST: tl.constexpr,
+    lengths_ptr, out_ptr, lse_ptr, past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
+    past_chunk, past_chunks, past_tiles, stride_ob, stride_on, stride_ot, num_tokens, kv_heads, slots, chunk_size, max_chunks,
+    GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LSE: tl.constexpr, PAST_M: tl.constexpr,
     FOLD_M: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """The second launch of the two-launch form. Grid (row tiles, B * H)."""
@@ -154,13 +166,12 @@ def fold_kernel(
     partial_l_ptr += slot * max_chunks * BLOCK_M
     partial_acc_ptr += slot * max_chunks * BLOCK_M * BLOCK_D
     live_chunks = tl.cdiv(tl.minimum(tl.load(lengths_ptr + batch).to(tl.int64), slots).to(tl.int32), chunk_size)
-    past_ptr += (batch * stride_pb + head * GROUP * stride_pn) * HEAD
-    past_lse_ptr += batch * stride_pb + head * GROUP * stride_pn
     out_ptr += batch * stride_ob + head * GROUP * stride_on
     lse_ptr += (batch * kv_heads + head) * GROUP * num_tokens
     fold_and_store(
-        out_ptr, lse_ptr, past_ptr, past_lse_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr, tile, live_chunks, num_tokens,
-        stride_on, stride_ot, stride_pn, stride_pt, GROUP, HEAD, BLOCK_M, BLOCK_D, LSE, PAST, FOLD_M, AT_ONCE,
+        out_ptr, lse_ptr, past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, partial_m_ptr, partial_l_ptr, partial_acc_ptr,
+        past_chunk, past_chunks, past_tiles, batch, head, tile, live_chunks, num_tokens, stride_on, stride_ot,
+        GROUP, HEAD, BLOCK_M, BLOCK_D, LSE, PAST_M, FOLD_M, AT_ONCE,
     )  # fmt: skip
 
 

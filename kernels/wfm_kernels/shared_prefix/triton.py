@@ -1,12 +1,12 @@
-"""`attention_shared_prefix` on CUDA: the decode kernel over the past for all rows, again over each row's own tokens, which joins both."""
+"""`attention_shared_prefix` on CUDA: the decode kernel over the past for all rows, again over each row's own tokens, which folds both."""
 
 from torch import Tensor
 
-from wfm_kernels.attention.masks import CAUSAL, FULL
-from wfm_kernels.attention.triton import attention
+from wfm_kernels.attention.masks import CAUSAL
+from wfm_kernels.attention.triton import attention, attention_partials
 
 TILE_ROWS = 64  # of the pass over the past
-CHUNKS = 4  # of the past: its many rows fill the device, and writing and folding a chunk's partial results costs more (H200: 53 us, 8: 62)
+CHUNKS, STAGES = 8, 2  # of the past; two tiles on their way leave room for two blocks on a multiprocessor, three do not
 
 
 def attention_shared_prefix(
@@ -23,10 +23,7 @@ def attention_shared_prefix(
     else:
         past_scales = {"k_scale_BHL": prefix_k_scale_HP[None], "v_scale_BHL": prefix_v_scale_HP[None]}
     # one tile whatever the number of futures: a smaller tile has other instructions, so a row's bits would follow the batch
-    past_1NRK, past_lse_1NR = attention(
-        q_1NRK, *past, scale=scale, mask=FULL, return_lse=True, counters=counters, tile_rows=TILE_ROWS, chunks=CHUNKS, **past_scales
-    )  # fmt: skip
-    joined = tuple(t.unflatten(2, (B, T))[0].transpose(0, 1) for t in (past_1NRK, past_lse_1NR))
+    seen = attention_partials(q_1NRK, *past, scale=scale, tile_rows=TILE_ROWS, chunks=CHUNKS, stages=STAGES, **past_scales)
     return attention(
-        q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, past=joined, counters=counters, **scales
+        q_BNTK, k_BHLK, v_BHLK, lengths_B, scale=scale, max_length=max_length, mask=mask, past=seen, counters=counters, **scales
     )  # fmt: skip
