@@ -4,6 +4,7 @@ Run as a program, without TRITON_INTERPRET: test_compile.py starts it in subproc
 (default all).
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -23,16 +24,19 @@ FORMS = ["causal", "full", "tree", "ring", "ring full", "slots"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, **options) -> dict:
-    """Compile one kernel. types: Triton type of each argument by name, all others are i32; sizes and pointers divisible by 16."""
+def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divisible: str = r"stride|slots|width", **options) -> dict:
+    """Compile one kernel. types: Triton type of each argument by name, all others are i32.
+
+    divisible: pattern of the names of sizes that are divisible by 16, as pointers always are.
+    """
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constexprs else types.get(n, "i32") for n in names}
-    divisible = [i for i, n in enumerate(names) if signature[n].startswith("*") or re.match(r"stride|slots|width", n)]
+    by_16 = [i for i, n in enumerate(names) if signature[n].startswith("*") or re.match(divisible, n)]
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(n),): value for n, value in constexprs.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i in divisible},
+        attrs={(i,): [["tt.divisibility", 16]] for i in by_16},
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"enable_fp_fusion": False} | options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -61,10 +65,10 @@ def attention_variants(sm):
     from wfm_kernels.attention import partials
     from wfm_kernels.attention import triton as op
 
-    fp32 = {
-        n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "past_lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")
+    fp32 = {n: "*fp32" for n in ("k_scale_ptr", "v_scale_ptr", "lse_ptr", "partial_m_ptr", "partial_l_ptr", "partial_acc_ptr")} | {
+        n: "*fp32" for n in ("past_m_ptr", "past_l_ptr", "past_acc_ptr")
     }
-    fp32 |= {"lengths_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
+    fp32 |= {"lengths_ptr": "*i64", "past_length_ptr": "*i64", "counter_ptr": "*i32", "scale_log2": "fp32"}
     for i, (q, cache) in enumerate(CACHES):
         for j, head in enumerate(HEADS):
             if cache == "fp8e4nv" and sm < 89:
@@ -75,21 +79,22 @@ def attention_variants(sm):
             for form in [(i + j) % 5] + [FORMS.index("slots")] * (i == j):
                 constexprs = dict(
                     GROUP=4, HEAD=head, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, FORM=form, QUANTISED=quantised, ALIKE=alike,
-                    LSE=j % 2 == 0, PAST=(i + j) % 4 == 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0, PRECISION="ieee",
+                    LSE=j % 2 == 0, PAST_M=64 if (i + j) % 4 == 0 else 0, SPLITS=splits, LAST_BLOCK_FOLDS=(i + j) % 3 != 0,
+                    PRECISION="ieee", PARTIALS=FORMS[form] == "full" and j % 2 == 1,
                     **fold_sizes(rows, head, block_d, options["num_warps"]),
                 )  # fmt: skip
                 types = fp32 | {"bits_ptr": "*i1" if FORMS[form] == "slots" else "*i64"}
-                types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "past_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
+                types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
                 name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
                 yield name, op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
-        constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST=lse)
+        constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST_M=64 if lse else 0)
         warps = 4 if (q, rows) == ("bf16", 64) else 8
         constexprs |= fold_sizes(rows, head, constexprs["BLOCK_D"], warps)
         yield (
             f"fold, {q}, K {head}, M {rows}",
             partials.fold_kernel,
-            fp32 | {"out_ptr": f"*{q}", "past_ptr": f"*{q}"},
+            fp32 | {"out_ptr": f"*{q}"},
             constexprs,
             dict(num_warps=warps, maxnreg=255),
         )
@@ -128,27 +133,33 @@ def qk_norm_rope_cache_variants(sm):
 
 
 def sample_variants(sm):
+    """Plain bf16 with a vocabulary divisible by 16, as of a large model, through every kernel and set of filters; the other formats,
+    half of them guided and with an odd vocabulary, through every kernel, with filters by turns."""
     from wfm_kernels.sample import triton as op
 
-    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {
-        "logprob_ptr": "*fp32",
-        "few_score_ptr": "*fp32",
-        "few_id_ptr": "*i32",
-    }
+    fixed = {n: "*i64" for n in ("seed_ptr", "row_ptr", "step_ptr", "token_ptr")} | {n: "*i32" for n in ("few_id_ptr", "number_ptr")}
+    fixed |= {n: "*fp32" for n in ("logprob_ptr", "few_score_ptr", "segment_ptr")} | {"histogram_ptr": "*i32"}
     fixed |= {n: "fp32" for n in ("inverse_temperature", "guidance", "top_k", "top_p", "min_p")}
-    ways = ["", "GREEDY", "GUIDED GREEDY", "TOP_K", "GUIDED TOP_P", "TOP_K TOP_P", "GUIDED TOP_K TOP_P"]
-    for dtype, way in zip(("bf16", "fp32", "bf16", "fp32", "fp16", "fp32", "bf16"), ways, strict=True):
-        types = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}
-        constexprs = {name: name in way.split() for name in ("GUIDED", "GREEDY", "TOP_K", "TOP_P")}
-        for whole in (True, False) if "TOP_K" in way or not way else (False,):  # the row in registers; candidates of it
-            constexprs |= dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, SWEEPS=op.SWEEPS, SEGMENTS=256, WHOLE=whole)
-            yield (
-                f"{dtype} {way or 'ALL'}{', V at most 4096' if whole else ''}".lower(),
-                op.sample_kernel,
-                types,
-                dict(constexprs),
-                op.OPTIONS,
-            )
+    names, ways = ("GUIDED", "GREEDY", "TOP_K", "TOP_P"), ["GREEDY", "TOP_K", "TOP_P", "TOP_K TOP_P"]
+    segments = dict(BLOCK_V=op.TILE, BINS=op.BINS)
+    few = dict(BLOCK_V=op.TILE, BLOCK_C=op.CANDIDATES, BLOCK_S=16)
+    for i, (dtype, guided) in enumerate(itertools.product(("bf16", "fp16", "fp32"), (False, True))):
+        types, options = fixed | {"logits_ptr": f"*{dtype}", "unguided_ptr": f"*{dtype}"}, dict(op.OPTIONS)
+        options["divisible"] = "(?!)" if guided else "stride|vocabulary|segments"
+        form = f"{dtype}{' guided, odd V' if guided else ''}"
+        yield f"histogram, {form}", op.histogram_kernel, types, dict(segments, GUIDED=guided), options
+        for mass in (False, True) if i == 0 else (i % 4 < 2,):
+            constexprs = few | segments | dict(GUIDED=guided, MASS=mass, AT_ONCE=op.AT_ONCE)
+            yield f"candidates by {'mass' if mass else 'number'}, {form}", op.candidates_kernel, types, constexprs, options
+        for way in ways if i == 0 else ways[i % 4 :][:1]:
+            constexprs = {n: n in way.split() or n == "GUIDED" and guided for n in names}
+            yield f"draw {way.lower()}, {form}", op.draw_kernel, types, few | constexprs | dict(NARROW=op.NARROW), options
+        for way in ["", "TOP_K TOP_P"] if i == 0 else (ways + [""])[(i + 1) % 5 :][:1]:
+            constexprs = {n: n in way.split() or n == "GUIDED" and guided for n in names} | dict(BLOCK_V=op.TILE, WHOLE=True)
+            yield f"{way.lower() or 'all'}, {form}, V at most 4096", op.sample_kernel, types, constexprs, options
+        if i in (0, 5):
+            constexprs = {n: n == "GUIDED" and guided for n in names} | dict(BLOCK_V=op.TILE, WHOLE=False)
+            yield f"all, {form}", op.sample_kernel, types, constexprs, options
 
 
 def speculative_variants(sm):

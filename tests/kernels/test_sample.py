@@ -5,7 +5,7 @@ import torch
 from wfm_kernels import KernelError, sample
 from wfm_kernels.sample import cpu, reference
 from wfm_kernels.sample.philox import philox, philox_word, uniform
-from wfm_kernels.sample.triton import CANDIDATES
+from wfm_kernels.sample.triton import CANDIDATES, candidates
 from wfm_kernels.sample.triton import sample as triton_sample
 
 
@@ -71,6 +71,86 @@ def test_kernel_equals_reference_beyond_one_tile(spread, device):
         expected, expected_logprob = reference.sample(logits, *keys(3, device), **settings)
         assert token.tolist() == expected.tolist(), settings
         torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+
+
+def long_rows(device):
+    """Rows of 4099 and of 8999 tokens on which the histogram and what it leaves might fail, by name."""
+    torch.manual_seed(1)
+    rows = {name: torch.randn(2 * CANDIDATES + 807, device=device) * 3 for name in ("plain", "masked", "unseen", "far", "cold", "one")}
+    rows["masked"][:1024] = float("-inf")  # the first tokens, whole segments
+    rows["masked"][CANDIDATES : 2 * CANDIDATES] = float("-inf")
+    seen = torch.arange(1024, device=device)
+    rows["unseen"][(seen >> 3) * (len(rows["unseen"]) // 128) + (seen & 7)] = float("-inf")  # all those that make the reference
+    rows["far"] = rows["far"] / 3 + 100
+    rows["cold"] *= 3000  # beyond the bins on both sides
+    rows["one"][:] = float("-inf")
+    rows["one"][2 * CANDIDATES + 5] = -3.0
+    ties = torch.zeros(CANDIDATES + 3, device=device)
+    ties[7::2] = -1.0  # a threshold in a bin of 2048 equals, on both sides of the end of a segment
+    ties[[40, CANDIDATES + 1]] = 2.0
+    crowd = torch.full((2 * CANDIDATES + 100,), 0.25, device=device)
+    crowd[[3, CANDIDATES + 9]] = 5.0
+    return rows | dict(ties=ties, crowd=crowd, wide=torch.randn(CANDIDATES + 1, device=device) * 0.5)
+
+
+LONG = [
+    dict(temperature=0.0),
+    dict(top_k=2),  # in `ties` and `crowd` just those of a bin of their own
+    dict(top_k=3),
+    dict(top_k=300, top_p=0.7, temperature=0.5),
+    dict(top_k=2051),
+    dict(top_p=0.02),
+    dict(top_p=0.95),
+    dict(top_p=0.999, min_p=1e-5),
+]
+
+
+@pytest.mark.parametrize("settings", LONG, ids=str)
+def test_long_rows_equal_reference(settings, device):
+    for name, row in long_rows(device).items():
+        token, logprob = triton_sample(row[None], *keys(1, device), **settings)
+        expected, expected_logprob = reference.sample(row[None], *keys(1, device), **settings)
+        assert token.tolist() == expected.tolist(), name
+        torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("settings", LONG[:2] + LONG[3:7], ids=str)
+def test_a_long_row_keeps_few_candidates_and_all_that_count(settings, device):
+    """The launch before the draw, by itself: what it writes is the row's upper part, ids ascending, and no more than a bin too many."""
+    top_k, top_p = 1 if settings.get("temperature") == 0.0 else settings.get("top_k", 0), settings.get("top_p", 1.0)
+    scale = 1 / (settings.get("temperature") or 1.0)
+    for name, row in long_rows(device).items():
+        _, number, score, token = candidates(row[None], row[None], scale, 1.0, top_k, top_p, False)
+        n = int(number)
+        kept = reference.keep_BV(row[None] * scale, top_k or None, 1.0 if top_k else top_p, 0.0)[0] & row.isfinite()
+        if name in ("plain", "masked", "unseen", "far", "one"):
+            assert kept.sum() <= n <= 1.5 * kept.sum() + 60, name
+        if name in ("ties", "crowd") and top_k in (1, 2):
+            assert n == 2, name  # just those of the bin are enough
+        if n <= CANDIDATES:
+            above = row * scale >= score[0, :n].min()
+            assert torch.equal(token[0, :n].long(), above.nonzero()[:, 0]) and torch.equal(score[0, :n], (row * scale)[above]), name
+            assert not (kept & ~above).any(), name
+
+
+def test_a_long_row_is_the_same_alone_and_among_others(device):
+    rows = [row[: CANDIDATES + 1] for row in list(long_rows(device).values())[::2]]
+    logits, other = torch.stack(rows), torch.randn(len(rows), CANDIDATES + 1, device=device)
+    for settings in (dict(temperature=0.0), dict(top_k=40, top_p=0.9), dict(top_p=0.8, unguided_BV=other, guidance=1.7)):
+        token, logprob = triton_sample(logits, *keys(len(rows), device), **settings)
+        for i in range(1, len(rows), 2):
+            alone = {name: x[i : i + 1] if name == "unguided_BV" else x for name, x in settings.items()}
+            got = triton_sample(logits[i : i + 1], *(x[i : i + 1] for x in keys(len(rows), device)), **alone)
+            assert torch.equal(got[0], token[i : i + 1]) and torch.equal(got[1].view(torch.int32), logprob[i : i + 1].view(torch.int32))
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_a_long_row_without_a_distribution_is_told(bad, device):
+    logits = torch.randn(2, CANDIDATES + 9, device=device)
+    logits[1, slice(None) if bad == "-inf" else CANDIDATES + 2] = float(bad)
+    for settings in (dict(), dict(temperature=0.0), dict(top_k=2), dict(top_p=0.5)):
+        token, logprob = triton_sample(logits, *keys(2, device), **settings)
+        assert ((0 <= token) & (token < logits.shape[1])).all() and logprob.isnan().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("spread", [4.0, 0.05], ids=["sharp", "flat"])  # flat: more than the first candidates are kept

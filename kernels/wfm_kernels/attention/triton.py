@@ -265,7 +265,7 @@ def attention_op(
     return_lse: bool, splits: int, two_launches: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The launch. Returns (out_BNTK, lse_BNT, empty unless asked for). Numbers that are 0 are chosen here."""
-    B, N, T, K = q_BNTK.shape
+    (B, N, T, K), lengths_B = q_BNTK.shape, lengths_B.contiguous()
     plan = _plan(q_BNTK, k_BHLK, v_BHLK, k_scale_BHL is not None, slots, splits, 0, MAX_CHUNKS)
     out_BNTK = torch.empty((B, N, T, K), dtype=q_BNTK.dtype, device=q_BNTK.device)
     lse_BNT = torch.empty((B, N, T) if return_lse else 0, dtype=torch.float32, device=q_BNTK.device)

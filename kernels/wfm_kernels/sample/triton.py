@@ -1,9 +1,10 @@
-"""`sample` on CUDA: one program a row; thresholds are found by search over the bits of the scores, nothing is sorted.
+"""`sample` on CUDA: thresholds are found by counting and by search over the bits of the scores, nothing is sorted.
 
-A few sweeps of the row cut the range of scores into fifths until what is above a cut holds all that top-k or top-p can keep, and is
-few: these candidates, in the order of the vocabulary, stay in registers for the rest. A float's bits, with all but the sign flipped where
-it is negative, order like the float; the largest threshold that leaves at least k tokens (or at least the mass p) is found exactly by
-fifths of the integer range. A row whose candidates are not few (a flat one with top-p, ties) is swept once a halving instead.
+A row of at most CANDIDATES tokens is one program's, in registers. A longer one takes three launches: a histogram of the scores of each
+segment; the bin at or above which is all that greedy, top-k or top-p can keep, and the tokens from there on written out in the order of
+the vocabulary; the draw from these, in registers. A float's bits, with all but the sign flipped where it is negative, order like the
+float: the largest threshold that leaves at least k tokens (or at least the mass p) is found exactly by fifths of the integer range. A row
+whose candidates are too many (a flat one with top-p, ties) is swept once a halving instead, as is one without filters three times.
 """
 
 import torch
@@ -11,9 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-OPTIONS = dict(num_warps=8, maxnreg=255)  # of the launch; left alone, ptxas aims at fewer registers and spills a few
-TILE = CANDIDATES = 4096  # tokens a sweep takes at a time; the most that stay in registers
-SWEEPS = 6  # that look for the candidates, at most
+# Of a launch. Left alone, ptxas aims at fewer registers and spills a few. A fused multiply-add rounds otherwise, and may be in one kernel
+# only: launches that follow one another must see the same scores, and equal scores must have equal bins.
+OPTIONS = dict(num_warps=8, maxnreg=255, enable_fp_fusion=False)
+TILE = CANDIDATES = 4096  # tokens of a segment, and that a sweep takes at a time; the most that stay in registers
+NARROW = 512  # candidates of most rows with top-k: fewer lanes make the search of the thresholds quicker
+BINS = 512  # of the histogram, see _bins
+AT_ONCE = 16  # segments whose histograms are loaded together
 
 
 @triton.jit
@@ -32,6 +37,48 @@ def _order(score):
     """int32 that orders like the float."""
     bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0: they are equal
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _reference(logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED: tl.constexpr):
+    """The highest finite score of 1024 tokens spread over the row, which all segments work out alike; 0 where none is finite."""
+    lane_R = tl.arange(0, 1024)
+    id_R = (lane_R >> 3) * (vocabulary // 128) + (lane_R & 7)
+    score_R = _scores(logits_ptr, unguided_ptr, id_R, vocabulary, inverse_temperature, guidance, GUIDED)
+    highest = tl.max(tl.where(score_R < float("inf"), score_R, float("-inf")), 0)  # NaN is not below inf
+    return tl.where(highest > float("-inf"), highest, 0.0)
+
+
+@triton.jit
+def _bins(score_V, reference, BINS: tl.constexpr):
+    """Bin of each score, the higher for the higher score: fine near the reference, 16 to each doubling of the distance from it.
+
+    The four leading bits of the mantissa of distance + 1/8, and its exponent: whatever rounds, rounds without changing the order.
+    -1: no bin, for -inf and NaN.
+    """
+    away_V = score_V - reference
+    step_V = ((tl.abs(away_V) + 0.125).to(tl.int32, bitcast=True) >> 19) - 1984  # 1984: of 1/8
+    step_V = tl.minimum(step_V, BINS // 2 - 1)
+    return tl.where(score_V > float("-inf"), tl.where(away_V < 0, BINS // 2 - 1 - step_V, BINS // 2 + step_V), -1)
+
+
+@triton.jit
+def _upper_edge(bin_N, BINS: tl.constexpr):
+    """Distance from the reference that no score of the bin exceeds (of the highest bin: many do)."""
+    step_N = bin_N - (BINS // 2 - 1)
+    edge_N = ((1984 + tl.abs(step_N)) << 19).to(tl.float32, bitcast=True) - 0.125
+    return tl.where(step_N < 0, -edge_N, edge_N)
+
+
+@triton.jit
+def _whole_row(segment_ptr, segments, BLOCK_S: tl.constexpr):
+    """(top, 1 where no score is NaN, mass relative to the top) of a row, from those of its segments."""
+    s = tl.arange(0, BLOCK_S)
+    top_S = tl.load(segment_ptr + s, mask=s < segments, other=float("-inf"))
+    mass_S = tl.load(segment_ptr + segments + s, mask=s < segments, other=0.0)
+    numbers = tl.min(tl.load(segment_ptr + 2 * segments + s, mask=s < segments, other=1.0), 0)
+    top = tl.max(top_S, 0)
+    return top, numbers, tl.sum(tl.where(top_S > float("-inf"), mass_S * tl.exp(top_S - top), 0.0), 0)
 
 
 @triton.jit
@@ -56,64 +103,6 @@ def _largest_threshold(
         else:
             high = middle
     return low
-
-
-@triton.jit
-def _above(
-    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, a, b, c, d,
-    GUIDED: tl.constexpr, MASS: tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
-    """Number (or with MASS the mass) of the tokens whose score is at least a, b, c and d. One sweep."""
-    a_W, b_W = tl.zeros([BLOCK_V // 8], tl.float32), tl.zeros([BLOCK_V // 8], tl.float32)
-    c_W, d_W = tl.zeros([BLOCK_V // 8], tl.float32), tl.zeros([BLOCK_V // 8], tl.float32)
-    for start in tl.range(0, vocabulary, BLOCK_V, num_stages=4):
-        id_V = start + tl.arange(0, BLOCK_V)
-        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-        amount_V = tl.exp(score_V - top) if MASS else tl.full([BLOCK_V], 1.0, tl.float32)
-        # eight neighbours are one thread's: adding them up at once keeps the accumulators small
-        a_W += tl.sum(tl.reshape(tl.where(score_V >= a, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
-        b_W += tl.sum(tl.reshape(tl.where(score_V >= b, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
-        c_W += tl.sum(tl.reshape(tl.where(score_V >= c, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
-        d_W += tl.sum(tl.reshape(tl.where(score_V >= d, amount_V, 0.0), (BLOCK_V // 8, 8)), 1)
-    return tl.sum(a_W, 0), tl.sum(b_W, 0), tl.sum(c_W, 0), tl.sum(d_W, 0)
-
-
-@triton.jit
-def _ones(byte):
-    """Number of bits that are set, of eight."""
-    byte = byte - ((byte >> 1) & 0x55)
-    byte = (byte & 0x33) + ((byte >> 2) & 0x33)
-    return (byte + (byte >> 4)) & 0x0F
-
-
-@triton.jit
-def _write_few(
-    logits_ptr, unguided_ptr, few_score_ptr, few_id_ptr, vocabulary, inverse_temperature, guidance, low, GUIDED: tl.constexpr,
-    SEGMENTS: tl.constexpr,
-):  # fmt: skip
-    """Write out the tokens whose score is at least `low`, ids ascending; their number.
-
-    A thread has a segment of the vocabulary to itself and counts before it writes, so that one sum over threads tells all of them
-    where to begin; a sum in every tile would make them wait for one another each time.
-    """
-    length = tl.cdiv(vocabulary, SEGMENTS * 8) * 8
-    segment_S, next_8 = tl.arange(0, SEGMENTS), tl.arange(0, 8)
-    number_S = tl.zeros([SEGMENTS], tl.int32)
-    for start in range(0, length, 8):
-        id_S8 = (segment_S * length + start)[:, None] + next_8[None, :]
-        score_S8 = _scores(logits_ptr, unguided_ptr, id_S8, vocabulary, inverse_temperature, guidance, GUIDED)
-        number_S += tl.sum(((score_S8 >= low) & (score_S8 > float("-inf"))).to(tl.int32), 1)
-    place_S = tl.cumsum(number_S, 0) - number_S
-    for start in range(0, length, 8):
-        id_S8 = (segment_S * length + start)[:, None] + next_8[None, :]
-        score_S8 = _scores(logits_ptr, unguided_ptr, id_S8, vocabulary, inverse_temperature, guidance, GUIDED)
-        few_S8 = (score_S8 >= low) & (score_S8 > float("-inf"))
-        bits_S = tl.sum(few_S8.to(tl.int32) << next_8[None, :], 1)
-        place_S8 = place_S[:, None] + _ones(bits_S[:, None] & ((1 << next_8) - 1)[None, :])
-        tl.store(few_score_ptr + place_S8, score_S8, mask=few_S8)
-        tl.store(few_id_ptr + place_S8, id_S8, mask=few_S8)
-        place_S += _ones(bits_S)
-    return tl.sum(number_S, 0)
 
 
 @triton.jit
@@ -212,90 +201,186 @@ def _draw_of_many(
 
 
 @triton.jit
-def sample_kernel(
-    logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, few_score_ptr, few_id_ptr,
-    stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p, min_p,
-    GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr,
-    SWEEPS: tl.constexpr, SEGMENTS: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    """Grid (B,). BLOCK_C: candidates; with WHOLE they are the row."""
-    row = tl.program_id(0).to(tl.int64)
-    logits_ptr += row * stride_l
-    unguided_ptr += row * stride_u
+def _uniform(seed_ptr, row_ptr, step_ptr, row):
     word, _, _, _ = tl.philox(
         tl.load(seed_ptr + row), tl.load(row_ptr + row).to(tl.uint32), tl.load(step_ptr + row).to(tl.uint32),
         tl.zeros([], tl.uint32), tl.zeros([], tl.uint32),
     )  # fmt: skip
-    uniform = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
-    if GREEDY:
-        uniform = 0.0
-    id_C = tl.arange(0, BLOCK_C)
+    return (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+
+
+@triton.jit
+def _logprob(score, top, numbers, mass):
+    sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
+    return tl.where(sound, score - top - tl.log(mass), float("nan"))
+
+
+@triton.jit
+def sample_kernel(
+    logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr,
+    stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p, min_p,
+    GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Grid (B,). WHOLE: the row is one block; otherwise there is no filter that leaves few."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride_l
+    unguided_ptr += row * stride_u
+    uniform = 0.0 if GREEDY else _uniform(seed_ptr, row_ptr, step_ptr, row)
     if WHOLE:
+        id_C = tl.arange(0, BLOCK_V)
         score_C = _scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
         top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
         bottom = tl.min(tl.where(score_C > float("-inf"), score_C, float("inf")), 0)
         total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
         token, mass = _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+        if GREEDY:
+            mass = total
     else:
-        top_V, bottom_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], float("inf"), tl.float32)
-        numbers_V, finite_V = tl.full([BLOCK_V], 1, tl.int32), tl.zeros([BLOCK_V], tl.float32)
+        top_V, numbers_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], 1, tl.int32)
         for start in tl.range(0, vocabulary, BLOCK_V, num_stages=4):  # each lane keeps its own: no reduction inside the sweep
             id_V = start + tl.arange(0, BLOCK_V)
             score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-            finite = score_V > float("-inf")
-            top_V, bottom_V = tl.maximum(top_V, score_V), tl.minimum(bottom_V, tl.where(finite, score_V, float("inf")))
-            numbers_V, finite_V = tl.minimum(numbers_V, (score_V == score_V).to(tl.int32)), finite_V + finite.to(tl.float32)
-        top, bottom, numbers, count = tl.max(top_V, 0), tl.min(bottom_V, 0), tl.min(numbers_V, 0), tl.sum(finite_V, 0)
-        total = 0.0
-        if GREEDY or (TOP_P and not TOP_K):
-            mass_V = tl.zeros([BLOCK_V], tl.float32)
-            for start in range(0, vocabulary, BLOCK_V):
-                id_V = start + tl.arange(0, BLOCK_V)
-                score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-                mass_V += tl.where(score_V > float("-inf"), tl.exp(score_V - top), 0.0)
-            total = tl.sum(mass_V, 0)
-        if TOP_K or TOP_P:
-            wanted = top_k if TOP_K else top_p * total
-            low, high, tries = bottom, top, 0
-            while (count > BLOCK_C) & (tries < SWEEPS):
-                fifth = (high - low) * 0.2
-                a, b, c, d = low + fifth, low + 2 * fifth, low + 3 * fifth, low + 4 * fifth
-                rest = vocabulary, inverse_temperature, guidance, top, a, b, c, d
-                a_n, b_n, c_n, d_n = _above(logits_ptr, unguided_ptr, *rest, GUIDED, False, BLOCK_V)
-                a_m, b_m, c_m, d_m = a_n, b_n, c_n, d_n
-                if not TOP_K:
-                    a_m, b_m, c_m, d_m = _above(logits_ptr, unguided_ptr, *rest, GUIDED, True, BLOCK_V)
-                # from the lowest up: what is enough raises low, the first that is not is the new high
-                high = tl.where(a_m < wanted, a, tl.where(b_m < wanted, b, tl.where(c_m < wanted, c, tl.where(d_m < wanted, d, high))))
-                count = tl.where(
-                    d_m >= wanted, d_n, tl.where(c_m >= wanted, c_n, tl.where(b_m >= wanted, b_n, tl.where(a_m >= wanted, a_n, count)))
-                )
-                low = tl.where(d_m >= wanted, d, tl.where(c_m >= wanted, c, tl.where(b_m >= wanted, b, tl.where(a_m >= wanted, a, low))))
-                tries += 1
-            if count <= BLOCK_C:
-                few_score_ptr += row * BLOCK_C
-                few_id_ptr += row * BLOCK_C
-                held = _write_few(
-                    logits_ptr, unguided_ptr, few_score_ptr, few_id_ptr, vocabulary, inverse_temperature, guidance, low, GUIDED, SEGMENTS
-                )  # fmt: skip
-                tl.debug_barrier()  # written by other threads of this block
-                score_C = tl.load(few_score_ptr + id_C, mask=id_C < held, other=float("-inf"))
-                id_C = tl.load(few_id_ptr + id_C, mask=id_C < held, other=0)
-                token, mass = _draw_of_few(score_C, id_C, low, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
-            else:
-                token, mass = _draw_of_many(
-                    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
-                    GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
-                )  # fmt: skip
-        else:
-            token, mass = _draw_of_many(
-                logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
-                GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
-            )  # fmt: skip
+            top_V, numbers_V = tl.maximum(top_V, score_V), tl.minimum(numbers_V, (score_V == score_V).to(tl.int32))
+        top, numbers = tl.max(top_V, 0), tl.min(numbers_V, 0)
+        token, mass = _draw_of_many(
+            logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
+            GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
+        )  # fmt: skip
     tl.store(token_ptr + row, token.to(tl.int64))
     score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
-    sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
-    tl.store(logprob_ptr + row, tl.where(sound, score - top - tl.log(total if GREEDY else mass), float("nan")))
+    tl.store(logprob_ptr + row, _logprob(score, top, numbers, mass))
+
+
+@triton.jit
+def histogram_kernel(
+    logits_ptr, unguided_ptr, segment_ptr, histogram_ptr, stride_l, stride_u, vocabulary, inverse_temperature, guidance,
+    GUIDED: tl.constexpr, BLOCK_V: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    """Grid (B, segments). segment: fp32 [B, 4, segments], top, mass, 1 where no score is NaN, reference; histogram: [B, segments, BINS]."""
+    row, s, segments = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    logits_ptr += row * stride_l
+    unguided_ptr += row * stride_u
+    id_V = s * BLOCK_V + tl.arange(0, BLOCK_V)
+    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+    reference = _reference(logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED)
+    bin_V = _bins(score_V, reference, BINS)
+    count_N = tl.histogram(tl.maximum(bin_V, 0), BINS, mask=bin_V >= 0)
+    tl.store(histogram_ptr + (row * segments + s) * BINS + tl.arange(0, BINS), count_N)
+    top = tl.max(score_V, 0)
+    segment_ptr += row * segments * 4 + s
+    tl.store(segment_ptr, top)
+    tl.store(segment_ptr + segments, tl.sum(tl.where(score_V > float("-inf"), tl.exp(score_V - top), 0.0), 0))
+    tl.store(segment_ptr + 2 * segments, tl.min((score_V == score_V).to(tl.float32), 0))
+    tl.store(segment_ptr + 3 * segments, reference)
+
+
+@triton.jit
+def candidates_kernel(
+    logits_ptr, unguided_ptr, segment_ptr, histogram_ptr, number_ptr, few_score_ptr, few_id_ptr,
+    stride_l, stride_u, vocabulary, inverse_temperature, guidance, top_k, top_p,
+    GUIDED: tl.constexpr, MASS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, BINS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Grid (B, segments): write out those tokens of the segment that the row's histogram leaves, ids ascending; their number in the row.
+
+    What is written ends at BLOCK_C, the number does not. MASS: top_p decides, otherwise top_k (1 for greedy).
+    """
+    row, s, segments = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    logits_ptr += row * stride_l
+    unguided_ptr += row * stride_u
+    segment_ptr += row * segments * 4
+    histogram_ptr += row * segments * BINS
+    id_V = s * BLOCK_V + tl.arange(0, BLOCK_V)
+    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+    reference = tl.load(segment_ptr + 3 * segments)
+    bin_N = tl.arange(0, BINS)
+    count_N, before_N = tl.zeros([BINS], tl.int32), tl.zeros([BINS], tl.int32)
+    for start in range(0, segments, AT_ONCE):
+        s_A = start + tl.arange(0, AT_ONCE)
+        count_AN = tl.load(histogram_ptr + s_A[:, None] * BINS + bin_N[None, :], mask=s_A[:, None] < segments, other=0)
+        count_N += tl.sum(count_AN, 0)
+        before_N += tl.sum(tl.where(s_A[:, None] < s, count_AN, 0), 0)
+    if MASS:
+        # enough is kept where what lies below surely weighs little: rounding of the sums and of the distances is allowed for
+        top, _, total = _whole_row(segment_ptr, segments, BLOCK_S)
+        edge_N, summit = _upper_edge(bin_N, BINS), top - reference
+        mass_N = count_N.to(tl.float32) * tl.exp(tl.minimum(edge_N - summit + 5e-7 * (tl.abs(edge_N) + tl.abs(summit)), 0.0))
+        enough_N = tl.cumsum(mass_N, 0) - mass_N <= (1.0 - top_p - 4e-6) * total
+    else:
+        enough_N = tl.sum(count_N, 0) - tl.cumsum(count_N, 0) + count_N >= top_k
+    lowest = tl.max(tl.where(enough_N, bin_N, 0), 0)
+    few_V = _bins(score_V, reference, BINS) >= lowest
+    place_V = tl.sum(tl.where(bin_N >= lowest, before_N, 0), 0) + tl.cumsum(few_V.to(tl.int32), 0) - 1
+    few_V = few_V & (place_V < BLOCK_C)
+    tl.store(few_score_ptr + row * BLOCK_C + place_V, score_V, mask=few_V)
+    tl.store(few_id_ptr + row * BLOCK_C + place_V, id_V, mask=few_V)
+    if s == 0:
+        tl.store(number_ptr + row, tl.sum(tl.where(bin_N >= lowest, count_N, 0), 0))
+
+
+@triton.jit
+def _draw_of_candidates(
+    few_score_ptr, few_id_ptr, number, top, uniform, total, top_k, top_p, min_p, vocabulary,
+    GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    c = tl.arange(0, BLOCK_C)
+    score_C = tl.load(few_score_ptr + c, mask=c < number, other=float("-inf"))
+    id_C = tl.load(few_id_ptr + c, mask=c < number, other=0)
+    bottom = tl.min(tl.where(c < number, score_C, float("inf")), 0)
+    return _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+
+
+@triton.jit
+def draw_kernel(
+    logits_ptr, unguided_ptr, seed_ptr, row_ptr, step_ptr, token_ptr, logprob_ptr, segment_ptr, number_ptr, few_score_ptr, few_id_ptr,
+    stride_l, stride_u, vocabulary, segments, inverse_temperature, guidance, top_k, top_p, min_p,
+    GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_C: tl.constexpr,
+    NARROW: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Grid (B,): the draw from the candidates, or from the row where they are too many."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride_l
+    unguided_ptr += row * stride_u
+    few_score_ptr += row * BLOCK_C
+    few_id_ptr += row * BLOCK_C
+    uniform = 0.0 if GREEDY else _uniform(seed_ptr, row_ptr, step_ptr, row)
+    top, numbers, total = _whole_row(segment_ptr + row * segments * 4, segments, BLOCK_S)
+    number = tl.load(number_ptr + row)
+    few = few_score_ptr, few_id_ptr, number, top, uniform, total, top_k, top_p, min_p, vocabulary
+    if number <= NARROW:
+        token, mass = _draw_of_candidates(*few, GREEDY, TOP_K, TOP_P, NARROW)
+    elif number <= BLOCK_C:
+        token, mass = _draw_of_candidates(*few, GREEDY, TOP_K, TOP_P, BLOCK_C)
+    else:
+        token, mass = _draw_of_many(
+            logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
+            GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
+        )  # fmt: skip
+    tl.store(token_ptr + row, token.to(tl.int64))
+    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
+    tl.store(logprob_ptr + row, _logprob(score, top, numbers, total if GREEDY else mass))
+
+
+def candidates(
+    logits_BV: Tensor, unguided_BV: Tensor, inverse_temperature: float, guidance: float, top_k: int, top_p: float, guided: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(segment_B4S, number_B, few_score_BC, few_id_BC), see the kernels. top_k 0: top_p decides."""
+    B, V = logits_BV.shape
+    segments, device = triton.cdiv(V, TILE), logits_BV.device
+    segment_B4S = torch.empty(B, 4, segments, dtype=torch.float32, device=device)
+    histogram_BSN = torch.empty(B, segments, BINS, dtype=torch.int32, device=device)
+    number_B = torch.empty(B, dtype=torch.int32, device=device)
+    few_score_BC = torch.empty(B, CANDIDATES, dtype=torch.float32, device=device)
+    few_id_BC = torch.empty(B, CANDIDATES, dtype=torch.int32, device=device)
+    first, grid = (logits_BV, unguided_BV, segment_B4S, histogram_BSN), (B, segments)
+    sizes = logits_BV.stride(0), unguided_BV.stride(0), V, inverse_temperature, guidance
+    blocks = dict(GUIDED=guided, BLOCK_V=TILE, BINS=BINS)
+    histogram_kernel[grid](*first, *sizes, **blocks, **OPTIONS)
+    candidates_kernel[grid](
+        *first, number_B, few_score_BC, few_id_BC, *sizes, float(top_k), top_p,
+        **blocks, MASS=top_k == 0, BLOCK_C=CANDIDATES, BLOCK_S=triton.next_power_of_2(segments), AT_ONCE=AT_ONCE, **OPTIONS,
+    )  # fmt: skip
+    return segment_B4S, number_B, few_score_BC, few_id_BC
 
 
 @torch.library.custom_op("wfm_kernels::sample", mutates_args=())
@@ -303,24 +388,27 @@ def sample_op(
     logits_BV: Tensor, seed_B: Tensor, row_B: Tensor, step_B: Tensor, unguided_BV: Tensor | None,
     temperature: float, top_k: int, top_p: float, min_p: float, guidance: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The launch; top_k 0 keeps all."""
+    """The launches; top_k 0 keeps all."""
     B, V = logits_BV.shape
     token_B = torch.empty(B, dtype=torch.int64, device=logits_BV.device)
     logprob_B = torch.empty(B, dtype=torch.float32, device=logits_BV.device)
-    greedy = temperature == 0.0
-    other_BV = logits_BV if unguided_BV is None else unguided_BV
+    greedy, guided = temperature == 0.0, unguided_BV is not None
     top_k = top_k if top_k < V and not greedy else 0
-    whole = triton.next_power_of_2(V)
-    block_c = min(whole, CANDIDATES)
-    few_score_BC = torch.empty(B, block_c if whole > block_c else 0, dtype=torch.float32, device=logits_BV.device)
-    few_id_BC = torch.empty_like(few_score_BC, dtype=torch.int32)
-    sample_kernel[(B,)](
-        logits_BV, other_BV, seed_B, row_B, step_B, token_B, logprob_B, few_score_BC, few_id_BC, logits_BV.stride(0), other_BV.stride(0), V,
-        1.0 if greedy else 1.0 / temperature, guidance, float(top_k), top_p, min_p,
-        GUIDED=unguided_BV is not None, GREEDY=greedy, TOP_K=top_k > 0, TOP_P=not greedy and top_p < 1.0,
-        BLOCK_V=min(whole, TILE), BLOCK_C=block_c, SWEEPS=SWEEPS, SEGMENTS=32 * OPTIONS["num_warps"], WHOLE=whole == block_c, **OPTIONS,
+    ways = dict(GUIDED=guided, GREEDY=greedy, TOP_K=top_k > 0, TOP_P=not greedy and top_p < 1.0)
+    rows = logits_BV, unguided_BV if guided else logits_BV
+    keys, drawn = (seed_B, row_B, step_B), (token_B, logprob_B)
+    sizes, strength = (*(each.stride(0) for each in rows), V), (1.0 if greedy else 1.0 / temperature, guidance)
+    if V <= CANDIDATES or not (greedy or ways["TOP_K"] or ways["TOP_P"]):
+        block = dict(BLOCK_V=min(triton.next_power_of_2(V), TILE), WHOLE=V <= CANDIDATES)
+        sample_kernel[(B,)](*rows, *keys, *drawn, *sizes, *strength, float(top_k), top_p, min_p, **ways, **block, **OPTIONS)
+        return drawn
+    found = candidates(*rows, *strength, 1 if greedy else top_k, top_p, guided)
+    block_s, blocks = triton.next_power_of_2(triton.cdiv(V, TILE)), dict(BLOCK_V=TILE, BLOCK_C=CANDIDATES, NARROW=NARROW)
+    draw_kernel[(B,)](
+        *rows, *keys, *drawn, *found, *sizes, triton.cdiv(V, TILE), *strength, float(top_k), top_p, min_p,
+        **ways, **blocks, BLOCK_S=block_s, **OPTIONS,
     )  # fmt: skip
-    return token_B, logprob_B
+    return drawn
 
 
 @sample_op.register_fake
