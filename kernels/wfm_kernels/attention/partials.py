@@ -112,7 +112,7 @@ def _fold_partials(
 @triton.jit
 def begin(
     past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, past_chunk, past_chunks, past_tiles, batch, head, row_M, rows,
-    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST_M: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, PAST_M: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """What a row has seen before its first chunk: nothing, or with PAST_M what the pass over a shared past stored, in tiles of PAST_M rows.
 
@@ -122,11 +122,13 @@ def begin(
     l_M = tl.zeros([BLOCK_M], tl.float32)
     acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PAST_M:
-        place_M = batch * rows + row_M
-        lane_M = (head * past_tiles + place_M // PAST_M) * past_chunks * PAST_M + place_M % PAST_M
+        place = batch * rows  # of the first row among those of all futures; what differs from row to row fits in 32 bits
+        first = (head * past_tiles + place // PAST_M) * past_chunks * PAST_M
+        place_M = (place % PAST_M).to(tl.int32) + row_M
+        lane_M = place_M // PAST_M * past_chunks * PAST_M + place_M % PAST_M
         number = tl.minimum(tl.cdiv(tl.load(past_length_ptr).to(tl.int64), past_chunk), past_chunks)
-        past = past_m_ptr, past_l_ptr, past_acc_ptr
-        m_M, l_M, acc_MD = _fold_partials(m_M, l_M, acc_MD, *past, number, lane_M, row_M < rows, PAST_M, BLOCK_D, 4)
+        past = past_m_ptr + first, past_l_ptr + first, past_acc_ptr + first * BLOCK_D
+        m_M, l_M, acc_MD = _fold_partials(m_M, l_M, acc_MD, *past, number, lane_M, row_M < rows, PAST_M, BLOCK_D, AT_ONCE)
     return m_M, l_M, acc_MD
 
 
@@ -144,7 +146,7 @@ def fold_and_store(
         row_M = tile * BLOCK_M + lane_M
         token_M, group_M = row_M // GROUP, row_M % GROUP
         past = past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, past_chunk, past_chunks, past_tiles
-        m_M, l_M, acc_MD = begin(*past, batch, head, row_M, rows, FOLD_M, BLOCK_D, PAST_M)
+        m_M, l_M, acc_MD = begin(*past, batch, head, row_M, rows, FOLD_M, BLOCK_D, PAST_M, 4)
         m_M, l_M, acc_MD = _fold_partials(
             m_M, l_M, acc_MD, partial_m_ptr, partial_l_ptr, partial_acc_ptr, num_chunks, lane_M, row_M < rows, BLOCK_M, BLOCK_D, AT_ONCE
         )  # fmt: skip

@@ -214,7 +214,8 @@ def decode_kernel(
     lane_M = tl.arange(0, BLOCK_M)
     past = past_m_ptr, past_l_ptr, past_acc_ptr, past_length_ptr, past_chunk, past_chunks, past_tiles
     if SPLITS == 1:
-        m_M, l_M, acc_MD = begin(*past, batch, head, row_M, rows, BLOCK_M, BLOCK_D, PAST_M)
+        at_once: tl.constexpr = 2 if FORM == SLOTS_FORM else 4  # that mask leaves fewer registers
+        m_M, l_M, acc_MD = begin(*past, batch, head, row_M, rows, BLOCK_M, BLOCK_D, PAST_M, at_once)
     chunk_m_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
     chunk_l_M = tl.zeros([BLOCK_M], tl.float32)
     chunk_acc_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
