@@ -76,7 +76,6 @@ class WorldModelStage:
         """
         self.tokenizer, self.micro_batches = tokenizer, micro_batches
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
-        self._sequences: dict[tuple[int, ...], Sequence] = {self.sequence.channels: self.sequence}
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
         self.stores = {"train": train_store, "val": val_store, "policy": policy_store or train_store}
         if len(train_store) == 0 or len(self.stores["policy"]) == 0:
@@ -226,9 +225,7 @@ class WorldModelStage:
         channels = tuple(np.flatnonzero(bins[0, 0] >= 0).tolist())
         if not channels:
             return self.sequence, None
-        if channels not in self._sequences:
-            self._sequences[channels] = Sequence(self.sequence.config, channels)
-        return self._sequences[channels], torch.from_numpy(bins[:, :, channels].astype(np.int64))
+        return Sequence(self.sequence.config, channels), torch.from_numpy(bins[:, :, channels].astype(np.int64))
 
     def _encode(self, text: str | None) -> list[int] | None:
         if not text or self.text is None:

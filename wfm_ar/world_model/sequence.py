@@ -173,17 +173,24 @@ class Sequence:
         bins: int64 [r, A] of the actions that led to each latent since the row's first, the coming one included; None where there
         were none. Without action_sums the last one is enough.
         """
-        hints, video = torch.zeros(self.latent_size, self.hint_width), torch.arange(self.latent_size)
-        hints[video, 1 + video] = 1
-        if previous_hw is not None:
-            hints[:, self.slots : self._acts] = self._codes_around(previous_hw[None].cpu())[0]
+        acts_1F = None
         if len(bins) and self.config.action_bins:
             none = torch.full((self.config.rate, len(self.channels)), -1)
             bins_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
-            hints[:, self._acts :] = self._of_actions(self.of_all_channels(bins_1tra))[0, -1]
-        return hints
+            acts_1F = self._of_actions(self._of_all_channels(bins_1tra))[0, -1:]
+        return self._described(1, None if previous_hw is None else previous_hw[None].cpu(), acts_1F)[0]
 
-    def of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
+    def _described(self, n: int, previous_nhw: torch.Tensor | None, acts_nF: torch.Tensor | None, device=None) -> torch.Tensor:
+        """float32 [n, h * w, F], the hints of n latents' tokens: their places, the latents before them, the actions that lead to them."""
+        hints_nSF, place = torch.zeros(n, self.latent_size, self.hint_width, device=device), torch.arange(self.latent_size, device=device)
+        hints_nSF[:, place, 1 + place] = 1
+        if previous_nhw is not None:
+            hints_nSF[:, :, self.slots : self._acts] = self._codes_around(previous_nhw)
+        if acts_nF is not None:
+            hints_nSF[:, :, self._acts :] = acts_nF[:, None]
+        return hints_nSF
+
+    def _of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
         """Bins of this sequence's channels as columns of the whole action vocabulary, -1 in the others."""
         every = bins_btra.new_full((*bins_btra.shape[:-1], len(self.config.action_bins)), -1)
         every[..., self._channels.to(every.device)] = bins_btra
@@ -250,19 +257,15 @@ class Sequence:
         tokens and bins as `weave_rows` took them, or other tokens: then of the rows that those would make. Places as in `Rows`.
         """
         (B, t), device = tokens_Bthw.shape[:2], tokens_Bthw.device
-        of_video = torch.zeros(B, t, self.latent_size, self.hint_width, device=device)
-        place = torch.arange(self.latent_size, device=device)
-        of_video[:, :, place, 1 + place] = 1
-        if t > 1:
-            codes = self._codes_around(tokens_Bthw[:, :-1].flatten(0, 1))
-            of_video[:, 1:, :, self.slots : self._acts] = codes.unflatten(0, (B, t - 1))
-            if self.config.action_bins:
-                of_video[:, 1:, :, self._acts :] = self._of_actions(bins_BtrA)[:, :, None]
         row, hints = torch.arange(B, device=device)[:, None], torch.zeros(B, length, self.hint_width, device=device)
         hints[:, :, 0] = (torch.arange(length, device=device) < video_BM[:, :1] - 1).float()  # nothing is known of text and BOV
         slots = torch.arange(1 + self.latent_size, self.slots, device=device).repeat(t - 1)
         hints[row, actions_BK - 1, slots] = 1  # those that are not there mark the last hint, which is cut
-        hints[row, video_BM - 1] = of_video.flatten(1, 2)
+        first, later = video_BM[:, : self.latent_size] - 1, video_BM[:, self.latent_size :] - 1
+        hints[row, first] = self._described(1, None, None, device)
+        if t > 1:
+            acts_nF = self._of_actions(bins_BtrA).flatten(0, 1) if self.config.action_bins else None
+            hints[row, later] = self._described(B * (t - 1), tokens_Bthw[:, :-1].flatten(0, 1), acts_nF, device).view(B, later.shape[1], -1)
         return hints[:, :-1]
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
@@ -271,7 +274,7 @@ class Sequence:
         The last hint is "nothing known"; a caller who goes on predicting puts the next token's hint there.
         """
         tokens = tokens_thw[None].cpu()
-        bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self.of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
+        bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self._of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
         (ids,), (positions,), video, actions = self.weave_rows(tokens, [text_ids], bins)
         return Woven(ids, positions, torch.cat((self.hints(tokens, bins, video, actions, len(ids))[0], self._none[None])))
 

@@ -11,7 +11,7 @@ Source: Flash-Decoding (Dao et al. 2023); the packing of query heads follows vLL
 import functools
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -305,10 +305,11 @@ def attention_partials_op(
     """The launch that stores what each chunk of the keys says (m, l, acc of each row); one block that has them all folds them first."""
     slots = k_BHLK.shape[2]
     plan = _plan(q_BNTK, k_BHLK, v_BHLK, k_scale_BHL is not None, slots, 0, tile_rows, chunks)
+    plan = replace(plan, options=plan.options | dict(num_stages=stages))
     partials = plan.partials(plan.max_chunks if plan.splits > 1 else 1, q_BNTK.device)
     tensors, numbers = (q_BNTK, k_BHLK, v_BHLK, k_scale_BHL, v_scale_BHL, lengths_B, None), (scale, *_mask_numbers(FULL, slots))
     past, shapes = (*partials, lengths_B), plan.shapes | dict(LSE=False, PAST_M=0)
-    plan.options["num_stages"], flags = stages, dict(LAST_BLOCK_FOLDS=False, PARTIALS=True)
+    flags = dict(LAST_BLOCK_FOLDS=False, PARTIALS=True)
     _launch(plan, tensors, q_BNTK, partials[0], past, (1, 0, 0), partials, lengths_B, numbers, shapes, flags)
     return partials
 

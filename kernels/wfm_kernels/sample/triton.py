@@ -210,9 +210,15 @@ def _uniform(seed_ptr, row_ptr, step_ptr, row):
 
 
 @triton.jit
-def _logprob(score, top, numbers, mass):
+def _store(
+    token_ptr, logprob_ptr, row, token, top, numbers, mass, logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance,
+    GUIDED: tl.constexpr,
+):  # fmt: skip
+    """The token and its log-probability; NaN for a row that is no distribution."""
+    tl.store(token_ptr + row, token.to(tl.int64))
+    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
     sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
-    return tl.where(sound, score - top - tl.log(mass), float("nan"))
+    tl.store(logprob_ptr + row, tl.where(sound, score - top - tl.log(mass), float("nan")))
 
 
 @triton.jit
@@ -246,9 +252,8 @@ def sample_kernel(
             logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
             GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
         )  # fmt: skip
-    tl.store(token_ptr + row, token.to(tl.int64))
-    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
-    tl.store(logprob_ptr + row, _logprob(score, top, numbers, mass))
+    drawn = token_ptr, logprob_ptr, row, token, top, numbers, mass
+    _store(*drawn, logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED)
 
 
 @triton.jit
@@ -356,9 +361,8 @@ def draw_kernel(
             logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
             GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
         )  # fmt: skip
-    tl.store(token_ptr + row, token.to(tl.int64))
-    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
-    tl.store(logprob_ptr + row, _logprob(score, top, numbers, total if GREEDY else mass))
+    drawn = token_ptr, logprob_ptr, row, token, top, numbers, total if GREEDY else mass
+    _store(*drawn, logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED)
 
 
 def candidates(
