@@ -3,6 +3,7 @@
 import copy
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def model(sequence, device) -> WorldModel:
 
 @pytest.fixture
 def through_kernels(monkeypatch) -> None:
-    monkeypatch.setattr("wfm_ar.rollout.engine.step_for", KernelStep)
+    monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model: partial(KernelStep, model))
 
 
 def row(seed: int, latents: int = 2) -> Row:
@@ -67,7 +68,7 @@ def both(model, sequence, rows, sampling, kinds, monkeypatch) -> tuple[torch.Ten
     """Tokens of the library path, which is the CPU's, and of the kernel path."""
     out = []
     for step in (DecodeStep, KernelStep):
-        monkeypatch.setattr("wfm_ar.rollout.engine.step_for", step)
+        monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model, step=step: partial(step, model))
         batch = Rows(on_the_cpu(model) if step is DecodeStep else model, sequence, rows, sampling)
         bins = torch.tensor([[[1, 2]]]).expand(len(rows), -1, -1)
         out.append(torch.stack([batch.advance(kind, bins if kind is Actions.GIVEN else None) for kind in kinds], 1).cpu())

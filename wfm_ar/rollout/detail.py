@@ -5,6 +5,9 @@ to about what the last given one decoded to, nothing has happened since: the giv
 moved, the frame is what was imagined. So what a rollout imagines is untouched by this; what it merely remembers is exact.
 """
 
+from functools import reduce
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,6 +47,15 @@ class Detail:
 def stillness(frames_BCTHW: Tensor, reference_BC1HW: Tensor) -> Tensor:
     """[B, 1, T, H, W] in 0..1: 1 where a frame looks as the reference does in every channel and near by, 0 where it does not."""
     change_BTHW = (frames_BCTHW - reference_BC1HW).abs().amax(1)
-    near_BTHW, wide_BTHW = (F.max_pool2d(change_BTHW, 2 * reach + 1, stride=1, padding=reach) for reach in (REACH, WIDE_REACH))
+    near_BTHW = _largest_around(change_BTHW, REACH)
+    wide_BTHW = _largest_around(near_BTHW, WIDE_REACH - REACH)
     still_BTHW = ((MOVED - near_BTHW) / (MOVED - STILL)).clamp(0, 1) * ((GONE - wide_BTHW) / (GONE - MOVED)).clamp(0, 1)
     return still_BTHW.unsqueeze(1)
+
+
+def _largest_around(x_BTHW: Tensor, reach: int) -> Tensor:
+    """The largest number (of none below 0) within `reach` pixels each way: many times faster here than torch's max_pool2d."""
+    for axis, size in ((-2, x_BTHW.shape[-2]), (-1, x_BTHW.shape[-1])):
+        padded_BTHW = F.pad(x_BTHW, (0, 0, reach, reach) if axis == -2 else (reach, reach))
+        x_BTHW = reduce(torch.maximum, (padded_BTHW.narrow(axis, place, size) for place in range(2 * reach + 1)))
+    return x_BTHW

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor
 from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
-from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.decode_step import DecodeStep, DecodeWeights
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
@@ -64,7 +65,7 @@ class Rows:
     @torch.inference_mode()
     def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
         """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
-        self.model, self.sequence, self.sampling = model, sequence, sampling
+        self.model, self.sequence, self.sampling, self._new_step = model, sequence, sampling, steps_of(model)
         self.rows = [self._rolled(row) for row in rows]
         self._use(*(self._prefilled(told) for told in self._told()))
 
@@ -96,7 +97,7 @@ class Rows:
     def select(self, indices: Items[int]) -> "Rows":
         """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once."""
         other = Rows.__new__(Rows)
-        other.model, other.sequence, other.sampling = self.model, self.sequence, self.sampling
+        other.__dict__.update(self.__dict__)
         other.rows = [self.rows[i] for i in indices]
         other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
         return other
@@ -108,7 +109,7 @@ class Rows:
         if len(batches) == 1:
             return batches[0]
         other = Rows.__new__(Rows)
-        other.model, other.sequence, other.sampling = batches[0].model, batches[0].sequence, batches[0].sampling
+        other.__dict__.update(batches[0].__dict__)
         other.rows = [row for batch in batches for row in batch.rows]
         each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
         other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
@@ -116,7 +117,7 @@ class Rows:
 
     def _use(self, *caches: KVCache) -> None:
         self._caches = caches
-        self._steps = [step_for(self.model, cache) for cache in caches]
+        self._steps = [self._new_step(cache) for cache in caches]
         self._step, *untold = self._steps
         if untold and isinstance(self._step, KernelStep):
             self._step.guide(*untold, self.sampling.text_guidance)
@@ -169,7 +170,7 @@ class Rows:
         cache = self.model.new_cache(1, self.sequence.max_length)
         ids, positions, hints = self.sequence.join(self._pieces(row))
         if len(ids) > 1:
-            device, step = self.model.head.weight.device, step_for(self.model, cache)
+            device, step = self.model.head.weight.device, self._new_step(cache)
             step.plan(positions[None, :-1], hints[None, :-1])
             step.step(ids[None, :-1].to(device), 0)
         return cache
@@ -235,9 +236,11 @@ class _GuidedStep:
         return guided_BV(self._told.step(ids_BT, first), self._untold.step(ids_BT, first), self._guidance)
 
 
-def step_for(model: WorldModel, cache: KVCache) -> DecodeStep | KernelStep:
-    """Kernels and a captured graph on CUDA; elsewhere the library."""
-    return KernelStep(model, cache) if cache.k.is_cuda else DecodeStep(model, cache)
+def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:
+    """What makes the step of a cache: kernels and a captured graph on CUDA; elsewhere the library, with weights laid out once."""
+    if model.head.weight.is_cuda:
+        return partial(KernelStep, model)
+    return partial(DecodeStep, model, weights=DecodeWeights(model))
 
 
 def _past(row: Row) -> tuple:
