@@ -1,5 +1,6 @@
 """For all tests: one OpenMP thread and no spinning, set before torch is imported, so that results and times are steady."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,17 @@ SEED = int(os.environ.get("WFM_TEST_SEED", "0"))  # another number draws other w
 def seeded():
     """Every test draws the same numbers whether it runs alone or after others."""
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_was_there_rests():
+    """Collections of garbage pass over what a file of tests did not make itself: they search a million objects of libraries else."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # or libraries count as leaks what Python does not clear when it ends
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divi
         usage = subprocess.run(
             [TOOLS / "cuobjdump", "--dump-resource-usage", cubin.name], check=True, capture_output=True, text=True
         ).stdout
-        sass = subprocess.run([TOOLS / "nvdisasm", "-c", cubin.name], check=True, capture_output=True, text=True).stdout
+        sass = subprocess.run([TOOLS / "nvdisasm", "-c", "-ndf", cubin.name], check=True, capture_output=True, text=True).stdout
     resources = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     instructions = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")}
     return (

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from wfm_kernels import attention, attention_shared_prefix
+from wfm_kernels.attention import sdpa
 
 from wfm_ar.errors import BadPrompt
 
@@ -42,6 +43,8 @@ class KVCache:
     def read(self, layer: int, q_BNTK: Tensor, k: Tensor, v: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
         """Attention of the newest T tokens over (k, v) as `update` gives them, behind the prefix if there is one."""
         if self.prefix is None:
+            if q_BNTK.is_cpu:  # its checks take as long as the attention of a short clip
+                return sdpa.attention(q_BNTK, k, v, lengths_B, max_length=longest)
             return attention(q_BNTK, k, v, lengths_B, max_length=longest)
         past_k, past_v = self.prefix
         length_1 = self.prefix_length_1

@@ -5,6 +5,8 @@ coming steps draws for all of them at once (`uniforms`). Promises: the tokens of
 the same for a row in any batch.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from wfm_kernels.sample.philox import philox, philox_word, uniform
 from wfm_kernels.sample.reference import guided_BV, keep_BV
 
 CANDIDATES = 256  # likeliest tokens looked at first
+SOLE = 0.5000001  # a probability that no second token can have
 FEW = 16  # keys up to which Python's integers draw sooner than torch
 
 
@@ -56,13 +59,18 @@ def _likeliest(scores_BV: Tensor) -> Tensor:
 
 def _refuse_unless_finite(number_B1: Tensor) -> None:
     """One number a row that is finite where the row has a likeliest token. Else the search below would end beyond the vocabulary."""
-    if not number_B1.isfinite().all():
-        row = int(number_B1.flatten().isfinite().logical_not().nonzero()[0])
+    finite = list(map(math.isfinite, number_B1.flatten().tolist()))
+    if not all(finite):
+        row = finite.index(False)
         raise KernelError(f"sample: row {row} of the logits has NaN, +inf or only -inf, expected finite numbers (-inf refuses a token)")
 
 
 def _draw(probs_BV: Tensor, uniforms_B: Tensor, top_k, top_p, min_p, *, logprob: bool) -> tuple[Tensor, Tensor | None]:
     """By inverse CDF over the kept tokens in the order of the vocabulary, as every path draws."""
+    if top_p < 1.0:
+        most_B, token_B = probs_BV.max(-1)
+        if all(most >= max(top_p, SOLE) for most in most_B.tolist()):  # what reaches top_p alone is all that is kept
+            return token_B, torch.zeros_like(most_B) if logprob else None
     kept_BV = _kept(probs_BV, top_k, top_p, min_p)
     mass_BV = kept_BV.cumsum(-1, dtype=torch.float64)
     total_B1 = mass_BV[:, -1:]
