@@ -153,7 +153,7 @@ def test_a_long_row_without_a_distribution_is_told(bad, device):
         assert ((0 <= token) & (token < logits.shape[1])).all() and logprob.isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("spread", [400.0, 4.0, 0.05], ids=["sure", "sharp", "flat"])  # one token alone, a few, more than are looked at first
+@pytest.mark.parametrize("spread", [400.0, 4.0, 0.05], ids=["sure", "sharp", "flat"])  # kept: one, few, many
 @pytest.mark.parametrize("vocabulary", [7, 256, 1500])
 def test_cpu_path_equals_reference(vocabulary, spread):
     torch.manual_seed(0)
