@@ -24,16 +24,10 @@ FORMS = ["causal", "full", "tree", "ring", "ring full", "slots"]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-INSTRUCTIONS = ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")
-
-
-def compile_cubin(
-    kernel, types: dict[str, str], constexprs: dict, sm: int, *, counted: bool, divisible: str = r"stride|slots|width", **options
-) -> dict:
+def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divisible: str = r"stride|slots|width", **options) -> dict:
     """Compile one kernel. types: Triton type of each argument by name, all others are i32.
 
-    counted: whether instructions are counted; the disassembler takes a fifth of the time. divisible: pattern of the names of sizes
-    that are divisible by 16, as pointers always are.
+    divisible: pattern of the names of sizes that are divisible by 16, as pointers always are.
     """
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constexprs else types.get(n, "i32") for n in names}
@@ -51,11 +45,9 @@ def compile_cubin(
         usage = subprocess.run(
             [TOOLS / "cuobjdump", "--dump-resource-usage", cubin.name], check=True, capture_output=True, text=True
         ).stdout
-        instructions = dict.fromkeys(INSTRUCTIONS, "-")
-        if counted:
-            sass = subprocess.run([TOOLS / "nvdisasm", "-c", "-ndf", cubin.name], check=True, capture_output=True, text=True).stdout
-            instructions = {name: len(re.findall(rf"\b{name}\b", sass)) for name in INSTRUCTIONS}
+        sass = subprocess.run([TOOLS / "nvdisasm", "-c", "-ndf", cubin.name], check=True, capture_output=True, text=True).stdout
     resources = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    instructions = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")}
     return (
         dict(sm=sm, registers=resources["REG"], stack=resources["STACK"], local=resources["LOCAL"], shared=compiled.metadata.shared)
         | instructions
@@ -207,8 +199,7 @@ def main(chosen: list[str]) -> None:
     for op in [each for each in chosen if not each.isdigit()] or OPS:
         for sm in targets:
             for name, kernel, types, constexprs, options in OPS[op](sm):
-                made = compile_cubin(kernel, types, constexprs, sm, counted=name.startswith("q "), **options)  # attention's launches
-                print(json.dumps(dict(op=op, variant=name) | made), flush=True)
+                print(json.dumps(dict(op=op, variant=name) | compile_cubin(kernel, types, constexprs, sm, **options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def stillness(frames_BCTHW: Tensor, reference_BC1HW: Tensor) -> Tensor:
 
 def _largest_around(x_BTHW: Tensor, reach: int) -> Tensor:
     """The largest number (of none below 0) within `reach` pixels each way: many times faster here than torch's max_pool2d."""
-    for axis, size in ((-2, x_BTHW.shape[-2]), (-1, x_BTHW.shape[-1])):
-        padded_BTHW = F.pad(x_BTHW, (0, 0, reach, reach) if axis == -2 else (reach, reach))
-        x_BTHW = reduce(torch.maximum, (padded_BTHW.narrow(axis, place, size) for place in range(2 * reach + 1)))
+    for axis, edges in ((-2, (0, 0, reach, reach)), (-1, (reach, reach))):
+        padded_BTHW = F.pad(x_BTHW, edges)
+        x_BTHW = reduce(torch.maximum, (padded_BTHW.narrow(axis, place, x_BTHW.shape[axis]) for place in range(2 * reach + 1)))
     return x_BTHW

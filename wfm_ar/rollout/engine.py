@@ -11,6 +11,7 @@ beginning of the context, with the text before them. Memory and cost a latent st
 
 from collections.abc import Callable
 from collections.abc import Sequence as Items
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -96,8 +97,7 @@ class Rows:
     @torch.inference_mode()
     def select(self, indices: Items[int]) -> "Rows":
         """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once."""
-        other = Rows.__new__(Rows)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.rows = [self.rows[i] for i in indices]
         other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
         return other
@@ -108,8 +108,7 @@ class Rows:
         """One batch whose rows go on as those of `batches` (of the same model and settings) would, in order."""
         if len(batches) == 1:
             return batches[0]
-        other = Rows.__new__(Rows)
-        other.__dict__.update(batches[0].__dict__)
+        other = copy(batches[0])
         other.rows = [row for batch in batches for row in batch.rows]
         each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
         other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
