@@ -7,6 +7,7 @@ Run as a program, without TRITON_INTERPRET: test_compile.py starts it in subproc
 import itertools
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,12 @@ CACHES = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("bf16", "i8"), 
 TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 HEADS = [128, 96, 64, 32, 256]
 FORMS = ["causal", "full", "tree", "ring", "ring full", "slots"]
+INSTRUCTIONS = ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divisible: str = r"stride|slots|width", **options) -> dict:
-    """Compile one kernel. types: Triton type of each argument by name, all others are i32.
+def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divisible: str = r"stride|slots|width", **options):
+    """(what it takes of the chip, cubin) of one kernel. types: Triton type of each argument by name, all others are i32.
 
     divisible: pattern of the names of sizes that are divisible by 16, as pointers always are.
     """
@@ -39,19 +41,45 @@ def compile_cubin(kernel, types: dict[str, str], constexprs: dict, sm: int, divi
         attrs={(i,): [["tt.divisibility", 16]] for i in by_16},
     )
     compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"enable_fp_fusion": False} | options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        usage = subprocess.run(
-            [TOOLS / "cuobjdump", "--dump-resource-usage", cubin.name], check=True, capture_output=True, text=True
-        ).stdout
-        sass = subprocess.run([TOOLS / "nvdisasm", "-c", "-ndf", cubin.name], check=True, capture_output=True, text=True).stdout
+    cubin = compiled.asm["cubin"]
+    usage = run_tool("cuobjdump", "--dump-resource-usage", data=cubin)
     resources = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    instructions = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("LDGSTS", "HMMA", "HGMMA", "IMMA", "LDL", "STL")}
-    return (
-        dict(sm=sm, registers=resources["REG"], stack=resources["STACK"], local=resources["LOCAL"], shared=compiled.metadata.shared)
-        | instructions
-    )
+    row = dict(sm=sm, registers=resources["REG"], stack=resources["STACK"], local=resources["LOCAL"], shared=compiled.metadata.shared)
+    return row, cubin
+
+
+def count_instructions(cubins: list[bytes], sm: int) -> list[dict[str, int]]:
+    """How often each of INSTRUCTIONS is in each cubin.
+
+    The disassembler takes half a second to start, so it is started once, with the code of all cubins behind one another.
+    """
+    code = [machine_code(cubin) for cubin in cubins]
+    ends = list(itertools.accumulate(len(each) for each in code))
+    counts, here = [dict.fromkeys(INSTRUCTIONS, 0) for _ in cubins], 0
+    sass = run_tool("nvdisasm", "-ndf", "-b", {80: "SM80", 90: "SM90a"}[sm], data=b"".join(code))
+    lines = re.findall(r"^ +/\*([0-9a-f]+)\*/ +(?:@!?\w+ +)?(\w+)", sass, re.MULTILINE)
+    assert len(lines) * 16 == ends[-1], f"{len(lines)} instructions of 16 bytes are not {ends[-1]} bytes of code"
+    for address, name in lines:
+        while int(address, 16) >= ends[here]:
+            here += 1
+        if name in counts[here]:
+            counts[here][name] += 1
+    return counts
+
+
+def machine_code(cubin: bytes) -> bytes:
+    """The sections of code of a cubin, which is a 64-bit ELF file."""
+    (table,), (size, number, names) = struct.unpack_from("<Q", cubin, 40), struct.unpack_from("<HHH", cubin, 58)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(number)]  # name, type, flags, address, offset, size
+    start = sections[names][4]
+    return b"".join(cubin[s[4] : s[4] + s[5]] for s in sections if cubin.startswith(b".text.", start + s[0]))
+
+
+def run_tool(tool: str, *options: str, data: bytes) -> str:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return subprocess.run([TOOLS / tool, *options, file.name], check=True, capture_output=True, text=True).stdout
 
 
 def fold_sizes(rows: int, head: int, block_d: int, num_warps: int) -> dict:
@@ -196,10 +224,15 @@ OPS = {
 
 def main(chosen: list[str]) -> None:
     targets = [int(each) for each in chosen if each.isdigit()] or [80, 90]
-    for op in [each for each in chosen if not each.isdigit()] or OPS:
-        for sm in targets:
+    for sm in targets:
+        rows, cubins = [], []
+        for op in [each for each in chosen if not each.isdigit()] or OPS:
             for name, kernel, types, constexprs, options in OPS[op](sm):
-                print(json.dumps(dict(op=op, variant=name) | compile_cubin(kernel, types, constexprs, sm, **options)), flush=True)
+                row, cubin = compile_cubin(kernel, types, constexprs, sm, **options)
+                rows.append(dict(op=op, variant=name) | row)
+                cubins.append(cubin)
+        for row, counts in zip(rows, count_instructions(cubins, sm), strict=True):
+            print(json.dumps(row | counts))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ so it is set here, before anything imports triton (torch alone does not, and wfm
 tests need the real compiler: they run in a subprocess without the variable.
 """
 
+import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -39,6 +41,45 @@ needs_gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), 
 def dtype(request) -> torch.dtype:
     """Of the tensors that go into a kernel."""
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreter_looks_once():
+    """Half of the interpreter's time goes nowhere: whenever a kernel calls a function it looks through all of triton.language for what it
+    has to replace, for every array it builds a table of types, and integer results are computed once more in 64 bits for an assertion
+    that is off. What was found is kept, and the second computation left out.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    if torch.cuda.is_available() or not hasattr(interpreter, "_LangPatchScope"):  # older versions name these otherwise
+        yield
+        return
+    patch_lang = interpreter._patch_lang
+
+    @functools.cache
+    def languages(function):
+        return [value for value in function.__globals__.values() if value is tl or value is tl.core]
+
+    def patch_lang_once(function):
+        if any(tl.core.is_builtin(language.load) for language in languages(function)):
+            return patch_lang(function)
+        return interpreter._LangPatchScope()
+
+    np_dtypes, look_up = {}, interpreter._get_np_dtype
+
+    def get_np_dtype(dtype):
+        name = dtype.scalar.name  # a block's array has the type of its elements
+        if name not in np_dtypes:
+            np_dtypes[name] = look_up(dtype)
+        return np_dtypes[name]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interpreter, "_patch_lang", patch_lang_once)
+        patched.setattr(interpreter, "_get_np_dtype", get_np_dtype)
+        options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+        patched.setattr(interpreter.interpreter_builder, "options", options)
+        yield
 
 
 @pytest.fixture(autouse=True)
