@@ -12,7 +12,36 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+# Files and folders whose tests start processes, train, or go through campaigns: marked slow. `-m "not slow"` is the unit suite.
+SLOW = (
+    "cosmos/test_cosmos_bad_input.py",
+    "cosmos/test_cosmos_finetune.py",
+    "cosmos/test_cosmos_memory.py",
+    "cosmos/test_cosmos_offload.py",
+    "cosmos/test_cosmos_world.py",
+    "evaluate/test_evaluate.py",
+    "evaluate/test_robots.py",
+    "fuzz/test_hostile_",
+    "kernels/test_compile.py",
+    "rollout/test_text_context.py",
+    "system/",
+    "train/test_distributed.py",
+    "train/test_resume.py",
+    "verbs/test_data_",
+    "verbs/test_generate_verb.py",
+    "verbs/test_training_data.py",
+)
 SEED = int(os.environ.get("WFM_TEST_SEED", "0"))  # another number draws other weights and inputs: a tolerance that only just holds shows
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Slow files come first: where several processes share them, none is left alone with a long one at the end."""
+    here = str(Path(__file__).parent) + os.sep
+    slow = {item for item in items if str(item.path).removeprefix(here).startswith(SLOW)}
+    for item in slow:
+        item.add_marker("slow")
+    items.sort(key=lambda item: item not in slow)
 
 
 @pytest.fixture(autouse=True)

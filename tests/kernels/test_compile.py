@@ -35,13 +35,11 @@ def table():
     return rows
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_op_is_compiled_for_both_targets(table):
     assert {(r["op"], r["sm"]) for r in table} == {(op, sm) for op in OPS for sm in (80, 90)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_no_spills_and_shared_memory_within_limits(op, table):
     for r in table:
@@ -51,7 +49,6 @@ def test_no_spills_and_shared_memory_within_limits(op, table):
             assert r["shared"] <= SHARED_LIMIT[r["sm"]], f"{where} takes {r['shared']} bytes of shared memory"
 
 
-@pytest.mark.slow
 def test_attention_streams_its_cache_and_uses_matrix_instructions(table):
     decode = [r for r in table if r["op"] == "attention" and r["variant"].startswith("q ")]
     assert len(decode) == 20 + 4 + 25 + 5

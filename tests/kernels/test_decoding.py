@@ -96,6 +96,13 @@ def test_guided_tokens_equal_those_of_the_library_path(model, sequence, monkeypa
     assert torch.equal(found, expected) and not torch.equal(expected[0], plain[0]) and torch.equal(expected[1], plain[1])
 
 
+def test_tokens_guided_by_actions_equal_those_of_the_library_path(model, sequence, monkeypatch) -> None:
+    rows, kinds = [row(1, 1), row(2)], [Actions.GIVEN]
+    expected, found = both(model, sequence, rows, SamplingConfig(action_guidance=3.0), kinds, monkeypatch)
+    plain, _ = both(model, sequence, rows, SamplingConfig(), kinds, monkeypatch)
+    assert torch.equal(found, expected) and not torch.equal(expected, plain)
+
+
 def test_futures_of_one_past_share_it(model, sequence, monkeypatch) -> None:
     monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 4)
     rows = [replace(row(1), seed=seed) for seed in (5, 6)]

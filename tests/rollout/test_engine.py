@@ -23,7 +23,7 @@ CONFIG = SequenceConfig(
     action_sums=True,
 )
 GREEDY, SAMPLED = SamplingConfig(temperature=0.0), SamplingConfig(temperature=1.3, top_p=0.95)
-GUIDED = replace(SAMPLED, text_guidance=2.5)
+GUIDED, DRIVEN = replace(SAMPLED, text_guidance=2.5), replace(SAMPLED, action_guidance=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -73,42 +73,59 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
     """One latent by whole forward passes over sequence.weave alone: the specification of `advance`."""
     latent, bins = len(row.tokens), None
     video, action = draws(row.seed, latent, Stream.VIDEO, 6), draws(row.seed, latent, Stream.ACTION, 4)
-    pieces = []  # behind the text
-    for i, tokens_hw in enumerate(row.tokens):
-        if i and row.bins[i] is not None:
-            pieces.append(sequence.action_piece(i, row.bins[i]))
-        pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, row.bins[1 : i + 1]))
 
-    def next_logits(known: list[int], places: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
-        told, untold = (logits_behind(text_ids, known, places, hints) for text_ids in (row.text_ids, []))
-        return untold + sampling.text_guidance * (told - untold) if sampling.text_guidance != 1 else told
+    def context(text_ids, known_bins) -> list:
+        pieces = [sequence.text_piece(text_ids)]
+        for i, tokens_hw in enumerate(row.tokens):
+            if i and known_bins[i] is not None:
+                pieces.append(sequence.action_piece(i, known_bins[i]))
+            pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, known_bins[1 : i + 1]))
+        return pieces
 
-    def logits_behind(text_ids, known, places, hints) -> torch.Tensor:
-        ids, positions, seen_hints = sequence.join([sequence.text_piece(text_ids), *pieces])
+    def logits_behind(pieces, known: list[int], coming) -> torch.Tensor:
+        ids, positions, seen_hints = sequence.join(pieces)
         ids = torch.cat((ids, torch.tensor(known, dtype=torch.int64)))
-        positions = torch.cat((positions, places[: len(known)]))
-        hints = torch.cat((seen_hints[:-1], hints[: len(known) + 1]))
+        positions = torch.cat((positions, coming.positions[: len(known)]))
+        hints = torch.cat((seen_hints[:-1], coming.hints[: len(known) + 1]))
         with torch.inference_mode():
             return model(ids[None], positions[None], hints_BLF=hints[None])[:, -1]
 
+    def guided(told: torch.Tensor, untold: torch.Tensor, guidance: float) -> torch.Tensor:
+        return untold + guidance * (told - untold)
+
+    def next_logits(known: list[int], coming, led: list) -> torch.Tensor:
+        """`led`: the action piece before the coming one, where it is known."""
+        told = logits_behind(context(row.text_ids, row.bins) + led, known, coming)
+        if sampling.text_guidance == 1:
+            return told
+        return guided(told, logits_behind(context([], row.bins) + led, known, coming), sampling.text_guidance)
+
+    led = []
     if kind is not Actions.ABSENT:
         bins = _bins(2, seed=97 * row.seed + latent)
         if kind is Actions.IMAGINED:
             empty, ids = sequence.action_piece(latent, torch.zeros(2, 2, dtype=torch.int64)), []
             for i in range(4):
-                logits = next_logits(ids, empty.positions, empty.hints)
+                logits = next_logits(ids, empty, [])
                 ids.append(int(sample(logits, torch.tensor([action[i]]), sampling, sequence.action_range(i % 2))))
             bins = torch.tensor(ids).view(2, 2) - torch.tensor([sequence.action_range(0)[0], sequence.action_range(1)[0]])
-        pieces.append(sequence.action_piece(latent, bins))
+        led = [sequence.action_piece(latent, bins)]
     previous = row.tokens[-1] if row.tokens else None
-    empty, ids = sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, (*row.bins[1:], bins)), []
+    empty, blind = (
+        sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, known)
+        for known in ((*row.bins[1:], bins), (None,) * len(row.bins) if row.bins else ())
+    )
+    ids = []
     for i in range(6):
-        logits = next_logits(ids, empty.positions, empty.hints)
+        logits = next_logits(ids, empty, led)
+        if kind is Actions.GIVEN and sampling.action_guidance != 1:
+            unled = logits_behind(context(row.text_ids, (None,) * len(row.bins)), ids, blind)
+            logits = guided(logits, unled, sampling.action_guidance)
         ids.append(int(sample(logits, torch.tensor([video[i]]), sampling, (0, 40))))
     return replace(row, tokens=(*row.tokens, torch.tensor(ids).view(2, 3)), bins=(*row.bins, bins))
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED], ids=["greedy", "sampled", "guided"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED, DRIVEN], ids=["greedy", "sampled", "guided", "driven"])
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("latents,text", [(1, 0), (1, 4), (3, 6)])
 def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, latents, text) -> None:
@@ -135,7 +152,7 @@ def test_a_first_latent_from_text_and_from_nothing(model, sequence, sampling) ->
         assert rows.rows[0].bins[0] is None and torch.equal(rows.rows[0].bins[1], row.bins[1])
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED], ids=["greedy", "sampled", "guided"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, GUIDED, DRIVEN], ids=["greedy", "sampled", "guided", "driven"])
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind, dtype) -> None:
@@ -171,7 +188,7 @@ def test_seeds_differ_and_repeat(model, sequence) -> None:
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("sampling", [SAMPLED, GUIDED], ids=["sampled", "guided"])
+@pytest.mark.parametrize("sampling", [SAMPLED, GUIDED, DRIVEN], ids=["sampled", "guided", "driven"])
 def test_a_fork_goes_on_as_the_original_would(model, sequence, sampling) -> None:
     rows = Rows(model, sequence, [_row(1), _row(2, 3, 4)], sampling)
     _roll(rows, [Actions.GIVEN])
@@ -192,6 +209,19 @@ def test_guidance_is_for_rows_with_a_text(model, sequence) -> None:
     assert not torch.equal(_roll(Rows(model, sequence, [told], SAMPLED), [Actions.IMAGINED] * 2), _roll(other, [Actions.IMAGINED] * 2))
     parted = joined.select([0])
     assert torch.equal(_roll(parted, [Actions.IMAGINED]), _roll(joined, [Actions.IMAGINED])[:1])
+
+
+def test_guidance_by_actions_is_for_given_ones(model, sequence) -> None:
+    """It comes and goes with them, and a row goes on so beside others, joined or parted."""
+    rows, other = (Rows(model, sequence, [_row(seed)], DRIVEN) for seed in (1, 2))
+    _roll(rows, [Actions.GIVEN])
+    _roll(other, [Actions.IMAGINED])
+    assert not torch.equal(rows.rows[0].tokens[-1], _roll(Rows(model, sequence, [_row(1)], SAMPLED), [Actions.GIVEN])[0, 0])
+    assert torch.equal(other.rows[0].tokens[-1], _roll(Rows(model, sequence, [_row(2)], SAMPLED), [Actions.IMAGINED])[0, 0])
+    joined = Rows.stack([rows, other])
+    assert [len(each._caches) for each in (rows, other, joined)] == [2, 1, 1]
+    kinds = [Actions.GIVEN, Actions.IMAGINED, Actions.ABSENT, Actions.GIVEN, Actions.GIVEN]  # beyond the trained length
+    assert torch.equal(_roll(joined, kinds), torch.cat([_roll(rows, kinds), _roll(other, kinds)]))
 
 
 def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, sequence) -> None:

@@ -147,6 +147,8 @@ def test_bad_seeds(seed: object) -> None:
         {"top_k": 0},
         {"top_k": 1.5},
         {"text_guidance": -1},
+        {"action_guidance": float("nan")},
+        {"text_guidance": 2.0, "action_guidance": 1.5},
     ],
 )
 def test_bad_settings(settings: dict) -> None:

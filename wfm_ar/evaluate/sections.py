@@ -22,7 +22,8 @@ from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
 FAILURES = 2  # worst rollouts, and failures of text following, that are shown beside the first examples
-SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance")  # how tokens are drawn
+SAMPLING = ("temperature", "top_p", "top_k", "action_temperature")  # how tokens are drawn
+GUIDANCE = ("text_guidance", "action_guidance")  # by what a rollout is told to do: one of these
 Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
 
 
@@ -45,6 +46,7 @@ class EvaluateConfig:
     top_k: int | None = None
     action_temperature: float | None = 1.0  # of imagined actions: a policy that always does the likeliest thing waits for ever
     text_guidance: float = 2.0  # text following: how much the text counts; 1 as the model has it
+    action_guidance: float = 1.5  # rollouts under given actions: how much these count; 1 as the model has it
     refine_steps: int = 2
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
     speed_runs: int = 3  # 0: speed is not measured
@@ -52,7 +54,8 @@ class EvaluateConfig:
     examples: int = 4  # contact sheets, of the first episodes
 
     def __post_init__(self) -> None:
-        SamplingConfig(**{name: getattr(self, name) for name in SAMPLING})
+        for guidance in GUIDANCE:
+            SamplingConfig(**{name: getattr(self, name) for name in (*SAMPLING, guidance)})
         low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
         for name, least in low.items():
             if getattr(self, name) < least:
@@ -76,10 +79,10 @@ class Bench:
         """The world in which the clip's own robot acts."""
         return self.robots.get(clip.robot or "", self.world)
 
-    def roll(self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, refine: bool, name: str) -> Iterator[Rollout]:
-        """One rollout a prompt, each of its clip, in order, made in batches of one robot."""
+    def roll(self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, guidance: str, refine: bool, name: str) -> Iterator[Rollout]:
+        """One rollout a prompt, each of its clip, in order, made in batches of one robot. `guidance`: the one of GUIDANCE that is used."""
         config = self.config
-        settings = {name: getattr(config, name) for name in (*SAMPLING, "refine_steps")}
+        settings = {name: getattr(config, name) for name in (*SAMPLING, guidance, "refine_steps")}
         batches: list[list[int]] = []
         for k, clip in enumerate(clips):
             if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):
@@ -146,7 +149,9 @@ def rollout_section(bench: Bench) -> TrueRollouts:
     clips = list(bench.clips)
     acts = bench.world.parts.action_schema is not None
     prompts = [bench.prompt(k, clip, actions=clip.actions if acts else None) for k, clip in enumerate(clips)]
-    for k, (clip, rolled) in enumerate(zip(clips, bench.roll(clips, prompts, refine=refine, name="rollouts"), strict=True)):
+    for k, (clip, rolled) in enumerate(
+        zip(clips, bench.roll(clips, prompts, guidance="action_guidance", refine=refine, name="rollouts"), strict=True)
+    ):
         decoded, refined = _reconstruct(bench, clip, prompts[k].seed, refine)
         made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
         row = quality.rollout_row(clip.id, clip.frames, made)
@@ -202,7 +207,7 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
 
     def generate(kind: str, given: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         prompts = [bench.prompt(k, clip, actions=row) for k, (clip, row) in enumerate(zip(clips, given, strict=True))]
-        for k, rolled in enumerate(bench.roll(clips, prompts, refine=False, name=f"{kind} actions")):
+        for k, rolled in enumerate(bench.roll(clips, prompts, guidance="action_guidance", refine=False, name=f"{kind} actions")):
             if k < len(shown):
                 shown[k][kind] = rolled.raw_frames
             yield rolled.raw_frames
@@ -233,7 +238,7 @@ def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sh
     for kind, (told, name) in inputs.items():
         prompts = [bench.prompt(k, clip, text=told[k].text, imagine=bench.config.imagine) for k, clip in enumerate(clips)]
         moves[kind] = []
-        for k, rolled in enumerate(bench.roll(clips, prompts, refine=False, name=name)):
+        for k, rolled in enumerate(bench.roll(clips, prompts, guidance="text_guidance", refine=False, name=name)):
             moved = control.moved_along(clips[k].frames[0], rolled.raw_frames[-1], told[k])
             moves[kind].append(moved)
             followed = moved is not None and moved >= control.MOVED

@@ -68,6 +68,7 @@ class Rows:
         """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
         self.model, self.sequence, self.sampling, self._new_step = model, sequence, sampling, steps_of(model)
         self.rows = [self._rolled(row) for row in rows]
+        self._without_actions = False
         self._use(*(self._prefilled(told) for told in self._told()))
 
     @torch.inference_mode()
@@ -80,6 +81,7 @@ class Rows:
         assert (bins_BrA is not None) == (actions is Actions.GIVEN)
         assert actions is Actions.ABSENT or all(row.tokens for row in self.rows), "no action leads to a first latent"
         self._roll_on()
+        self._guide_by_actions(actions is Actions.GIVEN and self.sampling.action_guidance != 1.0)
         if actions is Actions.IMAGINED:
             bins_BrA, logits, fed = self._imagine()
         else:
@@ -110,6 +112,7 @@ class Rows:
             return batches[0]
         other = copy(batches[0])
         other.rows = [row for batch in batches for row in batch.rows]
+        other._without_actions = all(batch._without_actions for batch in batches)
         each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
         other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
         return other
@@ -118,13 +121,27 @@ class Rows:
         self._caches = caches
         self._steps = [self._new_step(cache) for cache in caches]
         self._step, *untold = self._steps
+        guidance = self.sampling.action_guidance if self._without_actions else self.sampling.text_guidance
         if untold and isinstance(self._step, KernelStep):
-            self._step.guide(*untold, self.sampling.text_guidance)
+            self._step.guide(*untold, guidance, self._hidden)
         elif untold:
-            self._step = _GuidedStep(*self._steps, self.sampling.text_guidance)
+            self._step = _GuidedStep(*self._steps, guidance, self._hidden)
+
+    def _guide_by_actions(self, guided: bool) -> None:
+        """Begin or end the passes without actions beside those with them."""
+        if guided != self._without_actions:
+            self._without_actions = guided
+            self._use(self._caches[0], *(self._prefilled(untold) for untold in self._told()[1:]))
+
+    @property
+    def _hidden(self) -> int:
+        """Tokens of a latent's plan, behind the pending one, that the second pass does not see."""
+        return self.sequence.action_size if self._without_actions else 0
 
     def _told(self) -> list[list[Row]]:
-        """The rows as the model is to see them: with their texts, and where it is guided by some without them too."""
+        """The rows as the model is to see them: as they are, and where it is guided by texts or actions without these too."""
+        if self._without_actions:
+            return [self.rows, [replace(row, bins=(None,) * len(row.bins)) for row in self.rows]]
         guided = self.sampling.text_guidance != 1.0 and any(row.text_ids for row in self.rows)
         return [self.rows, [replace(row, text_ids=[]) for row in self.rows]] if guided else [self.rows]
 
@@ -190,10 +207,17 @@ class Rows:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
         actions `bins`, one [r, A] or None a row."""
         for step, rows in zip(self._steps, self._told(), strict=True):
-            coming = [self._coming(row, bins_rA) for row, bins_rA in zip(rows, bins, strict=True)]
+            blind = self._without_actions and step is not self._steps[0]
+            coming = [self._coming(row, None if blind else bins_rA) for row, bins_rA in zip(rows, bins, strict=True)]
             ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
+            if blind:  # the video tokens have the same place in both plans
+                positions_BL3, hints_BLF = (
+                    torch.cat((x[:, :1].expand(-1, 1 + self._hidden, -1), x[:, 1:]), 1) for x in (positions_BL3, hints_BLF)
+                )
+            else:
+                known_BL = ids_BL
             step.plan(positions_BL3[:, part], hints_BLF[:, part])
-        return ids_BL.to(self.model.head.weight.device)
+        return known_BL.to(self.model.head.weight.device)
 
     def _coming(self, row: Row, bins_rA: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """What is fed for the next latent: (ids of the pending token and the actions, positions [L, 3] of these and of all video
@@ -222,17 +246,18 @@ class Rows:
 
 
 class _GuidedStep:
-    """Passes over the same tokens behind the text and without it: the scores are without + guidance * (with - without).
+    """Passes over the same tokens with the text or the actions and without: the scores are without + guidance * (with - without).
 
-    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what the text makes likelier counts more.
+    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what they make likelier counts more. `hidden`: see `Rows._hidden`.
     """
 
-    def __init__(self, told: DecodeStep, untold: DecodeStep, guidance: float) -> None:
-        self._told, self._untold, self._guidance = told, untold, guidance
+    def __init__(self, told: DecodeStep, untold: DecodeStep, guidance: float, hidden: int) -> None:
+        self._told, self._untold, self._guidance, self._hidden = told, untold, guidance, hidden
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`."""
-        return guided_BV(self._told.step(ids_BT, first), self._untold.step(ids_BT, first), self._guidance)
+        untold_BT = ids_BT[:, :1] if self._hidden and first == 0 else ids_BT
+        return guided_BV(self._told.step(ids_BT, first), self._untold.step(untold_BT, first), self._guidance)
 
 
 def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:

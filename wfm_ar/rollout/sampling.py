@@ -32,6 +32,7 @@ class SamplingConfig:
     top_k: int | None = None  # only this many likeliest tokens (and ties of the last) are kept, before top_p; None keeps all
     action_temperature: float | None = None  # of imagined actions; None: as the video's. A sure world may have a lively policy
     text_guidance: float = 1.0  # scores are without + this * (with - without the text); 1: as the model has it, at half the work
+    action_guidance: float = 1.0  # the same of given actions; one of the two is 1
 
     def __post_init__(self) -> None:
         for name in ("temperature", "action_temperature"):
@@ -41,8 +42,13 @@ class SamplingConfig:
                 raise BadConfig(
                     f"{name}: got {value!r}, expected 0 or a number of at least {COLDEST}; fix: 1.0, or 0 for the likeliest token"
                 )
-        if not (_number(self.text_guidance) and 0 <= self.text_guidance < math.inf):
-            raise BadConfig(f"text_guidance: got {self.text_guidance!r}, expected a number of at least 0; fix: 1.0, or 2 to follow closely")
+        for name in ("text_guidance", "action_guidance"):
+            value = getattr(self, name)
+            if not (_number(value) and 0 <= value < math.inf):
+                raise BadConfig(f"{name}: got {value!r}, expected a number of at least 0; fix: 1.0, or 2 to follow closely")
+        if self.text_guidance != 1 and self.action_guidance != 1:
+            both = f"got {self.text_guidance} beside action_guidance {self.action_guidance}"
+            raise BadConfig(f"text_guidance: {both}, expected 1; fix: guide by one of the two")
         if not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):

@@ -89,6 +89,7 @@ class World:
         top_k: int | None = None,
         action_temperature: float | None = None,
         text_guidance: float = 1.0,
+        action_guidance: float = 1.0,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -108,6 +109,7 @@ class World:
             top_k=top_k,
             action_temperature=action_temperature,
             text_guidance=text_guidance,
+            action_guidance=action_guidance,
             refine=refine,
             refine_steps=refine_steps,
             keep_detail=keep_detail,
@@ -124,6 +126,7 @@ class World:
         top_k: int | None = None,
         action_temperature: float | None = None,
         text_guidance: float = 1.0,
+        action_guidance: float = 1.0,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -131,7 +134,12 @@ class World:
     ) -> list[Rollout]:
         """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
         sampling = SamplingConfig(
-            temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature, text_guidance=text_guidance
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            action_temperature=action_temperature,
+            text_guidance=text_guidance,
+            action_guidance=action_guidance,
         )
         clock = _Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
@@ -172,6 +180,7 @@ class World:
         top_k: int | None = None,
         action_temperature: float | None = None,
         text_guidance: float = 1.0,
+        action_guidance: float = 1.0,
         refine: bool = False,
         refine_steps: int = 2,
         keep_detail: bool = True,
@@ -182,7 +191,12 @@ class World:
         Raises as `generate`.
         """
         sampling = SamplingConfig(
-            temperature=temperature, top_p=top_p, top_k=top_k, action_temperature=action_temperature, text_guidance=text_guidance
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            action_temperature=action_temperature,
+            text_guidance=text_guidance,
+            action_guidance=action_guidance,
         )
         painter = self._painter(seed, refine, refine_steps)
         num_frames = 1 if video is None else len(video)

@@ -58,6 +58,7 @@ class Settings:
     top_k: int | None
     action_temperature: float | None
     text_guidance: float
+    action_guidance: float
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
@@ -157,11 +158,14 @@ def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
     if cosmos and settings.text_guidance != 1.0:
         got = settings.text_guidance
         raise BadConfig(f"text_guidance: got {got}, expected 1: Cosmos worlds are not trained without their text; fix: leave it out")
+    if cosmos and settings.action_guidance != 1.0:
+        got = settings.action_guidance
+        raise BadConfig(f"action_guidance: got {got}, expected 1: Cosmos worlds are not trained without their actions; fix: leave it out")
     if settings.published and not cosmos:
         raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
     if cosmos:
         return {"published": settings.published}
-    return {"action_temperature": settings.action_temperature, "text_guidance": settings.text_guidance}
+    return {name: getattr(settings, name) for name in ("action_temperature", "text_guidance", "action_guidance")}
 
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:

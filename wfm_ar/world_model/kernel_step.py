@@ -55,12 +55,13 @@ class KernelStep:
         self._context = {layer: tuple(t.expand(rows, -1, -1, -1) for t in pair) for layer, pair in cache.context.items()}
         self._context_B = {size: torch.full((rows,), size, device=device) for size in {k.shape[2] for k, _ in self._context.values()}}
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
-        self._untold, self._guidance = None, 1.0
+        self._untold, self._guidance, self._hidden = None, 1.0, 0
 
-    def guide(self, untold: "KernelStep", guidance: float) -> None:
-        """From now on feed `untold` (the same rows without their texts, planned on its own) the same tokens, and draw from
-        untold + guidance * (told - untold): classifier-free guidance, see `wfm_ar.rollout.engine`."""
-        self._untold, self._guidance = untold, guidance
+    def guide(self, untold: "KernelStep", guidance: float, hidden: int = 0) -> None:
+        """From now on feed `untold` (the same rows without their texts or actions, planned on its own) the same tokens, and draw from
+        untold + guidance * (told - untold): classifier-free guidance, see `wfm_ar.rollout.engine`. `hidden` tokens behind the first
+        of a plan are kept from it."""
+        self._untold, self._guidance, self._hidden = untold, guidance, hidden
 
     def begin(self, logits_BV: Tensor) -> None:
         """The scores behind what the cache holds, float32 [B, V], where another pass than `step` made them."""
@@ -99,7 +100,8 @@ class KernelStep:
             done += size
         if self._untold is None:
             return self._logits_BV
-        return guided_BV(self._logits_BV, self._untold.step(ids_BT, first), self._guidance)
+        untold_BT = ids_BT[:, :1] if self._hidden and first == 0 else ids_BT
+        return guided_BV(self._logits_BV, self._untold.step(untold_BT, first), self._guidance)
 
     def roll(self, keys: Sequence[tuple[int, int, int]], settings: Settings, ranges: Sequence[tuple[int, int]], first: int) -> Tensor:
         """Draw len(ranges) tokens, int64 [B, n] on the device, each from its range of ids; the first from the logits at hand.
