@@ -136,6 +136,7 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=9", "width=1000000"], "at most 16384"),
         ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
         ([f"image={place / 'in.png'}", "frames=9", "text_guidance=2"], "Cosmos worlds are not trained without their text"),
+        ([f"image={place / 'in.png'}", "frames=9", "action_guidance=2"], "Cosmos worlds are not trained without their actions"),
     ):
         assert words in told("generate", world, *more, "out=out.mp4")
     assert "only a Cosmos world" in told("generate", "world=tabletop", "published=true", "out=out.mp4")

@@ -84,11 +84,12 @@ def test_every_kind_of_prompt(wfm, place):
         about = json.loads(Path(f"{name}.json").read_text())
         assert about["given_frames"] == given[name] and about["frames"] == 7
     assert not Path("image.actions.npy").exists()
-    code, out, _ = wfm(
-        "generate", f"video={place / 'in.mp4'}", f"actions={place / 'a.npy'}", "prompt_frames=3", "frames=7", "out=driven.mp4"
-    )
-    assert code == 0 and json.loads(Path("driven.json").read_text())["given_frames"] == 3
+    driven = ["generate", f"video={place / 'in.mp4'}", f"actions={place / 'a.npy'}", "prompt_frames=3", "frames=7"]
+    assert wfm(*driven, "out=driven.mp4")[0] == 0 and json.loads(Path("driven.json").read_text())["given_frames"] == 3
     assert np.array_equal(np.load("driven.actions.npy"), tiny.make_actions(20)[:6])
+    assert wfm(*driven, "action_guidance=9", "out=guided.mp4")[0] == 0
+    assert not np.array_equal(np.load("guided.tokens.npy"), np.load("driven.tokens.npy"))
+    refused(wfm(*driven, "action_guidance=9", "text_guidance=2", "out=no.mp4"), "beside action_guidance 9")
 
 
 def test_other_sizes_are_fitted_and_said(wfm, place):
