@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,26 +122,17 @@ class World:
         self,
         prompts: Sequence[Prompt],
         *,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        top_k: int | None = None,
-        action_temperature: float | None = None,
-        text_guidance: float = 1.0,
-        action_guidance: float = 1.0,
         refine: bool = True,
         refine_steps: int = 2,
         keep_detail: bool = True,
         progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
     ) -> list[Rollout]:
-        """A clip a prompt, each with the tokens it would get alone. Raises as `generate`; the message names the prompt."""
-        sampling = SamplingConfig(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            action_temperature=action_temperature,
-            text_guidance=text_guidance,
-            action_guidance=action_guidance,
-        )
+        """A clip a prompt, each with the tokens it would get alone. `sampling`: settings of SamplingConfig, by name.
+
+        Raises as `generate`; the message names the prompt.
+        """
+        config = SamplingConfig(**sampling)
         clock = _Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
         jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
@@ -149,7 +141,7 @@ class World:
                 painter.keep_detail(prompt.video)
         clock.lap("encode")
         latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
-        rows = roll(self.parts.world_model, self.sequence, jobs, sampling, _counter(progress, latents))
+        rows = roll(self.parts.world_model, self.sequence, jobs, config, _counter(progress, latents))
         clock.lap("roll")
         painted = [_paint(row, painter, clock) for row, painter in zip(rows, painters, strict=True)]
         made = sum(len(frames) - _count(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
@@ -175,36 +167,25 @@ class World:
         text: str | None = None,
         actions: np.ndarray | None = None,
         seed: int = 0,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        top_k: int | None = None,
-        action_temperature: float | None = None,
-        text_guidance: float = 1.0,
-        action_guidance: float = 1.0,
         refine: bool = False,
         refine_steps: int = 2,
         keep_detail: bool = True,
         imagine: bool = True,
+        **sampling: Any,
     ) -> WorldStream:
         """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
+        `sampling`: settings of SamplingConfig, by name.
 
         Raises as `generate`.
         """
-        sampling = SamplingConfig(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            action_temperature=action_temperature,
-            text_guidance=text_guidance,
-            action_guidance=action_guidance,
-        )
+        config = SamplingConfig(**sampling)
         painter = self._painter(seed, refine, refine_steps)
         num_frames = 1 if video is None else len(video)
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
         row = self._job(prompt).row
         if keep_detail and video is not None:
             painter.keep_detail(video)
-        return WorldStream(self, row, sampling, painter, imagine)
+        return WorldStream(self, row, config, painter, imagine)
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets."""

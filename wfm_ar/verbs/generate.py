@@ -155,12 +155,9 @@ def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
         raise BadConfig(
             f"action_temperature: got {settings.action_temperature}, expected none: Cosmos worlds imagine no actions; fix: leave it out"
         )
-    if cosmos and settings.text_guidance != 1.0:
-        got = settings.text_guidance
-        raise BadConfig(f"text_guidance: got {got}, expected 1: Cosmos worlds are not trained without their text; fix: leave it out")
-    if cosmos and settings.action_guidance != 1.0:
-        got = settings.action_guidance
-        raise BadConfig(f"action_guidance: got {got}, expected 1: Cosmos worlds are not trained without their actions; fix: leave it out")
+    for name, what in (("text_guidance", "text"), ("action_guidance", "actions")):
+        if cosmos and (got := getattr(settings, name)) != 1.0:
+            raise BadConfig(f"{name}: got {got}, expected 1: Cosmos worlds are not trained without their {what}; fix: leave it out")
     if settings.published and not cosmos:
         raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
     if cosmos:
