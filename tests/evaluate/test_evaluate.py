@@ -16,6 +16,7 @@ from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, OutputExists
 from wfm_ar.evaluate.control import DRIVES, true_path
 from wfm_ar.evaluate.evaluate import evaluate
 from wfm_ar.evaluate.heldout import HeldOut
+from wfm_ar.evaluate.quality import picture_numbers
 from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
 from wfm_ar.rollout.world import WorldParts, load_world, save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
@@ -102,6 +103,20 @@ def test_every_section_is_measured_and_written(report, data):
     assert (out / "table.md").read_text().count("\n") == len(rows) + 2
     page = (out / "report.html").read_text()
     assert page.count("Not measured:") == 0 and page.count("<div class='sheet") >= 2 + 2 + 2 + 2
+
+
+def test_refining_is_judged_on_rollouts_as_decoded(world, data, report):
+    """Nothing is kept of the given picture there: what is compared was made by the two decoders alone."""
+    loaded, numbers = load_world(world), []
+    for k, clip in enumerate(HeldOut(open_episodes(data, "val"), count=QUICK.episodes, num_frames=FRAMES, height=SIZE, width=SIZE)):
+        inputs = {"video": clip.frames[:1], "actions": clip.actions, "num_frames": FRAMES, "seed": k}
+        bare = loaded.generate(**inputs, temperature=0.0, action_guidance=QUICK.action_guidance, keep_detail=False)
+        numbers.append([picture_numbers(made[1:], clip.frames[1:]) for made in (bare.raw_frames, bare.frames)])
+    refined = report[1]["refined"]
+    for made, kind in enumerate(("raw", "refined")):
+        for name, value in refined["rollouts"][kind].items():
+            assert value == pytest.approx(np.mean([each[made][name] for each in numbers])), (kind, name)
+    assert refined["rollouts"] != refined["rollouts as shown"] and refined["edge_change"] == refined["rollouts"]["edge_change"]
 
 
 def test_the_batch_size_changes_no_number(world, data, report, tmp_path):

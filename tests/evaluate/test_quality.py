@@ -27,14 +27,15 @@ def test_gains_are_measured_at_the_frame_they_are_named_after(truth):
     assert len(report["psnr_by_frame"]["raw"]) == 32 and np.shape(report["ssim_quartiles"]) == (2, 32)
 
 
-def test_refined_changes_are_those_of_the_rollouts():
+def test_refined_changes_are_those_of_the_rollouts_as_decoded():
     numbers = {"psnr": 30.0, "ssim": 0.9, "edge_error": 2.0, "flicker": 1.0}
     better = {"psnr": 31.0, "ssim": 0.95, "edge_error": 1.5, "flicker": 0.9}
-    rows = {"rollouts": [{"raw": numbers, "refined": better}] * 2, "reconstructions": [{"raw": better, "refined": numbers}]}
+    rows = {"rollouts": [{"raw": numbers, "refined": better}] * 2, "rollouts as shown": [{"raw": numbers, "refined": numbers}]}
+    rows |= {"reconstructions": [{"raw": better, "refined": numbers}]}
     report = quality.refined_summary(rows)
     assert report["edge_change"] == pytest.approx(-0.25) and report["flicker_change"] == pytest.approx(-0.1)
     assert report["psnr_change"] == pytest.approx(1.0)
-    assert report["reconstructions"]["edge_change"] == pytest.approx(1 / 3)
+    assert report["reconstructions"]["edge_change"] == pytest.approx(1 / 3) and report["rollouts as shown"]["edge_change"] == 0
 
 
 def test_the_tokenizer_tally_adds_clips_of_different_lengths(truth):

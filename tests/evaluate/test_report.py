@@ -48,7 +48,7 @@ def report() -> dict:
             "loss_by_latent": [2.0, 1.0],
         },
         "rollout": quality.rollout_summary([quality.rollout_row("0", truth, {"tokenizer": near, "raw": near, "refined": truth})]),
-        "refined": quality.refined_summary({"rollouts": [numbers], "reconstructions": [numbers]}),
+        "refined": quality.refined_summary({where: [numbers] for where in quality.REFINED}),
         "actions": following | {"gate": control.action_gate(following), "r_of_truth_xy": (1.0, 1.0)},
         "text": text,
     }

@@ -81,6 +81,15 @@ def test_other_settings_are_refused_unless_asked(made, tmp_path):
     assert not (out / "videos/000001.mp4").exists()
 
 
+def test_all_episodes_may_have_one_task(made, tmp_path):
+    strayed = make_dataset(out=tmp_path / "stray", workers=1, task="stray", **{**SETTINGS, "episodes": 2})
+    assert {episode.text for episode in open_episodes(strayed)} == {"move at random"}
+    assert json.loads((strayed / "make.json").read_text())["task"] == "stray"
+    assert "task" not in json.loads((made / "make.json").read_text())  # sets made before there were tasks are still known as such
+    with pytest.raises(OutputExists, match="task='stray' not None"):
+        make_dataset(out=strayed, workers=1, **{**SETTINGS, "episodes": 2})
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_something_else_is_never_touched(tmp_path, overwrite):
     (tmp_path / "videos").mkdir()
@@ -114,6 +123,7 @@ def test_two_at_once_are_refused(made, tmp_path):
         ({"seed": -1}, "seed: got -1"),
         ({"val_fraction": 1.0}, "val_fraction: got 1.0"),
         ({"workers": 0}, "workers: got 0"),
+        ({"task": "strey"}, 'did you mean "stray"'),
     ],
 )
 def test_impossible_settings(tmp_path, change, words):

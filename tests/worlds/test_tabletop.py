@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -205,6 +207,19 @@ def test_actions_are_slow_and_random_ones_touch_objects(plays):
     assert 0.2 < np.mean(touched) < 0.95
 
 
+def test_strays_lean_on_walls_as_the_others_hardly_do(world, plays):
+    strays = [play(world, seed=11, index=i, num_frames=33, task="stray") for i in range(30)]
+    assert all(np.linalg.norm(actions, axis=1).max() <= MAX_STEP * 1.001 for _, actions, _ in strays)
+    assert {layout.text for layout, _, _ in strays} == {"move at random"}
+    shares = [np.mean([_leans(qpos, actions) for _, actions, qpos in some]) for some in (strays, plays)]
+    assert shares[0] > 0.15 and shares[1] < 0.01, shares
+
+
+def _leans(qpos: np.ndarray, actions: np.ndarray) -> float:
+    """Share of the steps in which a wall takes more than 5 mm of what the peg is told."""
+    return float((np.linalg.norm(qpos[:-1, :2] + actions - qpos[1:, :2], axis=1) > 0.005).mean())
+
+
 def test_objects_stay_on_the_table_and_come_to_rest(plays):
     for layout, _, qpos in plays:
         for slot, (_, shape) in enumerate(layout.objects):
@@ -237,3 +252,9 @@ def test_smaller_pictures_show_the_same(world):
     small, large = world.render(64).astype(float), world.render(128).astype(float)
     assert small.shape == (64, 64, 3)
     assert np.abs(small - large.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))).mean() < 2.0
+
+
+def test_a_model_can_be_made_in_the_process_that_rendered():
+    """Two LLVMs in one process, the renderer's and Triton's, which torch imports where weights are drawn."""
+    render = "from wfm_ar.worlds.tabletop import TabletopWorld, record; record(TabletopWorld(), seed=0, index=0, num_frames=2)"
+    subprocess.run([sys.executable, "-c", f"{render}; import torch._dynamo; import torch; torch.nn.Embedding(2, 2)"], check=True)

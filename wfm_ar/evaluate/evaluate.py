@@ -46,7 +46,7 @@ from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames
 
 JSON, HTML, TABLE = "report.json", "report.html", "table.md"  # the table is what a README or model card shows
-FORMAT = 1  # rises when a number of report.json changes its meaning
+FORMAT = 2  # rises when a number of report.json changes its meaning
 
 
 def evaluate(

@@ -12,6 +12,7 @@ import numpy as np
 
 from wfm_ar.evaluate import metrics
 
+REFINED = ("rollouts", "rollouts as shown", "reconstructions")  # what raw and refined frames are compared on
 HORIZONS = (8, 16, 24, 32, 48)  # frame indices that get a number of their own, where the clips are that long
 
 
@@ -63,9 +64,10 @@ def picture_numbers(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def refined_summary(rows: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) -> dict[str, Any]:
-    """Means of picture_numbers over clips, and the changes the bars judge, which are those of the rollouts.
+    """Means of picture_numbers over clips, and the changes the bars judge, which are those of the rollouts as decoded.
 
-    `rows`: "rollouts" and "reconstructions", each a list of {"raw": picture_numbers, "refined": picture_numbers}.
+    `rows`: for each of REFINED a list of {"raw": picture_numbers, "refined": picture_numbers}. "rollouts" are frames as the two
+    decoders make them; "as shown" they keep the given picture where nothing moves (rollout/detail.py), refined or not.
     `edge_change` and `flicker_change` are shares of the raw value (-0.15: 15 % less; None where that is 0), `psnr_change` is in dB.
     """
     report: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from wfm_ar.data.video import write_image, write_video
 from wfm_ar.evaluate import plots
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.control import DRIVES, MOVED
+from wfm_ar.evaluate.quality import REFINED
 
 GAP = 2  # pixels between frames of a strip
 
@@ -80,7 +81,8 @@ SECTIONS = {
     "refined": (
         "Refined against raw",
         "The diffusion decoder's frames against the tokenizer's decoded ones, both compared with the truth. In reconstructions both "
-        "show the true scene; in rollouts they also share the world model's mistakes. The bars are judged on rollouts.",
+        "show the true scene; in rollouts they also share the world model's mistakes. As shown, both keep the given picture where nothing "
+        "moves, so that most of what is compared is neither's. The bars are judged on rollouts as the decoders make them.",
     ),
     "actions": (
         "Action following",
@@ -183,7 +185,7 @@ def _rollout(numbers: Mapping[str, Any]) -> str:
 
 def _refined(numbers: Mapping[str, Any]) -> str:
     lines = ""
-    for where in ("rollouts", "reconstructions"):
+    for where in REFINED:
         for name, unit in (("psnr", "dB"), ("ssim", ""), ("edge_error", "grey levels"), ("flicker", "grey levels")):
             raw, refined = numbers[where]["raw"][name], numbers[where]["refined"][name]
             change = f"{refined - raw:+.2f} dB" if name == "psnr" else f"{100 * (refined / raw - 1):+.1f} %" if raw else "-"

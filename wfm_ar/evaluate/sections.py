@@ -145,23 +145,22 @@ def rollout_section(bench: Bench) -> TrueRollouts:
     """Picture quality against the horizon, raw against refined, and the peg's way; under true actions where the world takes any."""
     refine = bench.world.parts.diffusion_decoder is not None
     rows, trials, sheets, worst, first = [], [], [], [], []
-    pairs: dict[str, list] = {"rollouts": [], "reconstructions": []}
+    pairs: dict[str, list] = {where: [] for where in quality.REFINED}
     clips = list(bench.clips)
     acts = bench.world.parts.action_schema is not None
     prompts = [bench.prompt(k, clip, actions=clip.actions if acts else None) for k, clip in enumerate(clips)]
     for k, (clip, rolled) in enumerate(
         zip(clips, bench.roll(clips, prompts, guidance="action_guidance", refine=refine, name="rollouts"), strict=True)
     ):
-        decoded, refined = _reconstruct(bench, clip, prompts[k].seed, refine)
+        decoded, refined = _painted(bench, bench.world.encode(clip.frames), prompts[k].seed, refine)
         made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
         row = quality.rollout_row(clip.id, clip.frames, made)
         rows.append(row)
         if refine:
-            numbers = [
-                quality.picture_numbers(frames[1:], clip.frames[1:]) for frames in (rolled.raw_frames, rolled.frames, decoded, refined)
-            ]
-            pairs["rollouts"].append(dict(zip(("raw", "refined"), numbers[:2], strict=True)))
-            pairs["reconstructions"].append(dict(zip(("raw", "refined"), numbers[2:], strict=True)))
+            bare = _painted(bench, rolled.tokens, prompts[k].seed, refine)
+            for where, frames in zip(quality.REFINED, (bare, (rolled.raw_frames, rolled.frames), (decoded, refined)), strict=True):
+                numbers = [quality.picture_numbers(each[1:], clip.frames[1:]) for each in frames]
+                pairs[where].append(dict(zip(("raw", "refined"), numbers, strict=True)))
         if clip.peg_xy is not None and clip.actions is not None:
             trials.append(control.watch(rolled.raw_frames, clip.actions, clip.peg_xy[0]))
         gap = float(row.psnr["tokenizer"][-1] - row.psnr["raw"][-1])
@@ -187,12 +186,12 @@ def rollout_section(bench: Bench) -> TrueRollouts:
 
 
 @torch.inference_mode()
-def _reconstruct(bench: Bench, clip: Clip, seed: int, refine: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """The tokenizer's reconstruction of a clip, raw and refined, uint8 [T, H, W, 3]."""
+def _painted(bench: Bench, tokens_thw: np.ndarray, seed: int, refine: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """What these tokens show, with nothing kept of a given picture: raw and refined, uint8 [T, H, W, 3]."""
     parts = bench.world.parts
     painter = Painter(parts.video_tokenizer, parts.diffusion_decoder, seed, bench.config.refine_steps if refine else None)
     raw, refined = [], []
-    for tokens_hw in torch.from_numpy(bench.world.encode(clip.frames)):
+    for tokens_hw in torch.from_numpy(tokens_thw):
         decoded = painter.decode(tokens_hw)
         raw.append(to_uint8(decoded))
         if refine:

@@ -15,6 +15,7 @@ class Settings:
     seed: int
     workers: int
     val_fraction: float
+    task: str | None
     overwrite: bool
 
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
 from wfm_ar.data.files import as_wfm_error, write_atomic
 from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
+from wfm_ar.worlds.tabletop_policy import POLICIES
 
 WORLDS = ("tabletop",)
 FORMAT = 1  # rises when the same settings would give other bytes
@@ -36,16 +37,19 @@ def make_dataset(
     seed: int = 0,
     workers: int = 2,
     val_fraction: float = 0.05,
+    task: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes `episodes` episodes of `frames` frames to the folder `out` and returns it.
+    """Writes `episodes` episodes of `frames` frames to the folder `out` and returns it. `task`: of all of them; None: a mixture.
 
     Raises BadConfig for impossible settings, OutputExists if `out` holds something else, NoSpace on a full disk.
     """
-    _check_settings(world, episodes, frames, seed, workers, val_fraction)
+    _check_settings(world, episodes, frames, seed, workers, val_fraction, task)
     out = Path(out)
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
+    if task is not None:
+        settings["task"] = task
     if _prepare(out, settings, overwrite):
         return out  # complete already
     try:
@@ -53,7 +57,7 @@ def make_dataset(
             _lock(file, out)
             done = _read_records(out / RECORDS)
             todo = [i for i in range(episodes) if i not in done]
-            made = _make(todo, out, world, seed, frames, val_fraction, workers)
+            made = _make(todo, out, world, seed, frames, val_fraction, task, workers)
             for record in _progress(made, len(done), episodes, progress):
                 done[int(record["id"])] = record
                 file.write(_line(record))
@@ -82,8 +86,10 @@ def _lock(file: BinaryIO, out: Path) -> None:
         raise OutputExists(f"{out}: another process is making it now, expected a free folder; fix: wait or choose another") from None
 
 
-def _make(todo: list[int], out: Path, world: str, seed: int, frames: int, val_fraction: float, workers: int) -> Iterator[dict]:
-    jobs = [(i, seed, frames, val_fraction, str(out)) for i in todo]
+def _make(
+    todo: list[int], out: Path, world: str, seed: int, frames: int, val_fraction: float, task: str | None, workers: int
+) -> Iterator[dict]:
+    jobs = [(i, seed, frames, val_fraction, task, str(out)) for i in todo]
     if not jobs:
         return
     # spawn: a forked OpenGL context or thread pool of the parent would not work in the child
@@ -106,11 +112,11 @@ def _start_worker(world: str) -> None:
     _worker_world = TabletopWorld()
 
 
-def _make_episode(job: tuple[int, int, int, float, str]) -> dict:
+def _make_episode(job: tuple[int, int, int, float, str | None, str]) -> dict:
     from wfm_ar.worlds.tabletop import FPS, record
 
-    index, seed, frames, val_fraction, out = job
-    episode = record(_worker_world, seed, index, frames)
+    index, seed, frames, val_fraction, task, out = job
+    episode = record(_worker_world, seed, index, frames, task)
     name = f"{index:06d}"
     return write_episode(
         Path(out),
@@ -138,7 +144,8 @@ def _prepare(out: Path, settings: dict, overwrite: bool) -> bool:
             if (out / INDEX).exists() and not (out / RECORDS).exists():
                 return True
         elif not overwrite:
-            changed = ", ".join(f"{k}={there.get(k)!r} not {v!r}" for k, v in settings.items() if there.get(k) != v)
+            keys = [key for key in there | settings if there.get(key) != settings.get(key)]
+            changed = ", ".join(f"{key}={there.get(key)!r} not {settings.get(key)!r}" for key in keys)
             raise OutputExists(f"{out}: holds a set made with {changed}; fix: choose another out= or set overwrite=true")
         else:
             for name in (INDEX, SCHEMA, RECORDS, SETTINGS):
@@ -169,7 +176,7 @@ def _read_records(path: Path) -> dict[int, dict]:
         raise BadData(f"{path}: not readable ({error}), expected the records of a stopped run; fix: delete the folder") from error
 
 
-def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: int, val_fraction: float) -> None:
+def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: int, val_fraction: float, task: str | None) -> None:
     if world not in WORLDS:
         raise BadConfig(f"world: got {world!r}{nearest(world, WORLDS)}, expected one of {list(WORLDS)}; fix: name a known world")
     for name, value, low in (("episodes", episodes, 1), ("frames", frames, 2), ("seed", seed, 0), ("workers", workers, 1)):
@@ -177,6 +184,9 @@ def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: 
             raise BadConfig(f"{name}: got {value!r}, expected a whole number >= {low}; fix: set {name}={low} or more")
     if not 0 <= val_fraction < 1:
         raise BadConfig(f"val_fraction: got {val_fraction!r}, expected 0 <= share < 1; fix: 0.05 is a good value")
+    if task is not None and task not in POLICIES:
+        tasks = list(POLICIES)
+        raise BadConfig(f"task: got {task!r}{nearest(str(task), tasks)}, expected null or one of {tasks}; fix: leave it out for a mixture")
 
 
 def _progress(records: Iterator[dict], done: int, total: int, show: bool) -> Iterator[dict]:

@@ -6,6 +6,7 @@ The same (seed, index) gives the same episode on one machine, whoever asks and i
 
 import atexit
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,7 @@ class TabletopWorld:
         return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
 
     def _open_renderer(self, size: int):
+        _load_triton_first()
         try:
             return self._mujoco.Renderer(self.model, size, size)
         except ValueError:  # larger than the model's off-screen buffer
@@ -145,18 +147,18 @@ class TabletopWorld:
             self._renderer = None
 
 
-def record(world: TabletopWorld, seed: int, index: int, num_frames: int) -> Recording:
-    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions."""
-    return _film(world, *play(world, seed, index, num_frames))
+def record(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None) -> Recording:
+    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: drawn from TASKS."""
+    return _film(world, *play(world, seed, index, num_frames, task))
 
 
-def play(world: TabletopWorld, seed: int, index: int, num_frames: int) -> tuple[Layout, np.ndarray, np.ndarray]:
+def play(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None) -> tuple[Layout, np.ndarray, np.ndarray]:
     """The same without pictures: the layout, the actions float32 [T-1, 2], and MuJoCo's positions [T, nq].
 
     A push that did not push is drawn again, for the text must be true.
     """
     rng = np.random.default_rng([seed, index])
-    layout = draw_layout(rng)
+    layout = draw_layout(rng, task)
     for attempt in range(TRIES):
         if attempt:
             layout = draw_layout(rng, layout.task)
@@ -205,6 +207,15 @@ def _film(world: TabletopWorld, layout: Layout, actions: np.ndarray, qpos: np.nd
         "names": np.array(layout.names),
     }
     return Recording(frames=np.stack(frames), text=layout.text, actions=actions, state=state)
+
+
+def _load_triton_first() -> None:
+    """Mesa's software renderer and Triton each bring an LLVM of their own: loaded after the renderer's, Triton's crashes the process.
+
+    torch imports Triton behind the scenes, first weights are enough; so who makes a world and then a model would meet it.
+    """
+    with suppress(ImportError):
+        import triton._C.libtriton  # noqa: F401
 
 
 def _import_mujoco():

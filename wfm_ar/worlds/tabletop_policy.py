@@ -1,4 +1,4 @@
-"""Who moves the peg and what the episode is called: layouts, and the push, random and do-nothing policies.
+"""Who moves the peg and what the episode is called: layouts, and the push, random, do-nothing and stray policies.
 
 Everything is drawn from the generator that is passed in; no physics here.
 """
@@ -12,7 +12,7 @@ from wfm_ar.worlds.tabletop_view import COLOURS
 
 MAX_STEP = 0.025  # metres the peg may be told to move in one step
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "away": (0.0, 1.0), "closer": (0.0, -1.0)}
-TASKS = {"push": 0.60, "random": 0.25, "nothing": 0.15}  # task -> share of the episodes
+TASKS = {"push": 0.60, "random": 0.25, "nothing": 0.15}  # task -> share of the episodes; "stray" only where it is asked for
 ROOM = np.array([HALF_X, HALF_Y])  # metres
 
 
@@ -24,7 +24,7 @@ class Layout:
     object_xy: np.ndarray  # [n, 2] metres
     yaw: np.ndarray  # [n] radians
     peg_xy: np.ndarray  # [2] metres
-    task: str  # "push", "random" or "nothing"
+    task: str  # one of POLICIES
     text: str
     target: int | None = None  # index of the object to push
     direction: str | None = None
@@ -42,7 +42,12 @@ def draw_layout(rng: np.random.Generator, task: str | None = None) -> Layout:
     objects = tuple((str(colour), str(rng.choice(SHAPES))) for colour in colours)
     while True:
         object_xy = _draw_places(rng, count)
-        if task != "push":
+        if task == "stray":
+            target, direction = _draw_push(rng, objects, object_xy) if rng.random() < 0.6 else (None, None)
+            start = (target, direction, RADIUS[objects[target][1]]) if target is not None else None
+            peg_xy = _draw_start(rng, object_xy, *start) if start else _draw_free_place(rng, object_xy)
+            text, target, direction = "move at random", None, None
+        elif task != "push":
             peg_xy = _draw_free_place(rng, object_xy)
             text, target, direction = ("move at random" if task == "random" else "do nothing"), None, None
         else:
@@ -181,6 +186,40 @@ class RandomPolicy:
         return limit(self.velocity)
 
 
+class StrayPolicy:
+    """Goes straight and far, mostly into a wall and along it, and rests now and then: what neither pusher nor wanderer does.
+
+    A world that is steered by hand, or told the opposite of what is wise, gets there at once.
+    """
+
+    def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.steps_left = 0
+
+    def act(self, peg_xy: np.ndarray, object_xy: np.ndarray) -> np.ndarray:
+        """The next action [2] in metres."""
+        if self.steps_left == 0:
+            self.steps_left = int(self.rng.integers(4, 17))
+            if self.rng.random() < 0.2:
+                self.wanted, self.noise, self.turn = np.zeros(2), 0.0, 0.0
+            else:
+                if self.rng.random() < 0.25:
+                    way = object_xy[self.rng.integers(len(object_xy))] - peg_xy
+                elif self.rng.random() < 0.6:  # the nearest wall, more or less
+                    gaps = np.array([PEG_RANGE_X, PEG_RANGE_Y]) - np.abs(peg_xy)
+                    way = self.rng.normal(0, 0.4, 2)
+                    way[gaps.argmin()] += np.sign(peg_xy[gaps.argmin()])
+                else:
+                    way = self.rng.normal(0, 1, 2)
+                pace = self.rng.uniform(0.006, MAX_STEP)
+                self.wanted = pace * way / max(float(np.linalg.norm(way)), 1e-6)
+                self.noise, self.turn = self.rng.uniform(0.0003, 0.0014), self.rng.normal(0, 0.08)  # metres, radians a step
+        self.steps_left -= 1
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        self.wanted = np.array([[cos, -sin], [sin, cos]]) @ self.wanted
+        return limit(self.wanted + self.rng.normal(0, 1, 2) * self.noise)
+
+
 class NothingPolicy:
     """Stands still."""
 
@@ -192,4 +231,4 @@ class NothingPolicy:
         return np.zeros(2)
 
 
-POLICIES = {"push": PushPolicy, "random": RandomPolicy, "nothing": NothingPolicy}
+POLICIES = {"push": PushPolicy, "random": RandomPolicy, "nothing": NothingPolicy, "stray": StrayPolicy}

@@ -1,9 +1,10 @@
 """Check a case, then time it beside its rivals and beside a copy of the same bytes.
 
 Times are taken in turns (ours, each rival, a copy, and again) so that a busy machine slows all alike. On a CPU they are the CPU
-time of one thread (wall time of several), warm caches. On a GPU it is the time a run adds to a replayed graph: one graph holds
-flush, run, flush, run ..., another the flushes alone, both are timed by events, and the difference is shared out. A flush reads more
-than the L2 cache holds, so that a run finds it cold and clean; what cannot be captured is not timed.
+time of one thread (wall time of several) with warm caches: what a rival ran before has emptied them, so a run comes before the clock
+starts. On a GPU it is the time a run adds to a replayed graph: one graph holds flush, run, flush, run ..., another the flushes alone,
+both are timed by events, and the difference is shared out. A flush reads more than the L2 cache holds, so that a run finds it cold and
+clean; what cannot be captured is not timed.
 """
 
 import time
@@ -79,6 +80,7 @@ def timer(run: Callable[[], object], device: str) -> Callable[[], float]:
         repeats = max(1, int(SAMPLE_SECONDS / (clock() - start + 1e-9)))
 
         def once() -> float:
+            run()
             start = clock()
             for _ in range(repeats):
                 run()
