@@ -148,7 +148,7 @@ class TabletopWorld:
 
 
 def record(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None) -> Recording:
-    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: drawn from TASKS."""
+    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: as TASKS has it."""
     return _film(world, *play(world, seed, index, num_frames, task))
 
 
