@@ -20,6 +20,8 @@ def test_philox_known_answers():
     first, second = philox(torch.tensor([5]), torch.tensor([1]), torch.tensor([2]), 3)
     again = philox(torch.tensor([5, 9]), torch.tensor([1, 8]), torch.tensor([2, 7]), 3)
     assert int(again[0][0]) == int(first) and int(again[1][0]) == int(second)
+    streams = philox(torch.tensor([5, 9]), torch.tensor([1, 8]), torch.tensor([2, 7]), torch.tensor([[0], [3]]))
+    assert all(torch.equal(words[1], one) for words, one in zip(streams, again, strict=True))
     assert 0 <= float(uniform(torch.tensor(0))) and float(uniform(torch.tensor(0xFFFFFFFF))) < 1.0
     assert [int(w) for w in philox(ones, zero, zero, 0)] != [int(w) for w in philox(torch.tensor([0xFFFFFFFF]), zero, zero, 0)]
 

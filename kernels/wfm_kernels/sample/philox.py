@@ -10,10 +10,13 @@ from torch import Tensor
 LOW = 0xFFFFFFFF
 
 
-def philox(seed_B: Tensor, row_B: Tensor, step_B: Tensor, stream: int) -> tuple[Tensor, Tensor]:
-    """Two words (int64 [B], each below 2^32) for the 64-bit keys seed_B and the counters (row, step, stream, 0), low 32 bits each."""
+def philox(seed_B: Tensor, row_B: Tensor, step_B: Tensor, stream: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Two words (int64 [B], each below 2^32) for the 64-bit keys seed_B and the counters (row, step, stream, 0), low 32 bits each.
+
+    stream: of all rows, or int64 [S, 1] for words [S, B].
+    """
     k0, k1 = seed_B & LOW, (seed_B >> 32) & LOW
-    c0, c1, c2, c3 = row_B & LOW, step_B & LOW, torch.full_like(row_B, stream), torch.zeros_like(row_B)
+    c0, c1, c2, c3 = row_B & LOW, step_B & LOW, torch.zeros_like(row_B) + stream, torch.zeros_like(row_B)
     for _ in range(10):
         product_a, product_b = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # wrap at 2^64, which leaves both halves right
         c0, c1 = ((product_b >> 32) & LOW) ^ c1 ^ k0, product_b & LOW
