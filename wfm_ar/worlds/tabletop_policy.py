@@ -13,6 +13,7 @@ from wfm_ar.worlds.tabletop_view import COLOURS
 MAX_STEP = 0.025  # metres the peg may be told to move in one step
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "away": (0.0, 1.0), "closer": (0.0, -1.0)}
 TASKS = {"push": 0.60, "random": 0.25, "nothing": 0.15}  # task -> share of the episodes; "stray" only where it is asked for
+TEXTS = {"random": "move at random", "nothing": "do nothing", "stray": "move at random"}  # a push names what is pushed
 ROOM = np.array([HALF_X, HALF_Y])  # metres
 
 
@@ -42,22 +43,20 @@ def draw_layout(rng: np.random.Generator, task: str | None = None) -> Layout:
     objects = tuple((str(colour), str(rng.choice(SHAPES))) for colour in colours)
     while True:
         object_xy = _draw_places(rng, count)
-        if task == "stray":
-            target, direction = _draw_push(rng, objects, object_xy) if rng.random() < 0.6 else (None, None)
-            start = (target, direction, RADIUS[objects[target][1]]) if target is not None else None
-            peg_xy = _draw_start(rng, object_xy, *start) if start else _draw_free_place(rng, object_xy)
-            text, target, direction = "move at random", None, None
+        pushes = task == "push" or (task == "stray" and rng.random() < 0.6)  # behind an object is mostly before a wall
+        target, direction = _draw_push(rng, objects, object_xy) if pushes else (None, None)
+        if target is not None:
+            peg_xy = _draw_start(rng, object_xy, target, direction, RADIUS[objects[target][1]])
         elif task != "push":
             peg_xy = _draw_free_place(rng, object_xy)
-            text, target, direction = ("move at random" if task == "random" else "do nothing"), None, None
         else:
-            target, direction = _draw_push(rng, objects, object_xy)
-            if target is None:
-                continue
-            peg_xy = _draw_start(rng, object_xy, target, direction, RADIUS[objects[target][1]])
-            text = f"push the {objects[target][0]} {objects[target][1]} {direction}"
+            continue
         if peg_xy is not None:
             break
+    if task == "push":
+        text = f"push the {objects[target][0]} {objects[target][1]} {direction}"
+    else:
+        text, target, direction = TEXTS[task], None, None
     yaw = rng.uniform(-np.pi, np.pi, count)
     return Layout(objects=objects, object_xy=object_xy, yaw=yaw, peg_xy=peg_xy, task=task, text=text, target=target, direction=direction)
 
@@ -200,24 +199,26 @@ class StrayPolicy:
         """The next action [2] in metres."""
         if self.steps_left == 0:
             self.steps_left = int(self.rng.integers(4, 17))
-            if self.rng.random() < 0.2:
-                self.wanted, self.noise, self.turn = np.zeros(2), 0.0, 0.0
-            else:
-                if self.rng.random() < 0.25:
-                    way = object_xy[self.rng.integers(len(object_xy))] - peg_xy
-                elif self.rng.random() < 0.6:  # the nearest wall, more or less
-                    gaps = np.array([PEG_RANGE_X, PEG_RANGE_Y]) - np.abs(peg_xy)
-                    way = self.rng.normal(0, 0.4, 2)
-                    way[gaps.argmin()] += np.sign(peg_xy[gaps.argmin()])
-                else:
-                    way = self.rng.normal(0, 1, 2)
-                pace = self.rng.uniform(0.006, MAX_STEP)
-                self.wanted = pace * way / max(float(np.linalg.norm(way)), 1e-6)
-                self.noise, self.turn = self.rng.uniform(0.0003, 0.0014), self.rng.normal(0, 0.08)  # metres, radians a step
+            self.wanted, self.noise, self.turn = np.zeros(2), 0.0, 0.0  # metres and radians a step: it rests
+            if self.rng.random() >= 0.2:
+                way = self._draw_way(peg_xy, object_xy)
+                self.wanted = self.rng.uniform(0.006, MAX_STEP) * way / max(float(np.linalg.norm(way)), 1e-6)
+                self.noise, self.turn = self.rng.uniform(0.0003, 0.0014), self.rng.normal(0, 0.08)
         self.steps_left -= 1
         cos, sin = np.cos(self.turn), np.sin(self.turn)
         self.wanted = np.array([[cos, -sin], [sin, cos]]) @ self.wanted
         return limit(self.wanted + self.rng.normal(0, 1, 2) * self.noise)
+
+    def _draw_way(self, peg_xy: np.ndarray, object_xy: np.ndarray) -> np.ndarray:
+        """A direction [2], of any length: to an object, to the nearest wall more or less, or anywhere."""
+        if self.rng.random() < 0.25:
+            return object_xy[self.rng.integers(len(object_xy))] - peg_xy
+        if self.rng.random() >= 0.6:
+            return self.rng.normal(0, 1, 2)
+        gaps = np.array([PEG_RANGE_X, PEG_RANGE_Y]) - np.abs(peg_xy)
+        way = self.rng.normal(0, 0.4, 2)
+        way[gaps.argmin()] += np.sign(peg_xy[gaps.argmin()])
+        return way
 
 
 class NothingPolicy:
