@@ -186,7 +186,7 @@ class RandomPolicy:
 
 
 class StrayPolicy:
-    """Goes straight and far, mostly into a wall and along it, and rests now and then: what neither pusher nor wanderer does.
+    """Goes straight and far, mostly into a wall and along it, and rests now and then: what pusher and wanderer hardly do.
 
     A world that is steered by hand, or told the opposite of what is wise, gets there at once.
     """
