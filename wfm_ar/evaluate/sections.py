@@ -45,7 +45,7 @@ class EvaluateConfig:
     top_p: float = 0.9
     top_k: int | None = None
     action_temperature: float | None = 1.0  # of imagined actions: a policy that always does the likeliest thing waits for ever
-    text_guidance: float = 2.0  # text following: how much the text counts; 1 as the model has it
+    text_guidance: float = 3.0  # text following: how much the text counts; 1 as the model has it
     action_guidance: float = 1.5  # rollouts under given actions: how much these count; 1 as the model has it
     refine_steps: int = 2
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
