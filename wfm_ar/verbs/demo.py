@@ -171,7 +171,7 @@ def _tell(out: Path, sheet: Path, summary: dict) -> None:
     for row in summary["against_the_truth"]:
         print(f"episode {row['episode']}: {row['clip']:<26} {row['psnr']:6.2f}dB {row['ssim']:7.4f}")
     print(
-        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (two clips at once, guided, refined); "
+        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (two at once, guided, refined); "
         f"{summary['seconds']:.1f} s in all, {summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"
     )
     print(f"look at {sheet}; the clips lie beside it in {out}")
