@@ -19,7 +19,7 @@ from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import write_json
 
-# what is commanded, in actions or in words, is to be seen: drawn as `wfm evaluate` draws it
+# what is commanded, in actions or in words, is to be seen: guided as `wfm evaluate` guides it, and what is driven without chance
 DRIVEN = {"temperature": 0.0, "action_guidance": 1.5}
 TOLD = {"text_guidance": 3.0}
 
