@@ -12,12 +12,14 @@ SIZES = dict(vocab=50, out_vocab=30, layers=3, dim=48, heads=6, kv_heads=2, head
 LENGTH, CAPACITY = 50, 48
 
 
-def _model(**changes: object) -> WorldModel:
+def _model(halves: bool = False, **changes: object) -> WorldModel:
+    """`halves`: with weights that half precision holds, as shipped worlds have them."""
     torch.manual_seed(0)
     model = WorldModel(WorldModelConfig(**(SIZES | dict(hint_width=60) | changes))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # norms away from one, the head away from zero
             parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3 if parameter.ndim == 1 or "head" in name else 0.15)
+            parameter.copy_(parameter.half() if halves else parameter)
     return model
 
 
@@ -50,7 +52,7 @@ def _decode(model: WorldModel, members: list[int], starts: list[int], passes: li
     return torch.stack(out, 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"hint_width": 0}, {"kv_heads": 6}, {"yarn_shape": (3, 40)}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"halves": True}, {"hint_width": 0}, {"kv_heads": 6}, {"yarn_shape": (3, 40)}], ids=str)
 @pytest.mark.parametrize("passes", [[1] * 6, [5, 1, 1, 8]], ids=str)
 def test_equals_the_uncached_forward(changes: dict, passes: list[int]) -> None:
     model, starts = _model(**changes), [3, 17, 20, 25]
@@ -66,8 +68,9 @@ def test_equals_the_uncached_forward(changes: dict, passes: list[int]) -> None:
 
 @pytest.mark.parametrize("starts", [[20] * 8, [3, 17, 20, 25, 1, 9, 30, 12]], ids=["even", "ragged"])
 @pytest.mark.parametrize("passes", [[1] * 5, [3, 1, 1]], ids=str)
-def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[int]) -> None:
-    model = _model()
+@pytest.mark.parametrize("halves", [False, True], ids=["floats", "halves"])
+def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[int], halves: bool) -> None:
+    model = _model(halves)
     with torch.inference_mode():
         whole = _decode(model, list(range(8)), starts, passes)
         for members in ([0], [5], [3, 1], [2, 7, 6], [7, 6, 5, 4, 3, 2, 1, 0]):

@@ -1,8 +1,7 @@
 """A few tokens a row through the transformer behind a KV cache: `WorldModel.forward` for decoding, in fewer and fatter calls.
 
 Promises: the logits of `WorldModel.forward` up to rounding, and bit for bit the same logits for a row whatever its neighbours
-and however many there are. A plain matrix product breaks that: its rounding changes with the number of rows. Here each row is
-an entry of a batched product over shared (expanded, not copied) weights, so every row sees a product of its own shape.
+and however many there are, which is why it multiplies by row_product.py.
 At a few million parameters calling an operation costs more than computing it, hence tables made once a latent, and the kernels'
 CPU paths called past their checks. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive
 positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
@@ -18,9 +17,9 @@ from wfm_kernels.swiglu.cpu import swiglu
 from wfm_ar.errors import BadConfig
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import rotary_tables
+from wfm_ar.world_model.row_product import product_for
 from wfm_ar.world_model.transformer import WorldModel
 
-VECTORS = 16  # numbers that an output's width is a multiple of
 PRODUCTS = (1, 3, 5, 6)  # which parts of `DecodeWeights.layers` are weights of products
 
 
@@ -32,17 +31,20 @@ class DecodeWeights:
         config = model.config
         if config.context_dim or config.additive_positions:
             raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
-        self.head = _laid_out(model.head, padded=True)
+        linear = [part for block in model.blocks for part in (block.attention.qkv, block.attention.out, block.ffn.gate_up, block.ffn.down)]
+        product = product_for(part.weight.detach() for part in (*linear, model.head))
+        self.group = product.GROUP
+        self.head = product(model.head.weight, padded=True)
         self.hints = None if model.hints is None else tuple(layer.weight.detach().t() for layer in (model.hints.up, model.hints.down))
         self.layers = [
             (
                 block.attention_norm.weight.detach(),
-                _laid_out(block.attention.qkv),
+                product(block.attention.qkv.weight),
                 _per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads),
-                _laid_out(block.attention.out),
+                product(block.attention.out.weight),
                 block.ffn_norm.weight.detach(),
-                _laid_out(block.ffn.gate_up),
-                _laid_out(block.ffn.down),
+                product(block.ffn.gate_up.weight),
+                product(block.ffn.down.weight),
             )
             for block in model.blocks
         ]
@@ -56,9 +58,9 @@ class DecodeStep:
         config, weights, rows = model.config, weights or DecodeWeights(model), cache.lengths_B.shape[0]
         self.model, self.cache = model, cache
         self._kv_heads, self._heads, self._head_dim, self._eps = config.kv_heads, config.heads, config.head_dim, config.eps
-        self._head_t = weights.head.expand(rows, -1, -1)
+        self._group, self._head = weights.group, weights.head.of(rows)
         self._hint_layers = None if weights.hints is None else [weight.expand(rows, -1, -1) for weight in weights.hints]
-        self._layers = [[part.expand(rows, -1, -1) if i in PRODUCTS else part for i, part in enumerate(layer)] for layer in weights.layers]
+        self._layers = [[part.of(rows) if i in PRODUCTS else part for i, part in enumerate(layer)] for layer in weights.layers]
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
@@ -76,37 +78,32 @@ class DecodeStep:
         Their keys and values go into the cache. Raises BadPrompt when it is full.
         """
         cache, (rows, count) = self.cache, ids_BT.shape
-        N, H, K = self._heads, self._kv_heads, self._head_dim
+        tokens = rows * count
+        N, H, K, missing = self._heads, self._kv_heads, self._head_dim, -tokens % self._group
         cos, sin = self._cos.narrow(1, first, count), self._sin.narrow(1, first, count)
         x = F.embedding(ids_BT, self.model.embedding.weight)
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
+        x = _padded(x.view(tokens, -1), missing)  # [tokens + missing, D] from here on
         longest, lengths_B, eps = cache.longest + count, cache.lengths_B + count, self._eps
-        for layer, (attention_norm, qkv_t, head_norm, out_t, ffn_norm, gate_up_t, down_t) in enumerate(self._layers):
-            qkv = torch.bmm(rms_norm(x, attention_norm, eps=eps), qkv_t).view(rows, count, N + 2 * H, K)
+        for layer, (attention_norm, to_qkv, head_norm, out, ffn_norm, gate_up, down) in enumerate(self._layers):
+            qkv = to_qkv(rms_norm(x, attention_norm, eps=eps)).narrow(0, 0, tokens).view(rows, count, N + 2 * H, K)
             qk = norm_and_turn(qkv.narrow(2, 0, N + H), head_norm, cos, sin, eps).transpose(1, 2)
             k, v = cache.update(layer, qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
             y = cache.read(layer, qk.narrow(1, 0, N), k, v, lengths_B, longest)
-            x = torch.baddbmm(x, y.transpose(1, 2).reshape(rows, count, N * K), out_t)
-            gate, up = torch.bmm(rms_norm(x, ffn_norm, eps=eps), gate_up_t).chunk(2, -1)
-            x = torch.baddbmm(x, swiglu(gate, up), down_t)
+            x = x + out(_padded(y.transpose(1, 2).reshape(tokens, N * K), missing))
+            gate, up = gate_up(rms_norm(x, ffn_norm, eps=eps)).chunk(2, -1)
+            x = x + down(swiglu(gate, up))
         cache.advance(count)
-        last = rms_norm(x.narrow(1, count - 1, 1), self.model.norm.weight, eps=eps)
-        return torch.bmm(last, self._head_t).squeeze(1).narrow(-1, 0, self.model.config.out_vocab).float()
+        if count > 1:
+            x = _padded(x.narrow(0, 0, tokens).view(rows, count, -1).select(1, count - 1), -rows % self._group)
+        logits = self._head(rms_norm(x, self.model.norm.weight, eps=eps))
+        return logits.narrow(0, 0, rows).narrow(1, 0, self.model.config.out_vocab).float()
 
 
-def _laid_out(linear: nn.Linear, padded: bool = False) -> Tensor:
-    """The weight as [in, out], a row of it in one piece where that is the faster: for at least as many outputs as inputs.
-
-    One token's product then adds up rows, where it takes a dot product for every output else: 1.4 to 1.8 times as fast (AVX2).
-    Outputs that are no whole vectors are `padded` or stay as they lie: rows of a batch that begin inside of one are rounded otherwise.
-    """
-    weight_IO = linear.weight.detach().t()
-    inputs, outputs = weight_IO.shape
-    missing = -outputs % VECTORS
-    if weight_IO.dtype != torch.float32 or outputs < inputs or (missing and not padded):
-        return weight_IO
-    return F.pad(weight_IO, (0, missing)).contiguous()
+def _padded(x_RD: Tensor, missing: int) -> Tensor:
+    """With so many rows of zeros behind."""
+    return F.pad(x_RD, (0, 0, 0, missing)) if missing else x_RD
 
 
 def _per_head(q_norm: nn.RMSNorm, k_norm: nn.RMSNorm, heads: int, kv_heads: int) -> Tensor:
