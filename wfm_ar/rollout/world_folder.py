@@ -172,6 +172,8 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         module = _NETWORKS[name][1](config)
         module.load_state_dict(tensors)
         built[name] = module.to(device).eval().requires_grad_(False)
+    if torch.device(device).type == "cpu":
+        built["video_tokenizer"].to(memory_format=torch.channels_last_3d)  # tokenizers/video/causal_conv.py says why
     if settings["text"] is not None:
         where = f"{folder / SETTINGS}: text"
         text = _config(_TextSettings, settings["text"], where)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wfm_ar.tokenizers.video import causal_conv
-from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, Downsample, Upsample
+from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, Downsample, Upsample, with_past
 from wfm_ar.tokenizers.video.winograd import conv3x3
 
 
@@ -20,7 +20,8 @@ def short(monkeypatch):
     """All convolutions count as large; short(False) makes none count."""
 
     def choose(on: bool) -> None:
-        monkeypatch.setattr(causal_conv, "LARGE", 0 if on else 1 << 60)
+        for name in ("LARGE", "WINOGRAD"):
+            monkeypatch.setattr(causal_conv, name, 0 if on else 1 << 60)
         monkeypatch.setattr(causal_conv, "TILED", 0)
 
     choose(True)
@@ -44,13 +45,15 @@ def test_tiles_give_the_convolution(pictures, high, wide, outputs):
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
 @pytest.mark.parametrize("time, space", [(3, 1), (1, 3), (1, 1)])
-def test_short_ways_give_the_plain_numbers(short, time, space, frames, rows):
+@pytest.mark.parametrize("large", [True, False], ids=["large", "channels last"])
+def test_short_ways_give_the_plain_numbers(short, large, time, space, frames, rows):
     conv = CausalConv3d(6, 8, time=time, space=space)
     x = clip(rows, 6, frames, 6, 8)
+    short(large)
     with torch.no_grad():
+        plain = F.conv3d(with_past(conv, x, time - 1, None), conv.weight, conv.bias, padding=conv.padding)
+        conv.to(memory_format=torch.contiguous_format if large else torch.channels_last_3d)
         made = conv(x)
-        short(False)
-        plain = conv(x)
     torch.testing.assert_close(made, plain, atol=2e-5, rtol=0)
     assert made.is_contiguous(memory_format=torch.channels_last_3d)
 

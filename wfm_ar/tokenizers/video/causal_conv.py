@@ -16,6 +16,7 @@ from wfm_ar.tokenizers.video.winograd import conv3x3
 
 Memory = dict[nn.Module, torch.Tensor]  # what a stream carries from chunk to chunk: module -> the tail it needs
 TILED = 2**9  # places of a picture below which transforming the weights costs more than it saves
+WINOGRAD = 2**17  # weights of a convolution below which torch's own is faster
 LARGE = 3 * 2**14  # weights of a convolution below which adding taps up, and the calls it takes, do not pay
 
 
@@ -39,13 +40,16 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(c_in, c_out, (time, space, space), stride=(stride, 1, 1), padding=(0, space // 2, space // 2))
 
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
-        if self.stride[0] == 1 and bound_by_multiplying(self, x):
+        if self.stride[0] == 1 and multiplies_fast(self, x):
+            channels_last = self.weight.stride(1) == 1
             if self.kernel_size == (1, 1, 1):
                 return self._product(x)
-            if self.kernel_size == (3, 1, 1):
+            if self.kernel_size == (3, 1, 1) and (channels_last or self.weight.numel() >= LARGE):
                 return self._in_products(x, memory)
-            if self.kernel_size == (1, 3, 3) and tiled(x):
+            if self.kernel_size == (1, 3, 3) and self.weight.numel() >= WINOGRAD and tiled(x):
                 return self._in_tiles(x)
+            if self.kernel_size == (1, 3, 3) and channels_last:
+                return _conv_of_pictures(x, self.weight, self.bias, 1)
         past = self.kernel_size[0] - 1
         if self.stride[0] > 1:  # a downsampling conv: its caller has put one frame before the clip already
             past -= self.stride[0] - 1
@@ -85,11 +89,22 @@ class CausalConv3d(nn.Conv3d):
         return out.view(B, T, H, W, -1).permute(0, 4, 1, 2, 3)
 
 
-def bound_by_multiplying(conv: nn.Conv3d, x: torch.Tensor) -> bool:
-    """Whether fewer multiplications are worth more calls: large float32 convolutions on the CPU, where nothing is learnt or traced."""
-    if not x.is_cpu or conv.weight.numel() < LARGE or torch.is_grad_enabled() or torch.compiler.is_compiling():
+def _conv_of_pictures(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> torch.Tensor:
+    """A convolution with kernel (1, s, s) by torch's for pictures, which knows channels last."""
+    pictures = F.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0], bias, padding=padding)
+    return pictures.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+def multiplies_fast(conv: nn.Conv3d, x: torch.Tensor) -> bool:
+    """Whether there are faster ways than torch's for volumes: float32 on the CPU, where nothing is learnt or traced."""
+    if not x.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return x.dtype == conv.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def bound_by_multiplying(conv: nn.Conv3d, x: torch.Tensor) -> bool:
+    """Whether fewer multiplications are worth more calls."""
+    return conv.weight.numel() >= LARGE and multiplies_fast(conv, x)
 
 
 def tiled(x: torch.Tensor) -> bool:
@@ -205,13 +220,14 @@ class Upsample(nn.Module):
         """The doubled picture and its (1, 3, 3) convolution, from the picture itself: each of the four places that a place becomes
         sees two by two of its neighbours, by sums of taps."""
         B, C, T, H, W = x.shape
-        weight = self.conv2.weight
+        weight_OTHWI = self.conv2.weight.permute(0, 2, 3, 4, 1)
         out = x.new_empty(B, T, 2 * H, 2 * W, C).permute(0, 4, 1, 2, 3)
         for row in range(2):
-            rows = _pairs(weight, 3, row)
+            rows = _pairs(weight_OTHWI, 2, row)
             for column in range(2):
                 around = F.pad(x, (1 - column, column, 1 - row, row))
-                out[:, :, :, row::2, column::2] = F.conv3d(around, _pairs(rows, 4, column), self.conv2.bias).add_(x)
+                taps = _pairs(rows, 3, column).permute(0, 4, 1, 2, 3)
+                out[:, :, :, row::2, column::2] = _conv_of_pictures(around, taps, self.conv2.bias, 0).add_(x)
         return out
 
 
