@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wfm_ar.errors import BadConfig, BadPrompt
-from wfm_ar.world_model.decode_step import DecodeStep
+from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
@@ -75,6 +75,21 @@ def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[in
         whole = _decode(model, list(range(8)), starts, passes)
         for members in ([0], [5], [3, 1], [2, 7, 6], [7, 6, 5, 4, 3, 2, 1, 0]):
             assert torch.equal(_decode(model, members, [starts[i] for i in members], passes), whole[members])
+
+
+def test_weights_are_laid_out_again_only_after_they_changed() -> None:
+    model = _model(halves=True)
+    assert weights_of(model) is not weights_of(model)  # it may be in training
+    model.requires_grad_(False)
+    first = weights_of(model)
+    assert weights_of(model) is first
+    model.load_state_dict({name: 2 * tensor for name, tensor in model.state_dict().items()})
+    second = weights_of(model)
+    assert second is not first and weights_of(model) is second
+    x_4D = torch.randn(4, model.config.dim)
+    assert torch.equal(second.head(x_4D), 2 * first.head(x_4D))
+    model.to(torch.float64).float()
+    assert weights_of(model) is not second
 
 
 def test_a_full_cache_and_other_models_are_refused() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
-from wfm_ar.world_model.decode_step import DecodeStep, DecodeWeights
+from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
@@ -261,10 +261,10 @@ class _GuidedStep:
 
 
 def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:
-    """What makes the step of a cache: kernels and a captured graph on CUDA; elsewhere the library, with weights laid out once."""
+    """What makes the step of a cache: kernels and a captured graph on CUDA; elsewhere the library."""
     if model.head.weight.is_cuda:
         return partial(KernelStep, model)
-    return partial(DecodeStep, model, weights=DecodeWeights(model))
+    return partial(DecodeStep, model, weights=weights_of(model))
 
 
 def _past(row: Row) -> tuple:

@@ -7,6 +7,8 @@ CPU paths called past their checks. It knows the layers' weights, not what the t
 positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
 """
 
+from weakref import WeakKeyDictionary
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +50,22 @@ class DecodeWeights:
             )
             for block in model.blocks
         ]
+
+
+def weights_of(model: WorldModel) -> DecodeWeights:
+    """The model's weights, laid out for the first rollout; again only where they may have changed since. Raises BadConfig as above."""
+    parameters = list(model.parameters())
+    if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):  # those of a training; those without versions
+        return DecodeWeights(model)
+    versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+    held = _laid_out.get(model)
+    if held is None or held[0] != versions:
+        same_memory = [parameter.detach() for parameter in parameters]  # held, so that no other weights come to lie where these do
+        held = _laid_out[model] = versions, DecodeWeights(model), same_memory
+    return held[1]
+
+
+_laid_out: WeakKeyDictionary[WorldModel, tuple[list, DecodeWeights, list[Tensor]]] = WeakKeyDictionary()
 
 
 class DecodeStep:
