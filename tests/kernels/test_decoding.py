@@ -179,7 +179,7 @@ def prepared(model, step_class, rows: int = 2, guided: bool = False):
     for hint, step in enumerate(steps):
         hints = torch.full((rows, 12, model.config.hint_width), float(hint))
         step.plan(torch.arange(12)[None, :, None].expand(rows, -1, 3).contiguous(), hints)
-    steps[0].step(torch.zeros(rows, 3, dtype=torch.int64, device=steps[0].cache.k.device), 0)
+    steps[0].step(torch.zeros(rows, 3, dtype=torch.int64, device=model.head.weight.device), 0)
     return steps[0]
 
 

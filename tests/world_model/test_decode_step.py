@@ -77,6 +77,31 @@ def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[in
             assert torch.equal(_decode(model, members, [starts[i] for i in members], passes), whole[members])
 
 
+@pytest.mark.parametrize("halves", [False, True], ids=["floats", "halves"])
+def test_steps_beside_each_other_give_the_bits_of_each(halves: bool) -> None:
+    """Of batches of other sizes and lengths, of which one goes on by itself between."""
+    model = _model(halves)
+    ids, positions, hints = _rows(8)
+    made = {}
+    with torch.inference_mode():
+        for together in (False, True):
+            steps, logits = [], []
+            for members, start in (([0, 1, 2], 9), ([3, 4], 20)):
+                cache = model.new_cache(len(members), CAPACITY)
+                steps.append(DecodeStep(model, cache))
+                steps[-1].plan(positions[members, :start], hints[members, :start])
+                steps[-1].step(ids[members, :start], 0)
+                steps[-1].plan(positions[members, start : start + 6], hints[members, start : start + 6])
+            both = DecodeStep.beside(*steps)
+            logits.append(torch.cat([step.step(ids[:count, :1], 0) for step, count in zip(steps, (3, 2), strict=True)]))
+            for at, count in ((1, 1), (2, 3), (5, 1)):
+                tokens = ids[:5, at : at + count]
+                alone = () if together else (steps[0].step(tokens[:3], at), steps[1].step(tokens[3:], at))
+                logits.append(both.step(tokens, at) if together else torch.cat(alone))
+            made[together] = torch.stack(logits)
+    assert torch.equal(made[True], made[False]) and made[True].std() > 0.5
+
+
 def test_weights_are_laid_out_again_only_after_they_changed() -> None:
     model = _model(halves=True)
     assert weights_of(model) is not weights_of(model)  # it may be in training

@@ -256,8 +256,13 @@ class _GuidedStep:
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`."""
-        untold_BT = ids_BT[:, :1] if self._hidden and first == 0 else ids_BT
-        return guided_BV(self._told.step(ids_BT, first), self._untold.step(untold_BT, first), self._guidance)
+        if first == 0:  # of a new plan
+            self._both = DecodeStep.beside(self._told, self._untold)
+        if first == 0 and self._hidden:
+            told_BV, untold_BV = self._told.step(ids_BT, first), self._untold.step(ids_BT[:, :1], first)
+        else:
+            told_BV, untold_BV = self._both.step(ids_BT.repeat(2, 1), first).chunk(2)
+        return guided_BV(told_BV, untold_BV, self._guidance)
 
 
 def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:

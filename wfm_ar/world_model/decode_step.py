@@ -73,11 +73,23 @@ class DecodeStep:
 
     def __init__(self, model: WorldModel, cache: KVCache, weights: DecodeWeights | None = None) -> None:
         """`weights`: the model's, where somebody has laid them out already. Raises BadConfig as `DecodeWeights` does."""
-        config, weights, rows = model.config, weights or DecodeWeights(model), cache.lengths_B.shape[0]
-        self.model, self.cache = model, cache
-        self._kv_heads, self._heads, self._head_dim, self._eps = config.kv_heads, config.heads, config.head_dim, config.eps
-        self._group, self._head = weights.group, weights.head.of(rows)
-        self._hint_layers = None if weights.hints is None else [weight.expand(rows, -1, -1) for weight in weights.hints]
+        self._over(model, weights or DecodeWeights(model), [cache])
+
+    @staticmethod
+    def beside(*steps: "DecodeStep") -> "DecodeStep":
+        """One step over the rows of all, in order: what they have planned, in one pass, which reads the weights once. They go on from
+        there, each by itself or together again."""
+        both = object.__new__(DecodeStep)
+        both._over(steps[0].model, steps[0]._weights, [cache for step in steps for cache in step._caches])
+        both._cos, both._sin = (torch.cat([getattr(step, name) for step in steps]) for name in ("_cos", "_sin"))
+        both._hints = None if steps[0]._hints is None else torch.cat([step._hints for step in steps])
+        return both
+
+    def _over(self, model: WorldModel, weights: DecodeWeights, caches: list[KVCache]) -> None:
+        self.model, self._weights, self._caches = model, weights, caches
+        self._rows = [len(cache.lengths_B) for cache in caches]
+        rows = sum(self._rows)
+        self._head, self._hint_layers = weights.head.of(rows), weights.hints and [weight.expand(rows, -1, -1) for weight in weights.hints]
         self._layers = [[part.of(rows) if i in PRODUCTS else part for i, part in enumerate(layer)] for layer in weights.layers]
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
@@ -95,28 +107,35 @@ class DecodeStep:
 
         Their keys and values go into the cache. Raises BadPrompt when it is full.
         """
-        cache, (rows, count) = self.cache, ids_BT.shape
-        tokens = rows * count
-        N, H, K, missing = self._heads, self._kv_heads, self._head_dim, -tokens % self._group
+        config, (rows, count), group = self.model.config, ids_BT.shape, self._weights.group
+        N, H, K, eps, tokens = config.heads, config.kv_heads, config.head_dim, config.eps, rows * count
+        missing = -tokens % group
         cos, sin = self._cos.narrow(1, first, count), self._sin.narrow(1, first, count)
         x = F.embedding(ids_BT, self.model.embedding.weight)
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
         x = _padded(x.view(tokens, -1), missing)  # [tokens + missing, D] from here on
-        longest, lengths_B, eps = cache.longest + count, cache.lengths_B + count, self._eps
+        lengths = [(cache.lengths_B + count, cache.longest + count) for cache in self._caches]
         for layer, (attention_norm, to_qkv, head_norm, out, ffn_norm, gate_up, down) in enumerate(self._layers):
             qkv = to_qkv(rms_norm(x, attention_norm, eps=eps)).narrow(0, 0, tokens).view(rows, count, N + 2 * H, K)
             qk = norm_and_turn(qkv.narrow(2, 0, N + H), head_norm, cos, sin, eps).transpose(1, 2)
-            k, v = cache.update(layer, qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
-            y = cache.read(layer, qk.narrow(1, 0, N), k, v, lengths_B, longest)
+            y = self._attend(layer, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2), lengths)
             x = x + out(_padded(y.transpose(1, 2).reshape(tokens, N * K), missing))
             gate, up = gate_up(rms_norm(x, ffn_norm, eps=eps)).chunk(2, -1)
             x = x + down(swiglu(gate, up))
-        cache.advance(count)
+        for cache in self._caches:
+            cache.advance(count)
         if count > 1:
-            x = _padded(x.narrow(0, 0, tokens).view(rows, count, -1).select(1, count - 1), -rows % self._group)
+            x = _padded(x.narrow(0, 0, tokens).view(rows, count, -1).select(1, count - 1), -rows % group)
         logits = self._head(rms_norm(x, self.model.norm.weight, eps=eps))
-        return logits.narrow(0, 0, rows).narrow(1, 0, self.model.config.out_vocab).float()
+        return logits.narrow(0, 0, rows).narrow(1, 0, config.out_vocab).float()
+
+    def _attend(self, layer: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, lengths: list[tuple[Tensor, int]]) -> Tensor:
+        """Keys and values into the caches of their rows, and what the queries see there: [B, N, T, K]."""
+        if len(self._caches) == 1:
+            return self._caches[0].read(layer, q_BNTK, *self._caches[0].update(layer, k_BHTK, v_BHTK), *lengths[0])
+        parts = zip(self._caches, *(x.split(self._rows) for x in (q_BNTK, k_BHTK, v_BHTK)), lengths, strict=True)
+        return torch.cat([cache.read(layer, q, *cache.update(layer, k, v), *length) for cache, q, k, v, length in parts])
 
 
 def _padded(x_RD: Tensor, missing: int) -> Tensor:
