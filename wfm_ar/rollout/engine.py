@@ -9,8 +9,9 @@ When the trained length is full, a row rolls on from its last `max_latents // 2`
 beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,6 +27,8 @@ from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
+
+ONE_THREAD = 2**25  # parameters below which a lone row is rolled on one thread of the CPU
 
 
 class Actions(Enum):
@@ -294,13 +297,29 @@ def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list
 def roll(
     model: WorldModel, sequence: Sequence, jobs: Items[Job], sampling: SamplingConfig, progress: Callable[[int], None] | None = None
 ) -> list[Row]:
-    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made."""
+    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made.
+
+    A single row of a small model takes one of the CPU's threads.
+    """
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
-    for kind in Actions:
-        waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
-        for lot in _lots(sequence, jobs, waiting):
-            finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, progress)
+    small = len(jobs) == 1 and not model.head.weight.is_cuda and sum(p.numel() for p in model.parameters()) < ONE_THREAD
+    with _on_one_thread() if small else nullcontext():
+        for kind in Actions:
+            waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
+            for lot in _lots(sequence, jobs, waiting):
+                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, progress)
     return [finished[i] for i in range(len(jobs))]
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """For calls so short that a second thread saves nothing, and costs them all where another process holds its core: it is waited for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, progress) -> dict[int, Row]:
