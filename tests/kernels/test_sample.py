@@ -255,3 +255,25 @@ def test_refusals():
             sample(logits, *keys(2), **change)
     with pytest.raises(KernelError, match=r"seed has shape \(3,\), expected \(2,\)"):
         sample(logits, *keys(3))
+
+
+@pytest.mark.parametrize("V", [60, 65, 129, 600, 2187, 5000])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 8.0], ids=["flat", "plain", "sharp"])
+def test_few_candidates_draw_what_all_would(V, spread):
+    """On the CPU, where the likeliest 64 come first: rows that need more, and ties that reach beyond them."""
+    torch.manual_seed(0)
+    logits = torch.randn(8, V) * spread
+    logits[4:] = (logits[4:] * 2).round() / 2
+    for settings in (
+        *SETTINGS[:4],
+        dict(top_k=70, top_p=0.8),
+        dict(top_k=V - 1, top_p=0.99),
+        dict(top_p=0.95, min_p=0.02),
+        dict(min_p=0.1),
+    ):
+        token, logprob = cpu.sample(logits, *keys(8), **settings)
+        expected, expected_logprob = reference.sample(logits, *keys(8), **settings)
+        assert token.tolist() == expected.tolist(), settings
+        torch.testing.assert_close(logprob, expected_logprob, atol=2e-5, rtol=0)
+        alone = [int(cpu.sample(logits[i : i + 1], *(key[i : i + 1] for key in keys(8)), **settings)[0]) for i in range(8)]
+        assert alone == token.tolist()

@@ -14,7 +14,7 @@ from wfm_kernels.errors import KernelError
 from wfm_kernels.sample.philox import philox, philox_word, uniform
 from wfm_kernels.sample.reference import guided_BV, keep_BV
 
-CANDIDATES = 256  # likeliest tokens looked at first
+CANDIDATES = 64  # likeliest tokens looked at first; where they do not suffice eight times as many
 SOLE = 0.5000001  # a probability that no second token can have
 FEW = 16  # keys up to which Python's integers draw sooner than torch
 
@@ -65,47 +65,55 @@ def _refuse_unless_finite(number_B1: Tensor) -> None:
         raise KernelError(f"sample: row {row} of the logits has NaN, +inf or only -inf, expected finite numbers (-inf refuses a token)")
 
 
-def _draw(probs_BV: Tensor, uniforms_B: Tensor, top_k, top_p, min_p, *, logprob: bool) -> tuple[Tensor, Tensor | None]:
+def _draw(
+    probs_BV: Tensor, uniforms_B: Tensor, top_k: int | None, top_p: float, min_p: float, *, logprob: bool, candidates: int = CANDIDATES
+) -> tuple[Tensor, Tensor | None]:
     """By inverse CDF over the kept tokens in the order of the vocabulary, as every path draws."""
-    if top_p < 1.0:
-        most_B, token_B = probs_BV.max(-1)
-        if all(most >= max(top_p, SOLE) for most in most_B.tolist()):  # what reaches top_p alone is all that is kept
-            return token_B, torch.zeros_like(most_B) if logprob else None
-    kept_BV = _kept(probs_BV, top_k, top_p, min_p)
-    mass_BV = kept_BV.cumsum(-1, dtype=torch.float64)
-    total_B1 = mass_BV[:, -1:]
-    _refuse_unless_finite(total_B1)
-    token_B1 = torch.searchsorted(mass_BV, uniforms_B.unsqueeze(-1) * total_B1, right=True)
-    logprob_B = (kept_BV.gather(-1, token_B1) / total_B1).log().float().squeeze(-1) if logprob else None
-    return token_B1.squeeze(-1), logprob_B
-
-
-def _kept(probs_BV: Tensor, top_k: int | None, top_p: float, min_p: float) -> Tensor:
-    """The probabilities with those of refused tokens 0."""
     V = probs_BV.shape[-1]
     top_k = V if top_k is None else min(top_k, V)
     if top_k == V and top_p >= 1.0:
-        return probs_BV if min_p == 0.0 else probs_BV * (probs_BV >= min_p * probs_BV.amax(-1, True))
-    if max(CANDIDATES, V // 2) < top_k < V:
-        return probs_BV * keep_BV(probs_BV.log(), top_k, top_p, min_p)
-    count = min(V, max(CANDIDATES, top_k + 1) if top_k < V else CANDIDATES)
-    falling_BC = probs_BV.topk(count, -1).values
-    likely_BC = falling_BC
-    if top_k < V:
+        kept_BV = probs_BV if min_p == 0.0 else probs_BV * (probs_BV >= min_p * probs_BV.amax(-1, True))
+        return _inverse(kept_BV, uniforms_B, logprob)
+    if max(candidates, V // 2) < top_k < V or candidates > V // 2 >= CANDIDATES:  # as soon sorted as searched
+        return _inverse(probs_BV * keep_BV(probs_BV.log(), top_k, top_p, min_p), uniforms_B, logprob)
+    count = min(V, max(candidates, top_k + 1) if top_k < V else candidates)
+    falling_BC, token_BC = probs_BV.topk(count, -1)
+    if top_p < 1.0 and all(most >= max(top_p, SOLE) for most in falling_BC[:, 0].tolist()):  # what reaches top_p alone is all that is kept
+        return token_BC[:, 0], torch.zeros_like(falling_BC[:, 0]) if logprob else None
+    threshold_B1 = _threshold(falling_BC, top_k if top_k < V else None, top_p, min_p)
+    token_BC, order_BC = token_BC.sort(-1)
+    place_B, logprob_B = _inverse((falling_BC * (falling_BC >= threshold_B1)).gather(-1, order_BC), uniforms_B, logprob)
+    token_B = token_BC.gather(-1, place_B.unsqueeze(-1)).squeeze(-1)
+    least_B = falling_BC[:, top_k - 1] if top_k < V else threshold_B1[:, 0]
+    beyond_B = falling_BC[:, -1] >= least_B  # the last candidate passes, so more may
+    if count < V and beyond_B.any():
+        token_B[beyond_B], logprob_again_B = _draw(
+            probs_BV[beyond_B], uniforms_B[beyond_B], top_k, top_p, min_p, logprob=logprob, candidates=8 * candidates
+        )
+        if logprob:
+            logprob_B[beyond_B] = logprob_again_B
+    return token_B, logprob_B
+
+
+def _threshold(falling_BC: Tensor, top_k: int | None, top_p: float, min_p: float) -> Tensor:
+    """[B, 1]: the least probability that is kept, from the likeliest in falling order. As far as these reach, so the last one may be it."""
+    threshold_B1, likely_BC = falling_BC[:, -1:], falling_BC
+    if top_k is not None:
         threshold_B1 = falling_BC[:, top_k - 1 : top_k]
         likely_BC = falling_BC * (falling_BC >= threshold_B1)
     if top_p < 1.0:
         mass_BC = likely_BC.cumsum(-1, dtype=torch.float64)
-        wanted_B1 = top_p * mass_BC[:, -1:] if top_k < V else mass_BC.new_full((len(mass_BC), 1), top_p)
-        last_B1 = torch.searchsorted(mass_BC, wanted_B1).clamp_(max=count - 1)  # the first at which the mass is reached
+        wanted_B1 = top_p * mass_BC[:, -1:] if top_k is not None else mass_BC.new_full((len(mass_BC), 1), top_p)
+        last_B1 = torch.searchsorted(mass_BC, wanted_B1).clamp_(max=mass_BC.shape[1] - 1)  # the first at which the mass is reached
         threshold_B1 = likely_BC.gather(-1, last_B1)
-    if min_p > 0.0:
-        threshold_B1 = threshold_B1.maximum(min_p * falling_BC[:, :1])
-    kept_BV = probs_BV * (probs_BV >= threshold_B1)
-    if count < V:
-        beyond_B1 = falling_BC[:, -1:] >= threshold_B1  # the last candidate is kept, so more may be: sort those rows
-        if beyond_B1.any():
-            for row in beyond_B1.flatten().nonzero().flatten().tolist():
-                whole_1V = probs_BV[row : row + 1]
-                kept_BV[row] = (whole_1V * keep_BV(whole_1V.log(), top_k, top_p, min_p))[0]
-    return kept_BV
+    return threshold_B1 if min_p == 0.0 else threshold_B1.maximum(min_p * falling_BC[:, :1])
+
+
+def _inverse(kept_BC: Tensor, uniforms_B: Tensor, logprob: bool) -> tuple[Tensor, Tensor | None]:
+    """(place of the one drawn, int64 [B], its log-probability among those kept) by inverse CDF; refused ones weigh 0."""
+    mass_BC = kept_BC.cumsum(-1, dtype=torch.float64)
+    total_B1 = mass_BC[:, -1:]
+    _refuse_unless_finite(total_B1)
+    place_B1 = torch.searchsorted(mass_BC, uniforms_B.unsqueeze(-1) * total_B1, right=True)
+    logprob_B = (kept_BC.gather(-1, place_B1) / total_B1).log().float().squeeze(-1) if logprob else None
+    return place_B1.squeeze(-1), logprob_B
