@@ -77,6 +77,58 @@ def test_a_row_has_the_same_bits_in_any_batch(starts: list[int], passes: list[in
             assert torch.equal(_decode(model, members, [starts[i] for i in members], passes), whole[members])
 
 
+@pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 6}, {"kv_heads": 1}, {"hint_width": 0}], ids=str)
+def test_a_token_has_the_same_bits_beside_any_others(changes: dict, ragged: bool) -> None:
+    """Of one pass or of many, after others were tried in its place, alone and in a batch."""
+    model = _model(halves=True, **changes)
+    if not weights_of(model).apart:
+        pytest.skip("this CPU rounds a token otherwise beside others, so nothing is guessed")
+    ids, positions, hints = _rows(3, model.hints is not None)
+    starts, count = ([5, 20, 33] if ragged else [20] * 3), 12
+
+    def step_of(members: list[int]) -> tuple[DecodeStep, torch.Tensor]:
+        caches = []
+        for row in members:
+            caches.append(model.new_cache(1, CAPACITY))
+            step = DecodeStep(model, caches[-1])
+            step.plan(positions[row : row + 1], None if hints is None else hints[row : row + 1])
+            step.step(ids[row : row + 1, : starts[row]], 0)
+        step = DecodeStep(model, KVCache.stack(caches))
+        coming = [torch.stack([t[row, starts[row] : starts[row] + count] for row in members]) for t in (ids, positions)]
+        known = None if hints is None else torch.stack([hints[row, starts[row] : starts[row] + count] for row in members])
+        step.plan(coming[1], known)
+        assert step.apart
+        return step, coming[0]
+
+    with torch.inference_mode():
+        step, tokens = step_of([0, 1, 2])
+        alone = torch.stack([step.step(tokens[:, i : i + 1], i) for i in range(count)], 1)
+        assert alone.std() > 0.5
+        for members in ([0, 1, 2], [1], [2, 0]):
+            step, tokens = step_of(members)
+            for at, size in ((0, 4), (4, 1), (5, 2), (7, 5)):
+                if not ragged or len(members) == 1:  # only rows of one length are taken back
+                    step.each((tokens[:, at : at + size] + 7) % 50, at)
+                    step.take_back(size)
+                assert torch.equal(step.each(tokens[:, at : at + size], at), alone[members, at : at + size])
+
+
+def test_what_is_not_apart() -> None:
+    """Weights that half precision would round, a prompt, and rows that share a past."""
+    model, (ids, positions, hints) = _model(halves=True), _rows(1)
+    cache = model.new_cache(1, 400)
+    step = DecodeStep(model, cache)
+    step.plan(positions.repeat(1, 6, 1), hints.repeat(1, 6, 1))
+    assert not step.apart
+    with torch.inference_mode():
+        step.step(ids.repeat(1, 6), 0)
+    for other, held in ((model, cache.fork(torch.zeros(2, dtype=torch.int64))), (_model(), _model().new_cache(1, 9))):
+        step, rows = DecodeStep(other, held), len(held.lengths_B)
+        step.plan(positions[:, :4].repeat(rows, 1, 1), hints[:, :4].repeat(rows, 1, 1))
+        assert not step.apart
+
+
 @pytest.mark.parametrize("halves", [False, True], ids=["floats", "halves"])
 def test_steps_beside_each_other_give_the_bits_of_each(halves: bool) -> None:
     """Of batches of other sizes and lengths, of which one goes on by itself between."""

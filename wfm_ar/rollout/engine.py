@@ -28,6 +28,7 @@ from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
+FED = 4, 16  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
 ONE_THREAD = 2**25  # parameters below which a lone row is rolled on one thread of the CPU
 
 
@@ -92,7 +93,8 @@ class Rows:
             logits, fed = self._step.step(ids_BL, 0), ids_BL.shape[1]
         ranges = [(0, self.sequence.config.video_vocab)] * self.sequence.latent_size
         # the last token is fed with the next latent: only then is it known what follows it
-        ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed)
+        guesses = self.rows[0].tokens[-1].flatten().tolist() if len(self.rows) == 1 and self.rows[0].tokens else None
+        ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed, guesses)
         tokens_Bhw = ids_Bn.cpu().unflatten(1, (self.sequence.config.grid_h, self.sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
@@ -235,17 +237,44 @@ class Rows:
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
         return ids, positions, torch.cat([piece.hints for piece in pieces])
 
-    def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
-        """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
+    def _draw(
+        self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int, guesses: list[int] | None = None
+    ) -> Tensor:
+        """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not.
+
+        guesses: what the tokens of a lone row may well be.
+        """
         row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
         if isinstance(self._step, KernelStep):
             return self._step.roll(row_keys, sampling.settings, ranges, first)
         uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)).to(logits_BV.device), []
+        if guesses is not None and self._step.apart:
+            return self._draw_guessed(logits_BV, uniforms_Bn[0], sampling, ranges[0], first, guesses)
         for i, allowed in enumerate(ranges):
             ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
             if i + 1 < len(ranges):
                 logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
         return torch.stack(ids, 1)
+
+    def _draw_guessed(
+        self, logits_1V: Tensor, uniforms_n: Tensor, sampling: SamplingConfig, allowed: tuple[int, int], first: int, guesses: list[int]
+    ) -> Tensor:
+        """The tokens that `_draw` would draw, several a pass: guesses are fed behind the last known token, and hold while they are drawn.
+
+        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) whose draft is the latent before. Each token is drawn by its own
+        uniform from the very logits that it would have alone, so not only their distribution is the same: the tokens are.
+        """
+        least, most = FED
+        known, held = sample(logits_1V, uniforms_n[:1], sampling, allowed).tolist(), most
+        while (place := len(known)) < len(guesses):
+            count = min(max(least, 2 * held), most, len(guesses) - place)
+            guessed = guesses[place : place + count - 1]
+            logits_1TV = self._step.each(torch.tensor([[known[-1], *guessed]]), first + place - 1)
+            drawn = sample(logits_1TV[0], uniforms_n[place : place + count], sampling, allowed).tolist()
+            held = 1 + next((i for i, guess in enumerate(guessed) if drawn[i] != guess), len(guessed))
+            self._step.take_back(count - held)
+            known += drawn[:held]
+        return torch.tensor([known])
 
 
 class _GuidedStep:
@@ -266,6 +295,19 @@ class _GuidedStep:
         else:
             told_BV, untold_BV = self._both.step(ids_BT.repeat(2, 1), first).chunk(2)
         return guided_BV(told_BV, untold_BV, self._guidance)
+
+    @property
+    def apart(self) -> bool:
+        return self._told.apart and self._untold.apart
+
+    def each(self, ids_BT: Tensor, first: int) -> Tensor:
+        """As `DecodeStep.each`."""
+        told_BTV, untold_BTV = self._both.each(ids_BT.repeat(2, 1), first).chunk(2)
+        return guided_BV(told_BTV, untold_BTV, self._guidance)
+
+    def take_back(self, count: int) -> None:
+        """As `DecodeStep.take_back`."""
+        self._both.take_back(count)
 
 
 def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:

@@ -7,11 +7,14 @@ CPU paths called past their checks. It knows the layers' weights, not what the t
 positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wfm_kernels.attention.span import Span, attention_over_span, keeps_queries_apart
 from wfm_kernels.qk_norm_rope_cache.cpu import norm_and_turn
 from wfm_kernels.rms_norm.cpu import rms_norm
 from wfm_kernels.swiglu.cpu import swiglu
@@ -19,9 +22,11 @@ from wfm_kernels.swiglu.cpu import swiglu
 from wfm_ar.errors import BadConfig
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import rotary_tables
-from wfm_ar.world_model.row_product import product_for
+from wfm_ar.world_model.row_product import HalfProduct, product_for
 from wfm_ar.world_model.transformer import WorldModel
 
+LONGEST = 128  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
+Read = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, queries, keys, values) -> [B, N, T, K]
 PRODUCTS = (1, 3, 5, 6)  # which parts of `DecodeWeights.layers` are weights of products
 
 
@@ -35,7 +40,8 @@ class DecodeWeights:
             raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
         linear = [part for block in model.blocks for part in (block.attention.qkv, block.attention.out, block.ffn.gate_up, block.ffn.down)]
         product = product_for(part.weight.detach() for part in (*linear, model.head))
-        self.group = product.GROUP
+        self.group, queries = product.GROUP, config.heads // config.kv_heads
+        self.apart = product is HalfProduct and keeps_queries_apart(queries, config.head_dim, torch.get_num_threads())
         self.head = product(model.head.weight, padded=True)
         self.hints = None if model.hints is None else tuple(layer.weight.detach().t() for layer in (model.hints.up, model.hints.down))
         self.layers = [
@@ -81,6 +87,7 @@ class DecodeStep:
         there, each by itself or together again."""
         both = object.__new__(DecodeStep)
         both._over(steps[0].model, steps[0]._weights, [cache for step in steps for cache in step._caches])
+        both._spans = [spans for step in steps for spans in step._spans]
         both._cos, both._sin = (torch.cat([getattr(step, name) for step in steps]) for name in ("_cos", "_sin"))
         both._hints = None if steps[0]._hints is None else torch.cat([step._hints for step in steps])
         return both
@@ -94,7 +101,10 @@ class DecodeStep:
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
-        model, device = self.model, self.model.head.weight.device
+        model, device, count = self.model, self.model.head.weight.device, positions_BL3.shape[1]
+        queries = model.config.heads // model.config.kv_heads
+        spanned = self._weights.apart and count <= LONGEST
+        self._spans = [_Spans(cache, count, queries) if spanned and cache.prefix is None else None for cache in self._caches]
         self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, model.head.weight.dtype)
         self._hints = None
         if hints_BLF is not None:
@@ -107,6 +117,35 @@ class DecodeStep:
 
         Their keys and values go into the cache. Raises BadPrompt when it is full.
         """
+        rows, count = ids_BT.shape
+        x_RD = self._pass(ids_BT, first)
+        if count > 1:
+            x_RD = x_RD.narrow(0, 0, rows * count).view(rows, count, -1).select(1, count - 1)
+        return self._logits(x_RD, rows)
+
+    @property
+    def apart(self) -> bool:
+        """Whether a token of this plan has the same logits, bit for bit, whatever is fed in one pass with it."""
+        return all(spans is not None for spans in self._spans)
+
+    def each(self, ids_BT: Tensor, first: int) -> Tensor:
+        """As `step`, with the logits behind every token, [B, T, V]. `take_back` forgets those of the tokens that turn out to be others."""
+        rows, count = ids_BT.shape
+        return self._logits(self._pass(ids_BT, first), rows * count).view(rows, count, -1)
+
+    def take_back(self, count: int) -> None:
+        """Forget the last `count` tokens of every row; the rows of a cache are equally long."""
+        for cache in self._caches:
+            cache.truncate(cache.longest - count)
+
+    def _logits(self, x_RD: Tensor, rows: int) -> Tensor:
+        """float32 [rows, V] of the first rows."""
+        x_RD = _padded(x_RD, -len(x_RD) % self._weights.group)
+        logits_RV = self._head(rms_norm(x_RD, self.model.norm.weight, eps=self.model.config.eps))
+        return logits_RV.narrow(0, 0, rows).narrow(1, 0, self.model.config.out_vocab).float()
+
+    def _pass(self, ids_BT: Tensor, first: int) -> Tensor:
+        """What the head reads: the tokens of a row behind those of another, and rows that fill the last group, [B * T + missing, D]."""
         config, (rows, count), group = self.model.config, ids_BT.shape, self._weights.group
         N, H, K, eps, tokens = config.heads, config.kv_heads, config.head_dim, config.eps, rows * count
         missing = -tokens % group
@@ -115,27 +154,53 @@ class DecodeStep:
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
         x = _padded(x.view(tokens, -1), missing)  # [tokens + missing, D] from here on
-        lengths = [(cache.lengths_B + count, cache.longest + count) for cache in self._caches]
+        reads = [_reading(cache, spans, count) for cache, spans in zip(self._caches, self._spans, strict=True)]
         for layer, (attention_norm, to_qkv, head_norm, out, ffn_norm, gate_up, down) in enumerate(self._layers):
             qkv = to_qkv(rms_norm(x, attention_norm, eps=eps)).narrow(0, 0, tokens).view(rows, count, N + 2 * H, K)
             qk = norm_and_turn(qkv.narrow(2, 0, N + H), head_norm, cos, sin, eps).transpose(1, 2)
-            y = self._attend(layer, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2), lengths)
+            y = self._attend(layer, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2), reads)
             x = x + out(_padded(y.transpose(1, 2).reshape(tokens, N * K), missing))
             gate, up = gate_up(rms_norm(x, ffn_norm, eps=eps)).chunk(2, -1)
             x = x + down(swiglu(gate, up))
         for cache in self._caches:
             cache.advance(count)
-        if count > 1:
-            x = _padded(x.narrow(0, 0, tokens).view(rows, count, -1).select(1, count - 1), -rows % group)
-        logits = self._head(rms_norm(x, self.model.norm.weight, eps=eps))
-        return logits.narrow(0, 0, rows).narrow(1, 0, config.out_vocab).float()
+        return x
 
-    def _attend(self, layer: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, lengths: list[tuple[Tensor, int]]) -> Tensor:
+    def _attend(self, layer: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, reads: Sequence[Read]) -> Tensor:
         """Keys and values into the caches of their rows, and what the queries see there: [B, N, T, K]."""
-        if len(self._caches) == 1:
-            return self._caches[0].read(layer, q_BNTK, *self._caches[0].update(layer, k_BHTK, v_BHTK), *lengths[0])
-        parts = zip(self._caches, *(x.split(self._rows) for x in (q_BNTK, k_BHTK, v_BHTK)), lengths, strict=True)
-        return torch.cat([cache.read(layer, q, *cache.update(layer, k, v), *length) for cache, q, k, v, length in parts])
+        if len(reads) == 1:
+            return reads[0](layer, q_BNTK, *self._caches[0].update(layer, k_BHTK, v_BHTK))
+        parts = zip(self._caches, reads, *(x.split(self._rows) for x in (q_BNTK, k_BHTK, v_BHTK)), strict=True)
+        return torch.cat([read(layer, q, *cache.update(layer, k, v)) for cache, read, q, k, v in parts])
+
+
+def _reading(cache: KVCache, spans: "_Spans | None", count: int) -> Read:
+    """How the coming `count` tokens of all rows read a layer's keys and values."""
+    if spans is None:
+        return partial(cache.read, lengths_B=cache.lengths_B + count, longest=cache.longest + count)
+    return spans.reading(cache.longest, count)
+
+
+class _Spans:
+    """The spans of a cache's rows for the tokens of a plan."""
+
+    def __init__(self, cache: KVCache, count: int, queries: int) -> None:
+        """Of `count` tokens behind what `cache` holds now; `queries`: heads a KV head."""
+        self._longest = cache.longest
+        starts = [cache.longest] if cache.shortest == cache.longest else cache.lengths_B.tolist()
+        self._spans = [Span(start, count, queries, cache.capacity) for start in starts]  # one for all rows, or one each
+
+    def reading(self, longest: int, count: int) -> Read:
+        """`longest`: as the cache has it before these `count` tokens."""
+        biases = [span.bias(longest - self._longest, count) for span in self._spans]
+
+        def read(_: int, q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
+            if len(biases) == 1:
+                return attention_over_span(q_BNTK, k_BHLK, v_BHLK, biases[0])
+            rows = zip(*(x.split(1) for x in (q_BNTK, k_BHLK, v_BHLK)), biases, strict=True)
+            return torch.cat([attention_over_span(q, k, v, bias_RS) for q, k, v, bias_RS in rows])
+
+        return read
 
 
 def _padded(x_RD: Tensor, missing: int) -> Tensor:
