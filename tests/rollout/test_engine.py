@@ -364,11 +364,11 @@ def test_a_lone_row_of_a_small_model_takes_one_thread(model, sequence) -> None:
     torch.set_num_threads(3)
     try:
         for some in (jobs[:1], jobs):
-            roll(model, sequence, some, SAMPLED, lambda made: seen.append(torch.get_num_threads()))
+            roll(model, sequence, some, SAMPLED, lambda *made: seen.append(torch.get_num_threads()))
             assert torch.get_num_threads() == 3
         with pytest.raises(InterruptedError):
-            roll(model, sequence, jobs[:1], SAMPLED, lambda made: (_ for _ in ()).throw(InterruptedError))
+            roll(model, sequence, jobs[:1], SAMPLED, lambda *made: (_ for _ in ()).throw(InterruptedError))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == [1, 3]
+    assert seen == [1, 3, 3]

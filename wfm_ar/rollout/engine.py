@@ -337,20 +337,25 @@ def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list
 
 
 def roll(
-    model: WorldModel, sequence: Sequence, jobs: Items[Job], sampling: SamplingConfig, progress: Callable[[int], None] | None = None
+    model: WorldModel, sequence: Sequence, jobs: Items[Job], sampling: SamplingConfig, made: Callable[[int, Tensor], None] | None = None
 ) -> list[Row]:
-    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `progress` hears of latents as they are made.
+    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `made` is given (job, tokens int64 [h, w]) of
+    every latent as it is made.
 
-    A single row of a small model takes one of the CPU's threads.
+    A single row of a small model takes one of the CPU's threads (`takes_one_thread`).
     """
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
-    small = len(jobs) == 1 and not model.head.weight.is_cuda and sum(p.numel() for p in model.parameters()) < ONE_THREAD
-    with _on_one_thread() if small else nullcontext():
+    with _on_one_thread() if takes_one_thread(model, jobs) else nullcontext():
         for kind in Actions:
             waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
             for lot in _lots(sequence, jobs, waiting):
-                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, progress)
+                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, made)
     return [finished[i] for i in range(len(jobs))]
+
+
+def takes_one_thread(model: WorldModel, jobs: Items[Job]) -> bool:
+    """Whether `roll` leaves the CPU's other threads to others."""
+    return len(jobs) == 1 and not model.head.weight.is_cuda and sum(p.numel() for p in model.parameters()) < ONE_THREAD
 
 
 @contextmanager
@@ -364,13 +369,13 @@ def _on_one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, progress) -> dict[int, Row]:
+def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, made) -> dict[int, Row]:
     """Finish the jobs `lot` as one batch -> {index: row}."""
     finished: dict[int, Row] = {}
     begun, fresh = ([i for i in lot if bool(jobs[i].row.tokens) is has] for has in (True, False))
     batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling) for part in (begun, fresh) if part]
     if fresh:
-        _advance(batches[-1], Actions.ABSENT, None, progress)
+        _advance(batches[-1], fresh, Actions.ABSENT, None, made)
     members, rows = begun + fresh, Rows.stack(batches)
     while members:
         finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
@@ -380,11 +385,12 @@ def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, 
             rows = rows.select(going) if going else rows
             continue
         bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
-        _advance(rows, kind, None if bins is None else torch.stack(bins), progress)
+        _advance(rows, members, kind, None if bins is None else torch.stack(bins), made)
     return finished
 
 
-def _advance(rows: Rows, kind: Actions, bins_BrA: Tensor | None, progress: Callable[[int], None] | None) -> None:
-    rows.advance(kind, bins_BrA)
-    if progress is not None:
-        progress(len(rows.rows))
+def _advance(rows: Rows, members: list[int], kind: Actions, bins_BrA: Tensor | None, made: Callable[[int, Tensor], None] | None) -> None:
+    tokens_Bhw = rows.advance(kind, bins_BrA)
+    if made is not None:
+        for i, tokens_hw in zip(members, tokens_Bhw, strict=True):
+            made(i, tokens_hw)

@@ -1,5 +1,11 @@
 """Latents to frames, one latent at a time: what a whole clip and a stream share, so that both give the same frames."""
 
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,6 +62,46 @@ class Painter:
         other.refining = None if self.refining is None else self.refining.fork()
         other.raw_detail, other.refined_detail = (None if d is None else d.fork() for d in (self.raw_detail, self.refined_detail))
         return other
+
+
+class Painting(AbstractContextManager):
+    """The clips of a batch, painted in the end, or by a thread of its own while the next latents are rolled."""
+
+    def __init__(self, painters: Sequence[Painter], threads: int) -> None:
+        """`threads` of the CPU that paint beside the caller; 0: he paints himself, in `finish`."""
+        self.seconds = {"decode": 0.0, "refine": 0.0}
+        self._painters, self._painted = painters, [[] for _ in painters]
+        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) if threads else None
+
+    def add(self, clip: int, *latents: Tensor) -> None:
+        """The next latents of a clip, int64 [h, w] each."""
+        for tokens_hw in latents:
+            paint = partial(self._paint, self._painters[clip], tokens_hw)
+            self._painted[clip].append(paint if self._pool is None else self._pool.submit(paint).result)
+
+    def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(refined, raw) frames of every clip, uint8 [T, H, W, 3] each; the same array where nothing is refined."""
+        clips = []
+        for painted in self._painted:
+            refined, raw = zip(*(latent() for latent in painted), strict=True)
+            raw_frames = np.concatenate(raw)
+            clips.append((raw_frames if refined[0] is None else np.concatenate(refined), raw_frames))
+        return clips
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    @torch.inference_mode()
+    def _paint(self, painter: Painter, tokens_hw: Tensor) -> tuple[np.ndarray | None, np.ndarray]:
+        begun = time.perf_counter()
+        decoded = painter.decode(tokens_hw)
+        raw = painter.raw(decoded)
+        between = time.perf_counter()
+        refined = None if painter.refining is None else painter.refine(tokens_hw, decoded)
+        self.seconds["decode"] += between - begun
+        self.seconds["refine"] += time.perf_counter() - between
+        return refined, raw
 
 
 def to_uint8(video_BCTHW: Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ clear line before any work is done. Frames that were given come back as they wer
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,8 @@ from torch import Tensor
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError
 from wfm_ar.rollout.cosmos_folder import is_cosmos
 from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
-from wfm_ar.rollout.engine import Actions, Job, Row, roll
-from wfm_ar.rollout.painter import Painter, to_uint8
+from wfm_ar.rollout.engine import Actions, Job, Row, roll, takes_one_thread
+from wfm_ar.rollout.painter import Painter, Painting, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
 from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
@@ -61,7 +62,7 @@ class Rollout:
     clipped_actions: int  # given values outside their channel's range
     seed: int
     fps: float
-    timings: dict[str, float] = field(default_factory=dict)  # seconds of each part (of the whole batch), and rates
+    timings: dict[str, float] = field(default_factory=dict)  # seconds of each part (of the whole batch), and rates; decoding and refining may run beside rolling
 
 
 class World:
@@ -141,11 +142,22 @@ class World:
                 painter.keep_detail(prompt.video)
         clock.lap("encode")
         latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
-        rows = roll(self.parts.world_model, self.sequence, jobs, config, _counter(progress, latents))
-        clock.lap("roll")
-        painted = [_paint(row, painter, clock) for row, painter in zip(rows, painters, strict=True)]
-        made = sum(len(frames) - _count(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
-        timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=made)
+        model, tell = self.parts.world_model, _counter(progress, latents)
+        with Painting(painters, torch.get_num_threads() - 1 if takes_one_thread(model, jobs) else 0) as painting:
+
+            def made(i: int, tokens_hw: Tensor) -> None:
+                painting.add(i, tokens_hw)
+                tell(1)
+
+            for i, job in enumerate(jobs):
+                painting.add(i, *job.row.tokens)
+            rows = roll(model, self.sequence, jobs, config, made)
+            clock.lap("roll")
+            painted = painting.finish()
+            clock.lap("paint")
+        imagined = sum(len(frames) - _count(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
+        timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=imagined)
+        timings |= {f"{name}_s": value for name, value in painting.seconds.items()}
         return [
             Rollout(
                 frames=frames,
@@ -343,20 +355,6 @@ def _acting(schema: Schema | None, embodiment: str | None) -> tuple[ActionSchema
     return schema, ActionTokenizer(schema) if schema else None, None
 
 
-def _paint(row: Row, painter: Painter, clock: "_Clock") -> tuple[np.ndarray, np.ndarray]:
-    """A row's (refined, raw) frames, uint8 [T, H, W, 3] each; the same array where nothing is refined."""
-    refined, raw = [], []
-    for tokens_hw in row.tokens:
-        decoded = painter.decode(tokens_hw)
-        raw.append(painter.raw(decoded))
-        clock.lap("decode")
-        if painter.refining is not None:
-            refined.append(painter.refine(tokens_hw, decoded))
-            clock.lap("refine")
-    raw_frames = np.concatenate(raw)
-    return np.concatenate(refined) if refined else raw_frames, raw_frames
-
-
 def load_own_world(name: str | Path, device: torch.device | str = "cpu") -> World:
     """`load_world` for what only our own worlds do. Raises BadConfig for a converted Cosmos world too."""
     if is_cosmos(find_world(name)):
@@ -369,7 +367,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.begun = self.last = time.perf_counter()
-        self.seconds = {"encode": 0.0, "roll": 0.0, "decode": 0.0, "refine": 0.0}
+        self.seconds: Counter[str] = Counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -381,20 +379,18 @@ class _Clock:
         out = {f"{name}_s": value for name, value in self.seconds.items()} | {"total_s": self.last - self.begun}
         if frames:
             out["ms_per_token"] = 1e3 * self.seconds["roll"] / tokens
-            out["raw_frames_per_s"] = frames / (out["total_s"] - self.seconds["refine"])
             out["frames_per_s"] = frames / out["total_s"]
         return out
 
 
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
     made = 0
 
     def tell(count: int) -> None:
         nonlocal made
         made += count
-        progress(made, total)
+        if progress is not None:
+            progress(made, total)
 
     return tell
 

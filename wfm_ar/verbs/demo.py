@@ -122,15 +122,9 @@ def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: st
 
 
 def _rolled(world: World, cases: Sequence[Case], **settings: Any) -> tuple[list[Rollout], float]:
-    """A rollout a case, and the seconds it took: those driven by actions as one batch, those told in words as another."""
-    rollouts, seconds = {}, 0.0
-    for driven, drawn in ((True, DRIVEN), (False, TOLD)):
-        batch = [case for case in cases if (case.prompt.actions is not None) is driven]
-        if batch:
-            made = world.generate_batch([case.prompt for case in batch], **drawn, **settings)
-            rollouts |= {case.name: rollout for case, rollout in zip(batch, made, strict=True)}
-            seconds += made[0].timings["total_s"]
-    return [rollouts[case.name] for case in cases], seconds
+    """A rollout a case, one at a time as `wfm generate` makes them, and the seconds it took."""
+    rollouts = [world.generate_batch([case.prompt], **(TOLD if case.prompt.actions is None else DRIVEN), **settings)[0] for case in cases]
+    return rollouts, sum(rollout.timings["total_s"] for rollout in rollouts)
 
 
 def _write(settings: Settings, name: str, case: Case, rollout: Rollout, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -171,7 +165,7 @@ def _tell(out: Path, sheet: Path, summary: dict) -> None:
     for row in summary["against_the_truth"]:
         print(f"episode {row['episode']}: {row['clip']:<26} {row['psnr']:6.2f}dB {row['ssim']:7.4f}")
     print(
-        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (two at once, guided, refined); "
+        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (guided, refined); "
         f"{summary['seconds']:.1f} s in all, {summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"
     )
     print(f"look at {sheet}; the clips lie beside it in {out}")
