@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_world as tiny
+import torch
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
+from wfm_ar.rollout.painter import Painting
 from wfm_ar.rollout.world import Prompt, World
 
 VIDEO, ACTIONS, TEXT = tiny.make_video(5), tiny.make_actions(20), tiny.TEXTS[0]
@@ -139,6 +141,25 @@ def test_refined_frames_differ_and_keep_the_tokens(world: World) -> None:
     raw, refined = (world.generate(text=TEXT, num_frames=7, seed=2, refine=refine) for refine in (False, True))
     assert np.array_equal(raw.tokens, refined.tokens) and np.array_equal(raw.frames, refined.raw_frames)
     assert not np.array_equal(refined.frames, refined.raw_frames) and refined.frames.shape == raw.frames.shape
+
+
+def test_a_lone_clip_is_painted_beside_with_the_frames_of_one_in_a_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = []
+
+    def seen(painters, threads: int) -> Painting:
+        beside.append(threads)
+        return Painting(painters, threads)
+
+    monkeypatch.setattr("wfm_ar.rollout.world.Painting", seen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (alone,) = world.generate_batch(PROMPTS[3:4])
+        with_others = world.generate_batch(PROMPTS[2:5])[1]
+    finally:
+        torch.set_num_threads(before)
+    assert beside == [1, 0]
+    assert np.array_equal(alone.frames, with_others.frames) and np.array_equal(alone.raw_frames, with_others.raw_frames)
 
 
 def test_timings_and_progress(world: World) -> None:

@@ -93,8 +93,7 @@ class Rows:
             logits, fed = self._step.step(ids_BL, 0), ids_BL.shape[1]
         ranges = [(0, self.sequence.config.video_vocab)] * self.sequence.latent_size
         # the last token is fed with the next latent: only then is it known what follows it
-        guesses = self.rows[0].tokens[-1].flatten().tolist() if len(self.rows) == 1 and self.rows[0].tokens else None
-        ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed, guesses)
+        ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed)
         tokens_Bhw = ids_Bn.cpu().unflatten(1, (self.sequence.config.grid_h, self.sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
@@ -237,44 +236,59 @@ class Rows:
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
         return ids, positions, torch.cat([piece.hints for piece in pieces])
 
-    def _draw(
-        self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int, guesses: list[int] | None = None
-    ) -> Tensor:
-        """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not.
-
-        guesses: what the tokens of a lone row may well be.
-        """
+    def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
+        """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
         row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
         if isinstance(self._step, KernelStep):
             return self._step.roll(row_keys, sampling.settings, ranges, first)
         uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)).to(logits_BV.device), []
-        if guesses is not None and self._step.apart:
-            return self._draw_guessed(logits_BV, uniforms_Bn[0], sampling, ranges[0], first, guesses)
+        if len(self.rows) == 1 and self._step.apart and (draft := self._draft(stream)):
+            return self._draw_guessed(logits_BV, uniforms_Bn[0], sampling, ranges, first, draft)
         for i, allowed in enumerate(ranges):
             ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
             if i + 1 < len(ranges):
                 logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
         return torch.stack(ids, 1)
 
+    def _draft(self, stream: Stream) -> list[int]:
+        """What a lone row's tokens may well be: those of its last latent, or the last action over and over; nothing where it has none."""
+        (row,) = self.rows
+        if stream is Stream.VIDEO:
+            return row.tokens[-1].flatten().tolist() if row.tokens else []
+        last = row.bins[-1]
+        return [] if last is None else self.sequence.action_piece(0, last).ids[-len(self.sequence.channels) :].tolist()
+
     def _draw_guessed(
-        self, logits_1V: Tensor, uniforms_n: Tensor, sampling: SamplingConfig, allowed: tuple[int, int], first: int, guesses: list[int]
+        self, logits_1V: Tensor, uniforms_n: Tensor, sampling: SamplingConfig, ranges: Items[tuple[int, int]], first: int, draft: list[int]
     ) -> Tensor:
         """The tokens that `_draw` would draw, several a pass: guesses are fed behind the last known token, and hold while they are drawn.
 
-        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) whose draft is the latent before. Each token is drawn by its own
-        uniform from the very logits that it would have alone, so not only their distribution is the same: the tokens are.
+        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) whose guess is the token that stood as many places before as
+        `draft` is long. Each token is drawn by its own uniform from the very logits that it would have alone, so not only their
+        distribution is the same: the tokens are.
         """
         least, most = FED
-        known, held = sample(logits_1V, uniforms_n[:1], sampling, allowed).tolist(), most
-        while (place := len(known)) < len(guesses):
-            count = min(max(least, 2 * held), most, len(guesses) - place)
-            guessed = guesses[place : place + count - 1]
+        known, held = [*draft, int(sample(logits_1V, uniforms_n[:1], sampling, ranges[0]))], most
+        while (place := len(known) - len(draft)) < len(ranges):
+            count = min(max(least, 2 * held), most, len(ranges) - place)
+            guessed = [known[place + i % len(draft)] for i in range(count - 1)]
             logits_1TV = self._step.each(torch.tensor([[known[-1], *guessed]]), first + place - 1)
-            drawn = sample(logits_1TV[0], uniforms_n[place : place + count], sampling, allowed).tolist()
+            part = slice(place, place + count)
+            drawn = _sampled(logits_1TV[0], uniforms_n[part], sampling, ranges[part])
             held = 1 + next((i for i, guess in enumerate(guessed) if drawn[i] != guess), len(guessed))
             self._step.take_back(count - held)
             known += drawn[:held]
-        return torch.tensor([known])
+        return torch.tensor([known[len(draft) :]])
+
+
+def _sampled(logits_TV: Tensor, uniforms_T: Tensor, sampling: SamplingConfig, ranges: Items[tuple[int, int]]) -> list[int]:
+    """A token of each row, from its own range of ids."""
+    tokens = [0] * len(ranges)
+    for allowed in set(ranges):
+        rows = [i for i, own in enumerate(ranges) if own == allowed]
+        for i, token in zip(rows, sample(logits_TV[rows], uniforms_T[rows], sampling, allowed).tolist(), strict=True):
+            tokens[i] = token
+    return tokens
 
 
 class _GuidedStep:
