@@ -115,6 +115,14 @@ def attention_variants(sm):
                 types |= {"q_ptr": f"*{q}", "out_ptr": f"*{q}", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}"}
                 name = f"q {q}, kv {cache}, K {head}, M {block_m}, {FORMS[form]}, splits {splits}"
                 yield name, op.decode_kernel, types, constexprs, options
+    for block_n, stages, past in ((32, 4, 64), (64, 5, 0)):  # of benchmarks/choices.py
+        constexprs = dict(
+            GROUP=4, HEAD=128, BLOCK_M=16, BLOCK_N=block_n, BLOCK_D=128, FORM=0, QUANTISED=False, ALIKE=True, LSE=False, PAST_M=past,
+            SPLITS=1 if past else 8, LAST_BLOCK_FOLDS=True, PRECISION="ieee", PARTIALS=False, **fold_sizes(4, 128, 128, 4),
+        )  # fmt: skip
+        types = fp32 | {"bits_ptr": "*i64"} | {f"{name}_ptr": "*bf16" for name in ("q", "k", "v", "out")}
+        options = dict(num_warps=4, num_stages=stages, maxnreg=128 if past else 168)
+        yield f"choice: {block_n} keys, {stages} stages", op.decode_kernel, types, constexprs, options
     for q, head, rows, lse in (("bf16", 128, 64, False), ("fp32", 96, 16, True), ("fp16", 256, 32, True)):
         constexprs = dict(GROUP=4, HEAD=head, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(head), LSE=lse, PAST_M=64 if lse else 0)
         warps = 4 if (q, rows) == ("bf16", 64) else 8
@@ -206,9 +214,11 @@ def linear_cross_entropy_variants(sm):
 
     fixed = {"target_ptr": "*i64", "share_ptr": "*fp32", "loss_ptr": "*fp32", "hit_ptr": "*i1", "z_loss": "fp32"}
     for dtype, gradient in (("bf16", True), ("fp16", True), ("fp32", True), ("bf16", False)):
-        constexprs = dict(GRADIENT=gradient, BLOCK_V=4096)
-        name = f"{dtype}, V block 4096{', gradient' if gradient else ''}"
-        yield name, op.cross_entropy_kernel, fixed | {"logits_ptr": f"*{dtype}"}, constexprs, dict(num_warps=8)
+        constexprs = dict(GRADIENT=gradient, BLOCK_V=op.WIDE)
+        name = f"{dtype}, V block {op.WIDE}{', gradient' if gradient else ''}"
+        yield name, op.cross_entropy_kernel, fixed | {"logits_ptr": f"*{dtype}"}, constexprs, dict(num_warps=op.WARPS)
+    types = fixed | {"logits_ptr": "*bf16"}  # of benchmarks/choices.py
+    yield "choice: 32 warps, V block 8192", op.cross_entropy_kernel, types, dict(GRADIENT=True, BLOCK_V=8192), dict(num_warps=32)
 
 
 OPS = {

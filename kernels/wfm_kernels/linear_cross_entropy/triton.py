@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+WARPS, WIDE = 8, 4096  # of a row's program, and logits it takes at once
+
 
 @triton.jit
 def cross_entropy_kernel(
@@ -48,7 +50,7 @@ def rows_in_place(logits_CV: Tensor, targets_C: Tensor, share_C: Tensor, z_loss:
     hit_C = torch.empty(C, dtype=torch.bool, device=logits_CV.device)
     cross_entropy_kernel[(C,)](
         logits_CV, targets_C.contiguous(), share_C.contiguous(), loss_C, hit_C, logits_CV.stride(0), V, z_loss,
-        GRADIENT=gradient, BLOCK_V=max(8, min(triton.next_power_of_2(V), 4096)), num_warps=8,
+        GRADIENT=gradient, BLOCK_V=max(8, min(triton.next_power_of_2(V), WIDE)), num_warps=WARPS,
     )  # fmt: skip
     return loss_C, hit_C
 
