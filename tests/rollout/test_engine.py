@@ -357,17 +357,20 @@ def test_roll_puts_rows_of_one_past_together(model, sequence, sharing, monkeypat
         assert len(row.tokens) == 4 and torch.equal(torch.stack(alone.tokens), torch.stack(row.tokens))
 
 
-def test_a_lone_row_of_a_small_model_takes_one_thread(model, sequence) -> None:
+def test_rolling_leaves_threads_to_others(model, sequence, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "SMALL", 0)
+    assert engine.shared_threads(model, 1) == (torch.get_num_threads(), 0)
+    monkeypatch.undo()
     jobs = [Job(row=_row(seed), num_latents=2, actions=Actions.ABSENT) for seed in (1, 2)]
     before, seen = torch.get_num_threads(), []
-    torch.set_num_threads(3)
+    torch.set_num_threads(4)
     try:
         for some in (jobs[:1], jobs):
             roll(model, sequence, some, SAMPLED, lambda *made: seen.append(torch.get_num_threads()))
-            assert torch.get_num_threads() == 3
+            assert torch.get_num_threads() == 4
         with pytest.raises(InterruptedError):
             roll(model, sequence, jobs[:1], SAMPLED, lambda *made: (_ for _ in ()).throw(InterruptedError))
-        assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
-    assert seen == [1, 3, 3]
+    assert seen == [1, 2, 2]

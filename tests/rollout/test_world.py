@@ -143,7 +143,7 @@ def test_refined_frames_differ_and_keep_the_tokens(world: World) -> None:
     assert not np.array_equal(refined.frames, refined.raw_frames) and refined.frames.shape == raw.frames.shape
 
 
-def test_a_lone_clip_is_painted_beside_with_the_frames_of_one_in_a_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_painted_beside_are_those_painted_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = []
 
     def seen(painters, threads: int) -> Painting:
@@ -151,15 +151,16 @@ def test_a_lone_clip_is_painted_beside_with_the_frames_of_one_in_a_batch(world: 
         return Painting(painters, threads)
 
     monkeypatch.setattr("wfm_ar.rollout.world.Painting", seen)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    before, made = torch.get_num_threads(), []
     try:
-        (alone,) = world.generate_batch(PROMPTS[3:4])
-        with_others = world.generate_batch(PROMPTS[2:5])[1]
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made += [world.generate_batch(PROMPTS[3:4])[0], world.generate_batch(PROMPTS[2:5])[1]]
     finally:
         torch.set_num_threads(before)
-    assert beside == [1, 0]
-    assert np.array_equal(alone.frames, with_others.frames) and np.array_equal(alone.raw_frames, with_others.raw_frames)
+    assert beside == [0, 0, 2, 1]
+    for other in made[1:]:
+        assert np.array_equal(other.frames, made[0].frames) and np.array_equal(other.raw_frames, made[0].raw_frames)
 
 
 def test_timings_and_progress(world: World) -> None:

@@ -11,7 +11,7 @@ beginning of the context, with the text before them. Memory and cost a latent st
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -29,7 +29,7 @@ from wfm_ar.world_model.sequence import Piece, Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
 FED = 4, 16  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
-ONE_THREAD = 2**25  # parameters below which a lone row is rolled on one thread of the CPU
+SMALL = 2**25  # parameters below which rolling leaves threads of the CPU to others
 
 
 class Actions(Enum):
@@ -356,10 +356,10 @@ def roll(
     """Finish every job -> its row. Rows with the same kind of actions run as one batch; `made` is given (job, tokens int64 [h, w]) of
     every latent as it is made.
 
-    A single row of a small model takes one of the CPU's threads (`takes_one_thread`).
+    On a CPU it takes the first part of `shared_threads`.
     """
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
-    with _on_one_thread() if takes_one_thread(model, jobs) else nullcontext():
+    with _on_threads(shared_threads(model, len(jobs))[0]):
         for kind in Actions:
             waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
             for lot in _lots(sequence, jobs, waiting):
@@ -367,16 +367,23 @@ def roll(
     return [finished[i] for i in range(len(jobs))]
 
 
-def takes_one_thread(model: WorldModel, jobs: Items[Job]) -> bool:
-    """Whether `roll` leaves the CPU's other threads to others."""
-    return len(jobs) == 1 and not model.head.weight.is_cuda and sum(p.numel() for p in model.parameters()) < ONE_THREAD
+def shared_threads(model: WorldModel, rows: int) -> tuple[int, int]:
+    """(threads of the CPU that roll, threads that may paint meanwhile; 0: none, they are needed).
+
+    The calls of a small model are short: of a lone row a second thread saves nothing, and costs them all where another process
+    holds its core, as it is waited for; a batch is done sooner with half the threads while the others paint.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or model.head.weight.is_cuda or sum(p.numel() for p in model.parameters()) >= SMALL:
+        return threads, 0
+    painting = threads - 1 if rows == 1 else threads // 2
+    return threads - painting, painting
 
 
 @contextmanager
-def _on_one_thread() -> Iterator[None]:
-    """For calls so short that a second thread saves nothing, and costs them all where another process holds its core: it is waited for."""
+def _on_threads(count: int) -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

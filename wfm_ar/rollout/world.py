@@ -22,7 +22,7 @@ from torch import Tensor
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError
 from wfm_ar.rollout.cosmos_folder import is_cosmos
 from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
-from wfm_ar.rollout.engine import Actions, Job, Row, roll, takes_one_thread
+from wfm_ar.rollout.engine import Actions, Job, Row, roll, shared_threads
 from wfm_ar.rollout.painter import Painter, Painting, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
@@ -145,7 +145,7 @@ class World:
         clock.lap("encode")
         latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
         model, tell = self.parts.world_model, _counter(progress, latents)
-        with Painting(painters, torch.get_num_threads() - 1 if takes_one_thread(model, jobs) else 0) as painting:
+        with Painting(painters, shared_threads(model, len(jobs))[1]) as painting:
 
             def made(i: int, tokens_hw: Tensor) -> None:
                 painting.add(i, tokens_hw)
