@@ -1,7 +1,8 @@
 """A few tokens a row through the transformer behind a KV cache: `WorldModel.forward` for decoding, in fewer and fatter calls.
 
 Promises: the logits of `WorldModel.forward` up to rounding, and bit for bit the same logits for a row whatever its neighbours
-and however many there are, which is why it multiplies by row_product.py.
+and however many there are, which is why it multiplies by row_product.py; where a step is `apart` the same holds for a token and
+those fed with it.
 At a few million parameters calling an operation costs more than computing it, hence tables made once a latent, and the kernels'
 CPU paths called past their checks. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive
 positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
