@@ -199,7 +199,7 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
     monkeypatch.setattr(engine, "FED", (4, 4))
     with monkeypatch.context() as patch:
         for step in (DecodeStep, engine._GuidedStep):
-            patch.setattr(step, "apart", False)
+            patch.setattr(step, "apart", 0)
         tokens = _roll(Rows(model, sequence, [row], sampling), [kind] * 2)[0]
     assert not fed
     guesses = tokens[0].flatten().clone()

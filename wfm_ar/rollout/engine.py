@@ -267,7 +267,7 @@ class Rows:
         `draft` is long. Each token is drawn by its own uniform from the very logits that it would have alone, so not only their
         distribution is the same: the tokens are.
         """
-        least, most = FED
+        least, most = FED[0], min(FED[1], self._step.apart)
         known, held = [*draft, int(sample(logits_1V, uniforms_n[:1], sampling, ranges[0]))], most
         while (place := len(known) - len(draft)) < len(ranges):
             count = min(max(least, 2 * held), most, len(ranges) - place)
@@ -311,8 +311,9 @@ class _GuidedStep:
         return guided_BV(told_BV, untold_BV, self._guidance)
 
     @property
-    def apart(self) -> bool:
-        return self._told.apart and self._untold.apart
+    def apart(self) -> int:
+        """As `DecodeStep.apart`."""
+        return min(self._told.apart, self._untold.apart)
 
     def each(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.each`."""

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wfm_kernels.attention.span import Span, attention_over_span, keeps_queries_apart
+from wfm_kernels.attention.span import Span, attention_over_span, tokens_apart
 from wfm_kernels.qk_norm_rope_cache.cpu import norm_and_turn
 from wfm_kernels.rms_norm.cpu import rms_norm
 from wfm_kernels.swiglu.cpu import swiglu
@@ -42,7 +42,7 @@ class DecodeWeights:
         linear = [part for block in model.blocks for part in (block.attention.qkv, block.attention.out, block.ffn.gate_up, block.ffn.down)]
         product = product_for(part.weight.detach() for part in (*linear, model.head))
         self.group, queries = product.GROUP, config.heads // config.kv_heads
-        self.apart = product is HalfProduct and keeps_queries_apart(queries, config.head_dim, torch.get_num_threads())
+        self.apart = tokens_apart(queries, config.head_dim, torch.get_num_threads()) if product is HalfProduct else 0
         self.head = product(model.head.weight, padded=True)
         self.hints = None if model.hints is None else tuple(layer.weight.detach().t() for layer in (model.hints.up, model.hints.down))
         self.layers = [
@@ -125,9 +125,9 @@ class DecodeStep:
         return self._logits(x_RD, rows)
 
     @property
-    def apart(self) -> bool:
-        """Whether a token of this plan has the same logits, bit for bit, whatever is fed in one pass with it."""
-        return all(spans is not None for spans in self._spans)
+    def apart(self) -> int:
+        """How many tokens of this plan may be fed in one pass so that each has the logits, bit for bit, that it has alone; 0: one."""
+        return self._weights.apart if all(spans is not None for spans in self._spans) else 0
 
     def each(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `step`, with the logits behind every token, [B, T, V]. `take_back` forgets those of the tokens that turn out to be others."""

@@ -1,9 +1,9 @@
 """Attention on the CPU of a few tokens that are fed in passes nobody knows beforehand: the bits of a token are the same in any of them.
 
 Two things make a query's bits depend on the pass it is in: how many slots are read, as sums are grouped by their number, and how few
-queries there are, as a product of one or two rows is another loop. So all passes over the coming tokens read one span of slots, with
-those hidden that a token does not see, and at least FEWEST queries are read at a time. `keeps_queries_apart` tells whether that does it
-on this machine.
+queries are multiplied at a time, as a product of one or two rows is another loop. So all passes over the coming tokens read one span
+of slots, with those hidden that a token does not see, and have FEWEST to MOST queries. `tokens_apart` tells whether that does it on
+this machine.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEWEST = 4  # rows of a product, of which the query heads of a group give one each and a token
+FEWEST, MOST = 4, 32  # queries of a KV head; torch's kernel takes 32 at a time, so of more the last few might be too few
 
 
 class Span:
@@ -42,18 +42,21 @@ def attention_over_span(q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias_RS:
 
 
 @functools.lru_cache
-def keeps_queries_apart(group: int, head: int, threads: int) -> bool:
-    """Whether this torch and CPU make the same of a query in any pass, with so many query heads a KV head, head sizes and threads."""
-    draw, count = torch.Generator().manual_seed(0), 16
+def tokens_apart(group: int, head: int, threads: int) -> int:
+    """How many tokens a pass may have, if this torch and CPU make the same of each in any such pass; else 0.
+
+    With so many query heads a KV head, numbers of a head and threads.
+    """
+    draw, count = torch.Generator().manual_seed(0), MOST // group
     for start in (77, 600):
-        sizes = (2 * group, count), (2, start + count), (2, start + count)
+        sizes = (2 * group, 2 * count), (2, start + 2 * count), (2, start + 2 * count)
         q_1NTK, k_1HLK, v_1HLK = (torch.randn(1, heads, length, head, generator=draw) for heads, length in sizes)
-        span = Span(start, count, group, start + count)
+        span = Span(start, 2 * count, group, start + 2 * count)
         alone = None
         for size in range(1, count + 1):
-            pieces = [(at, min(size, count - at)) for at in range(0, count, size)]
+            pieces = [(at, min(size, 2 * count - at)) for at in range(0, 2 * count, size)]
             seen = [attention_over_span(q_1NTK.narrow(2, at, n), k_1HLK, v_1HLK, span.bias(at, n)) for at, n in pieces]
             alone = torch.cat(seen, 2) if alone is None else alone
             if not torch.equal(torch.cat(seen, 2), alone):
-                return False
-    return True
+                return 0
+    return count
