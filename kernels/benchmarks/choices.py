@@ -111,25 +111,26 @@ def timers(choice: Choice, case: registry.Case, device: str) -> dict[str, Callab
     return made
 
 
-def main(words: str) -> None:
-    for choice in CHOICES:
-        if words not in choice.name:
-            continue
-        torch.manual_seed(0)
-        case = choice.maker(device="cuda", dtype=registry.dtype_of("cuda"), **choice.shape)
-        once = timers(choice, case, "cuda")
-        seconds = {label: [] for label in once}
-        for _ in range(ROUNDS):
-            for label, run in once.items():
-                seconds[label].append(run())
-        print(f"{choice.name} ({case.name})")
-        own = sorted(seconds["as it ships"])[ROUNDS // 2]
-        for label, times in seconds.items():
-            low, median, high = (1e6 * sorted(times)[i] for i in (0, ROUNDS // 2, -1))
-            print(f"  {label:40} {median:9.1f} us ({low:.1f} .. {high:.1f})  {median / (1e6 * own):.2f} of the time as it ships")
+def report(choice: Choice, device: str) -> None:
+    """Prints the times of every choice and what part they are of the time as it ships."""
+    torch.manual_seed(0)
+    case = choice.maker(device=device, dtype=registry.dtype_of(device), **choice.shape)
+    once = timers(choice, case, device)
+    seconds = {label: [] for label in once}
+    for _ in range(ROUNDS):
+        for label, run in once.items():
+            seconds[label].append(run())
+    print(f"{choice.name} ({case.name})")
+    own = sorted(seconds["as it ships"])[ROUNDS // 2]
+    for label, times in seconds.items():
+        low, median, high = (sorted(times)[i] for i in (0, ROUNDS // 2, -1))
+        print(f"  {label:40} {1e6 * median:9.1f} us ({1e6 * low:.1f} .. {1e6 * high:.1f})  {median / own:.2f} of the time as it ships")
 
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
         sys.exit("choices.py: torch sees no CUDA device, expected one: these are choices for a GPU")
-    main(" ".join(sys.argv[1:]))
+    words = " ".join(sys.argv[1:])
+    for each in CHOICES:
+        if words in each.name:
+            report(each, "cuda")

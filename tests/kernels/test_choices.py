@@ -1,5 +1,6 @@
 """What a launcher could choose instead is right as well: benchmarks/choices.py times it on a GPU."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from wfm_kernels.attention import reference as attention_reference
 from wfm_kernels.attention import triton as attention
 from wfm_kernels.benchmark import registry
+from wfm_kernels.benchmark.timing import WrongNumbers
 from wfm_kernels.linear_cross_entropy import cpu as loss_rows_reference
 from wfm_kernels.linear_cross_entropy import triton as loss_rows
 from wfm_kernels.shared_prefix import reference as shared_reference
@@ -67,3 +69,16 @@ def test_what_is_chosen_ends_with_it() -> None:
     assert (attention.tile_shape, attention.MAX_CHUNKS) == shipped
     with pytest.raises(AssertionError, match="has no TILE"), choices.chosen([(attention, "TILE", 1)]):
         pass
+
+
+def test_a_report_names_every_choice_and_refuses_wrong_numbers(device, capsys) -> None:
+    shape = dict(B=1, N=4, H=2, L=64, K=32)
+    few = choices.Choice(name="few", maker=registry.decode, shape=shape, others={"3 chunks": [(attention, "MAX_CHUNKS", 3)]})
+    choices.report(few, device.type)
+    title, shipped, other = capsys.readouterr().out.splitlines()
+    assert title.startswith("few (attention B1 N4") and shipped.split()[-7:] == ["1.00", *"of the time as it ships".split()]
+    assert other.split()[:2] == ["3", "chunks"] and " us (" in other
+    case = registry.decode(device.type, torch.float32, **shape)
+    wrong = dataclasses.replace(case, reference=lambda: case.reference() + 1)
+    with pytest.raises(WrongNumbers, match="few, as it ships: error"):
+        choices.timers(few, wrong, device.type)

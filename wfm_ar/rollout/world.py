@@ -62,9 +62,8 @@ class Rollout:
     clipped_actions: int  # given values outside their channel's range
     seed: int
     fps: float
-    timings: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds of each part (of the whole batch), and rates; decoding and refining may run beside rolling
+    # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 class World:
