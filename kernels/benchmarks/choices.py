@@ -22,6 +22,7 @@ from wfm_kernels.benchmark import registry, timing  # noqa: E402
 from wfm_kernels.linear_cross_entropy import triton as loss_rows  # noqa: E402
 from wfm_kernels.shared_prefix import triton as shared_prefix  # noqa: E402
 
+loss = sys.modules["wfm_kernels.linear_cross_entropy"]  # the plain attribute is the function
 ROUNDS = 15
 
 
@@ -76,6 +77,14 @@ CHOICES = [
         maker=registry.decode,
         shape=dict(B=1, N=32, H=8, L=4096, K=128),
         others={f"{n} keys, {s} stages": tile(n, s, 168) for n, s in ((64, 4), (64, 5), (32, 4))},
+    ),
+    Choice(
+        # as it ships 18 chunks of 1,792 rows and one of 512: the gradient of the hidden states then has 112 tiles of 128 x 128 for 132
+        # multiprocessors. With 2,048 it is 16 equal chunks of 128 tiles, at 0.54 GB of the 0.6 that the goal allows
+        name="loss, bytes of a chunk of logits",
+        maker=registry.vocabulary_loss,
+        shape=dict(R=32768, D=1024, V=65536),
+        others={f"{m} MiB": [(loss, "CHUNK_BYTES", loss.CHUNK_BYTES | {"cuda": m << 20})] for m in (128, 256)},
     ),
     Choice(
         # with 32 a multiprocessor holds two rows at a time: the second sweep may find them in the L2 cache
