@@ -356,11 +356,11 @@ def _acting(schema: Schema | None, embodiment: str | None) -> tuple[ActionSchema
     return schema, ActionTokenizer(schema) if schema else None, None
 
 
-def load_own_world(name: str | Path, device: torch.device | str = "cpu") -> World:
+def load_own_world(name: str | Path, device: torch.device | str = "cpu", *, embodiment: str | None = None) -> World:
     """`load_world` for what only our own worlds do. Raises BadConfig for a converted Cosmos world too."""
     if is_cosmos(find_world(name)):
         raise BadConfig(f"world: got {name}, a converted Cosmos world, expected one of our own; fix: wfm generate and wfm tokenize take it")
-    return load_world(name, device)
+    return load_world(name, device, embodiment=embodiment)
 
 
 class _Clock:

@@ -45,6 +45,17 @@ VERBS: tuple[Verb, ...] = (
         lists=("offload", "int8"),
     ),
     Verb(
+        words="plan",
+        line="find the actions that lead from one picture to another, by trying them out in the world",
+        module="plan",
+        examples=(
+            "wfm plan world=tabletop image=now.png goal=wanted.png out=plan.mp4",
+            'wfm plan world=tabletop image=now.png goal=wanted.png text="push the red cube left" samples=64 out=plan.mp4',
+            "wfm plan world=tabletop data=data/tabletop episode=000022 out=plan.mp4",
+        ),
+        literal=("world", "image", "goal", "data", "text", "out"),
+    ),
+    Verb(
         words="train",
         line="train the tokenizer, the world model, the diffusion decoder, or all three",
         module="train",

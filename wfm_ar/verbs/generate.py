@@ -1,26 +1,21 @@
 """`wfm generate`: prompts in, imagined clips out. Nothing numeric: files to prompts, the world, rollouts to files."""
 
-import hashlib
 import re
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from wfm_ar import __version__
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
-from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.verbs.device import device_named
-from wfm_ar.verbs.outputs import refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.outputs import how_made, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
 from wfm_ar.verbs.rollout_set import write_rollouts
 
@@ -167,15 +162,7 @@ def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:
     """Everything that is needed to make the clip again."""
-    folder = find_world(settings.world)
-    return {
-        "wfm_ar": __version__,
-        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "world": {"name": world.name, "sha256": hashlib.sha256((folder / SETTINGS).read_bytes()).hexdigest()},
-        "prompt": asdict(request),
-        "settings": asdict(settings),
-        "torch": {"version": torch.__version__, "threads": torch.get_num_threads(), "device": device_named(settings.device)},
-    }
+    return how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
 
 
 def _title(request: Request, rollout: Rollout, acting: str) -> str:

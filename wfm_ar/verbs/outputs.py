@@ -1,18 +1,24 @@
 """The files of an imagined clip: mp4, contact sheet, tokens, actions, and a JSON that says how it was made."""
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from wfm_ar import __version__
 from wfm_ar.data.files import refuse_existing, write_atomic
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig
-from wfm_ar.rollout.world import Rollout
+from wfm_ar.rollout.world import Rollout, World
+from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
+from wfm_ar.verbs.device import device_named
 
 SUFFIXES = (".mp4", ".png", ".tokens.npy", ".actions.npy", ".json")
 
@@ -25,10 +31,28 @@ def refuse_existing_outputs(out: Path, overwrite: bool) -> None:
         refuse_existing(out.with_suffix(suffix), overwrite)
 
 
-def write_rollout(out: Path, rollout: Rollout, about: Mapping[str, Any], *, title: str, overwrite: bool) -> list[Path]:
+def how_made(name: str, world: World, device: str) -> dict[str, Any]:
+    """What a clip's JSON says beside its settings: code, time, world `name` and machine."""
+    return {
+        "wfm_ar": __version__,
+        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "world": {"name": world.name, "sha256": hashlib.sha256((find_world(name) / SETTINGS).read_bytes()).hexdigest()},
+        "torch": {"version": torch.__version__, "threads": torch.get_num_threads(), "device": device_named(device)},
+    }
+
+
+def write_rollout(
+    out: Path,
+    rollout: Rollout,
+    about: Mapping[str, Any],
+    *,
+    title: str,
+    more_rows: Sequence[tuple[str, np.ndarray]] = (),
+    overwrite: bool,
+) -> list[Path]:
     """Writes the clip and what goes with it -> the files. The JSON is written last: where it is, the others are whole.
 
-    Raises OutputExists, NoSpace.
+    more_rows: (label, uint8 [T, H, W, 3]) below those of the clip on the contact sheet. Raises OutputExists, NoSpace.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     files = [out.with_suffix(suffix) for suffix in SUFFIXES if suffix != ".actions.npy" or rollout.actions is not None]
@@ -36,7 +60,7 @@ def write_rollout(out: Path, rollout: Rollout, about: Mapping[str, Any], *, titl
     refined = rollout.frames is not rollout.raw_frames
     rows = [("raw: as the tokenizer decodes the imagined tokens", rollout.raw_frames)]
     rows += [("refined: by the diffusion decoder", rollout.frames)] if refined else []
-    write_contact_sheet(out.with_suffix(".png"), rows, title=title, overwrite=overwrite)
+    write_contact_sheet(out.with_suffix(".png"), [*rows, *more_rows], title=title, overwrite=overwrite)
     write_array(out.with_suffix(".tokens.npy"), rollout.tokens, overwrite=overwrite)
     if rollout.actions is not None:
         write_array(out.with_suffix(".actions.npy"), rollout.actions, overwrite=overwrite)

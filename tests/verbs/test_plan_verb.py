@@ -1,0 +1,111 @@
+"""`wfm plan` on a tiny random world: which files, what is in them, and every kind of bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_world as tiny
+
+from wfm_ar.cli import main
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.video import read_image, read_video, write_image
+from wfm_ar.rollout.world import load_world
+from wfm_ar.rollout.world_folder import save_world
+from wfm_ar.simulate.goal import GoalPicture
+
+QUICK = ("samples=4", "rounds=2", "elites=2", "frames=5")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    frames, actions = tiny.make_video(9), tiny.make_actions(8)
+    record = write_episode(folder / "set", id="e0", frames_THWC=frames, fps=10, split="val", text=tiny.TEXTS[0], actions=actions)
+    write_episodes(folder / "set", [record], tiny.SCHEMA)
+    save_world(folder / "world", tiny.make_parts())
+    save_world(folder / "bare", tiny.make_parts(text=False, actions=False, refine=False))
+    write_image(folder / "now.png", tiny.make_video(1)[0])
+    write_image(folder / "wanted.png", tiny.make_video(1, seed=1)[0])
+    write_image(folder / "large.png", np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def wfm(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str, world: str = "world") -> tuple[int, str, str]:
+        code = main(["plan", f"world={place / world}", *QUICK, *overrides])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_writes_the_plan_and_what_the_world_imagines_of_it(wfm, place, tmp_path):
+    code, out, err = wfm(f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", f"text={tiny.TEXTS[0]}", "out=p/plan.mp4")
+    assert (code, err) == (0, ""), err
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        f"plan{end}" for end in (".actions.npy", ".json", ".mp4", ".png", ".tokens.npy")
+    ]
+    actions, about = np.load(tmp_path / "p/plan.actions.npy"), json.loads((tmp_path / "p/plan.json").read_text())
+    assert actions.shape == (4, 2) and about["actions"] == "planned" and about["settings"]["samples"] == 4
+    assert [len(costs) for costs in about["costs_of_rounds"]] == [4, 4]
+    world, now = load_world(place / "world"), read_image(place / "now.png")
+    clip = world.generate(video=now, actions=actions, text=tiny.TEXTS[0], num_frames=5, temperature=0.0, refine=False)
+    assert np.array_equal(np.load(tmp_path / "p/plan.tokens.npy"), clip.tokens)  # wfm generate actions= shows the same
+    goal = GoalPicture(picture=read_image(place / "wanted.png")[0], last=2)
+    assert about["cost"] == pytest.approx(goal(clip.frames)) and about["cost_at_first"] == pytest.approx(goal(now))
+    assert f"distance to the goal {about['cost_at_first']:.1f} at first, {about['cost']:.1f} as imagined" in out
+    assert len(read_video(tmp_path / "p/plan.mp4")) == 5
+    again = wfm(f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", f"text={tiny.TEXTS[0]}", "out=p/again.mp4")
+    assert again[0] == 0 and np.array_equal(np.load(tmp_path / "p/again.actions.npy"), actions)
+
+
+def test_an_episode_gives_start_text_and_goal(wfm, place, tmp_path):
+    code, _, err = wfm(f"data={place / 'set'}", "out=e.mp4")
+    about = json.loads((tmp_path / "e.json").read_text())
+    assert (code, err) == (0, "") and about["prompt"]["episode"] == "e0" and about["prompt"]["text"] == tiny.TEXTS[0]
+    there = read_video(next((place / "set" / "videos").iterdir()))
+    assert about["cost_at_first"] == pytest.approx(GoalPicture(picture=there[4], last=2)(there[:1]))
+    assert wfm(f"data={place / 'set'}", f"goal={place / 'large.png'}", "frames=7", "out=large.mp4")[0] == 0  # a goal is cropped and resized
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("goal={}/wanted.png",), ["image and data: got neither"]),
+        (("image={}/now.png", "data={}/set"), ["image and data: got both"]),
+        (("image={}/now.png",), ["goal: got none", "fix: goal=wanted.png"]),
+        (("image={}/now.png", "goal={}/gone.png"), ["gone.png"]),
+        (("image={}/now.png", "goal={}/set/actions.json"), ["actions.json"]),
+        (("image={}/now.png", "goal={}/wanted.png", "frames=1"), ["frames: got 1, expected more than the 1 given frames"]),
+        (("image={}/now.png", "goal={}/wanted.png", "frames=4"), ["frames: ", "expected 1 + 2*n"]),
+        (("data={}/set", "frames=11"), ["frames: got 11, but episode e0 has 9", "fix: frames=9"]),
+        (("data={}/set", "episode=e9"), ["episode: got 'e9'"]),
+        (("image={}/now.png", "goal={}/wanted.png", "elites=5"), ["elites: got 5, expected at most the 4 samples"]),
+        (("image={}/now.png", "goal={}/wanted.png", "samples=none"), ["samples"]),
+        (("image={}/now.png", "goal={}/wanted.png", "smoothness=nan"), ["smoothness is nan"]),
+        (("image={}/now.png", "goal={}/wanted.png", "temperature=-1"), ["temperature: got -1"]),
+        (("image={}/now.png", "goal={}/wanted.png", "embodiment=arm"), ["embodiment: got 'arm'"]),
+        (("image={}/now.png", "goal={}/wanted.png", "out=plan.avi"), ["expected a name that ends in .mp4"]),
+        (("image={}/now.png", "goal={}/wanted.png", "sampels=4"), ["sampels", "samples"]),
+    ],
+)
+def test_bad_input_is_one_line(wfm, place, tmp_path, overrides, words):
+    given = [override.format(place) for override in overrides]
+    code, _, err = wfm(*(given if any(word.startswith("out=") for word in given) else [*given, "out=plan.mp4"]))
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+    assert all(word in err for word in words), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_world_without_actions_and_outputs_that_are_there(wfm, place, tmp_path):
+    given = f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", "out=plan.mp4"
+    code, _, err = wfm(*given, world="bare")
+    assert code == 2 and "this world takes no actions" in err
+    (tmp_path / "plan.json").write_text("{}")
+    code, _, err = wfm(*given)
+    assert code == 2 and "plan.json" in err and (tmp_path / "plan.json").read_text() == "{}"
+    assert wfm(*given, "overwrite=true")[0] == 0

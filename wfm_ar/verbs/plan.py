@@ -1,0 +1,118 @@
+"""`wfm plan`: a picture of what is there and one of what is wanted in, the actions that lead from one to the other out."""
+
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.video import read_image, resize_crop
+from wfm_ar.errors import BadConfig, WfmError
+from wfm_ar.rollout.world import World, load_own_world
+from wfm_ar.simulate.goal import GoalPicture
+from wfm_ar.simulate.planner import Plan, PlanConfig, plan
+from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.outputs import how_made, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.prompts import Request, read_prompt
+
+SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(PlanConfig):
+    """The keys of conf/plan.yaml, which explains them."""
+
+    world: str
+    image: Path | None
+    goal: Path | None
+    data: Path | None
+    episode: str | None
+    camera: str | None
+    fps: float | None
+    embodiment: str | None
+    text: str | None
+    frames: int
+    seed: int
+    out: Path
+    temperature: float
+    top_p: float
+    top_k: int | None
+    action_temperature: float
+    text_guidance: float
+    action_guidance: float
+    device: Literal["auto", "cpu", "cuda"]
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.image is None) == (self.data is None):
+            got = "neither" if self.image is None else "both"
+            raise BadConfig(f"image and data: got {got}, expected one of them, to begin from; fix: image=now.png goal=wanted.png")
+        if self.goal is None and self.data is None:
+            raise BadConfig("goal: got none, expected a picture of what is wanted; fix: goal=wanted.png")
+
+
+def run(settings: Settings) -> int:
+    """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
+    refuse_existing_outputs(settings.out, settings.overwrite)
+    world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
+    keys = ("image", "data", "episode", "camera", "fps", "text", "frames", "seed")
+    request = Request(**{key: getattr(settings, key) for key in keys}, drive=False)
+    request, prompt, _ = read_prompt(request, world, imagine=True)
+    goal = GoalPicture(picture=_goal(settings, request, world), last=world.rate)
+    try:
+        found = plan(
+            world,
+            prompt.video,
+            goal,
+            num_frames=prompt.num_frames,
+            text=prompt.text,
+            seed=prompt.seed,
+            config=PlanConfig(**{field.name: getattr(settings, field.name) for field in fields(PlanConfig)}),
+            progress=_progress if sys.stderr.isatty() else None,
+            **{key: getattr(settings, key) for key in SAMPLING},
+        )
+    except WfmError as error:
+        raise type(error)(str(error).replace("num_frames", "frames")) from None
+    start = goal(prompt.video)
+    about = how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
+    title = f"planned from the first frame to the goal, cost {start:.1f} -> {found.cost:.1f}"
+    rows = [("goal", goal.picture[None])]
+    files = write_rollout(
+        settings.out, found.rollout, about | _outcome(found, start), title=title, more_rows=rows, overwrite=settings.overwrite
+    )
+    by = "the world's policy proposed it" if found.proposed else "found by search"
+    beside = ", ".join(file.name for file in files[1:])
+    print(f"{files[0]}: distance to the goal {start:.1f} at first, {found.cost:.1f} as imagined ({by}); beside it {beside}")
+    return 0
+
+
+def _goal(settings: Settings, request: Request, world: World) -> np.ndarray:
+    """uint8 [H, W, 3] of the world's size: the picture given, or what the episode shows at the plan's last frame."""
+    if settings.goal is not None:
+        frame_1HWC = read_image(settings.goal)
+    else:
+        episodes = open_episodes(request.data, camera=request.camera, fps=request.fps)
+        i = next(i for i, episode in enumerate(episodes) if episode.id == request.episode)
+        if settings.frames > (there := episodes.num_frames(i)):
+            most = 1 + world.rate * ((there - 1) // world.rate)
+            told = f"frames: got {settings.frames}, but episode {request.episode} has {there}, expected at most that without a goal"
+            raise BadConfig(f"{told}; fix: frames={most}, or goal=wanted.png")
+        frame_1HWC = episodes.load_frames(i, settings.frames - 1, 1)
+    return resize_crop(frame_1HWC, world.height, world.width)[0]
+
+
+def _outcome(found: Plan, start: float) -> dict[str, Any]:
+    return {
+        "actions": "planned",
+        "cost_at_first": start,
+        "cost": found.cost,
+        "proposed_by_policy": found.proposed,
+        "costs_of_rounds": [costs.round(3).tolist() for costs in found.costs],
+    }
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\r{done}/{total} futures", end="\n" if done == total else "", file=sys.stderr, flush=True)
