@@ -42,6 +42,7 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "h5py": {"wfm_ar/data/hdf5.py"},
     "triton": {"kernels/wfm_kernels/", "wfm_ar/worlds/tabletop.py"},  # kernels; and a renderer only loads its library before its own
     "mujoco": {"wfm_ar/worlds/"},
+    "gymnasium": {"wfm_ar/simulate/environment.py"},
     "scenedetect": {"wfm_ar/data/curate/shots.py"},
     "cv2": {"wfm_ar/data/curate/shots.py"},
 }

@@ -1,1 +1,1 @@
-"""The world model used as a simulator: planning in it (planner.py) towards a goal (goal.py)."""
+"""The world model used as a simulator: planning in it (planner.py) towards a goal (goal.py), and as a gymnasium environment."""
