@@ -92,6 +92,7 @@ def main(count: int, name: str, out: Path | None, config: PlanConfig | None = No
             away[way].append(float(np.linalg.norm(place - episode.wanted_xy)))
         shown = ", ".join(f"{way} {100 * away[way][-1]:.1f}" for way in WAYS)
         print(f"{index + 1}/{count} {episode.layout.text}: cm away in the end: {shown}", flush=True)
+    sim.close()
     table = {}
     print(f"\n| {count} pushes | median cm away | mean | within {100 * NEAR:.0f} cm | seconds, median |\n|---|---|---|---|---|")
     for way in WAYS:
