@@ -75,9 +75,10 @@ def test_an_episode_gives_start_text_and_goal(wfm, place, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("goal={}/wanted.png",), ["image and data: got neither"]),
-        (("image={}/now.png", "data={}/set"), ["image and data: got both"]),
-        (("image={}/now.png",), ["goal: got none", "fix: goal=wanted.png"]),
+        (("goal={}/wanted.png",), ["samples: is not there", "fix: name a data set"]),
+        (("image={}/now.png", "data={}/set", "goal={}/wanted.png"), ["data: got ", "expected one of them"]),
+        (("image={}/now.png",), ["goal: got none beside image", "fix: goal=wanted.png"]),
+        (("image={}/now.png", "goal={}/wanted.png", "episode=e0"), ["episode: got 'e0' but no data set"]),
         (("image={}/now.png", "goal={}/gone.png"), ["gone.png"]),
         (("image={}/now.png", "goal={}/set/actions.json"), ["actions.json"]),
         (("image={}/now.png", "goal={}/wanted.png", "frames=1"), ["frames: got 1, expected more than the 1 given frames"]),

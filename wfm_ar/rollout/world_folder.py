@@ -146,6 +146,14 @@ def find_world(name: str | Path) -> Path:
     )
 
 
+def samples_of(name: str | Path) -> Path:
+    """The few episodes that came with a world: a data set folder. Raises BadData where there are none."""
+    folder = find_world(name) / "samples"
+    if not folder.is_dir():
+        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
+    return folder
+
+
 def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     """The parts of a world folder, networks in float32 and evaluation mode. Raises BadCheckpoint for what is missing or does not fit.
 

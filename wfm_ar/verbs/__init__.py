@@ -51,7 +51,7 @@ VERBS: tuple[Verb, ...] = (
         examples=(
             "wfm plan world=tabletop image=now.png goal=wanted.png out=plan.mp4",
             'wfm plan world=tabletop image=now.png goal=wanted.png text="push the red cube left" samples=64 out=plan.mp4',
-            "wfm plan world=tabletop data=data/tabletop episode=000022 out=plan.mp4",
+            "wfm plan world=tabletop episode=000053 out=plan.mp4",
         ),
         literal=("world", "image", "goal", "data", "text", "out"),
     ),

@@ -10,11 +10,11 @@ import numpy as np
 
 from wfm_ar.data.episodes import EpisodeSet, open_episodes
 from wfm_ar.data.video import resize_crop, write_video
-from wfm_ar.errors import BadData, OutputExists
+from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.metrics import psnr, ssim
 from wfm_ar.evaluate.speed import peak_bytes
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_own_world
-from wfm_ar.rollout.world_folder import find_world
+from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.outputs import write_json
@@ -54,7 +54,7 @@ def run(settings: Settings) -> int:
         raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
     begun = time.perf_counter()
     world = load_own_world(settings.world, device=device_named(settings.device))
-    samples = open_episodes(settings.data, "val") if settings.data else _samples(settings.world)
+    samples = open_episodes(settings.data, "val") if settings.data else open_episodes(samples_of(settings.world))
     settings.out.mkdir(parents=True, exist_ok=True)
     refines = world.parts.diffusion_decoder is not None
     rows: list[tuple[str, np.ndarray]] = []
@@ -84,13 +84,6 @@ def run(settings: Settings) -> int:
     write_json(settings.out / "demo.json", summary, overwrite=settings.overwrite)
     _tell(settings.out, sheet, summary)
     return 0
-
-
-def _samples(name: str) -> EpisodeSet:
-    folder = find_world(name) / "samples"
-    if not folder.is_dir():
-        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
-    return open_episodes(folder)
 
 
 def _chosen(samples: EpisodeSet, count: int) -> list[int]:

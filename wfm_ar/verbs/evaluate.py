@@ -5,11 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from wfm_ar.errors import BadData
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
-from wfm_ar.rollout.world_folder import find_world
+from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.device import device_named
 
 
@@ -29,7 +28,7 @@ def run(settings: Settings) -> int:
     config = EvaluateConfig(**{field.name: getattr(settings, field.name) for field in fields(EvaluateConfig)})
     report = evaluate(
         settings.world,
-        settings.data or _samples(settings.world),
+        settings.data or samples_of(settings.world),
         settings.out,
         config,
         device=device_named(settings.device),
@@ -43,10 +42,3 @@ def run(settings: Settings) -> int:
         print(f"not measured, {section}: {reason}")
     print(f"the report is {settings.out / HTML}")
     return 0
-
-
-def _samples(name: str) -> Path:
-    folder = find_world(name) / "samples"
-    if not folder.is_dir():
-        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
-    return folder

@@ -11,6 +11,7 @@ from wfm_ar.data.episodes import open_episodes
 from wfm_ar.data.video import read_image, resize_crop
 from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.rollout.world import World, load_own_world
+from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
 from wfm_ar.verbs.device import device_named
@@ -47,19 +48,17 @@ class Settings(PlanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.image is None) == (self.data is None):
-            got = "neither" if self.image is None else "both"
-            raise BadConfig(f"image and data: got {got}, expected one of them, to begin from; fix: image=now.png goal=wanted.png")
-        if self.goal is None and self.data is None:
-            raise BadConfig("goal: got none, expected a picture of what is wanted; fix: goal=wanted.png")
+        if self.goal is None and self.image is not None:
+            raise BadConfig(f"goal: got none beside image {self.image}, expected a picture of what is wanted; fix: goal=wanted.png")
 
 
 def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
     refuse_existing_outputs(settings.out, settings.overwrite)
     world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
-    keys = ("image", "data", "episode", "camera", "fps", "text", "frames", "seed")
-    request = Request(**{key: getattr(settings, key) for key in keys}, drive=False)
+    keys = ("image", "episode", "camera", "fps", "text", "frames", "seed")
+    data = settings.data if settings.data or settings.image else samples_of(settings.world)
+    request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
     request, prompt, _ = read_prompt(request, world, imagine=True)
     goal = GoalPicture(picture=_goal(settings, request, world), last=world.rate)
     try:
