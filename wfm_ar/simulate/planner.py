@@ -29,7 +29,7 @@ class PlanConfig:
     """How long and how hard it looks. Raises BadConfig where a value cannot be."""
 
     samples: int = 32  # futures imagined a round
-    rounds: int = 3
+    rounds: int = 2
     elites: int = 6  # best candidates so far that the next round is drawn around
     imagined: float = 0.5  # part of the first round that the world's own policy proposes
     smoothness: float = 0.5  # correlation of the noise from one latent to the next, 0 to below 1
@@ -86,7 +86,7 @@ def plan(
     any. num_frames: of the whole clip. cost is told a clip uint8 [num_frames, H, W, 3] (given frames, then imagined ones, not refined);
     NaN counts as the worst. text: as in `World.generate`; it also tells the policy what to propose. guess: [<= N, A], where
     to look at first instead of the middle of each channel's range, such as the rest of the last plan. progress is told (futures imagined,
-    of how many). sampling: settings of SamplingConfig by name, over CERTAIN.
+    of how many). sampling: settings of SamplingConfig by name, else those of CERTAIN.
 
     Raises BadActions, BadConfig, BadPrompt, BadClip, before any work, for what cannot be.
     """
