@@ -1,4 +1,4 @@
-"""Do plans that were made in a world work in the real one? `python tools/plan_bench.py [episodes] [world] [out.json]`
+"""Do plans that were made in a world work in the real one? `python tools/plan_bench.py` prints a table.
 
 Each episode is a push that MuJoCo makes anew (no file of a data set): its first picture is given, its last one is the goal, and
 what counts is how far the pushed object ends from where it is in that picture. Every way of acting is carried out in MuJoCo:
@@ -10,8 +10,8 @@ what counts is how far the pushed object ends from where it is in that picture. 
 * plan, looking: as "plan", made anew from what is seen after every LOOK latents, beginning at what is left of the last plan.
 """
 
+import argparse
 import json
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -112,5 +112,9 @@ def main(count: int, name: str, out: Path | None, config: PlanConfig | None = No
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    main(int(words[0]) if words else 12, words[1] if len(words) > 1 else "tabletop", Path(words[2]) if len(words) > 2 else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--world", default="tabletop", help="a shipped world, or a world folder")
+    parser.add_argument("--out", type=Path, help="a JSON file for the numbers, of each episode too")
+    asked = parser.parse_args()
+    main(asked.episodes, asked.world, asked.out)

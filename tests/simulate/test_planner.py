@@ -143,7 +143,10 @@ def test_progress_and_settings_are_passed_on():
     ("change", "error", "words"),
     [
         (dict(num_frames=1), BadPrompt, "num_frames: got 1, expected more than the 1 given frames; fix: num_frames=5"),
-        (dict(video=np.repeat(START, 5, 0)), BadActions, "past_actions: got none, expected those between the 5 given frames"),
+        (dict(video=np.repeat(START, 5, 0)), BadActions, "past_actions: got 0, expected 4, those between the 5 given frames"),
+        (dict(past_actions=np.zeros((1, 2))), BadActions, "past_actions: got 1, expected 0"),
+        (dict(guess=np.zeros((4, 3))), BadActions, r"guess: got \[4, 3\], expected finite numbers \[N, 2\]"),
+        (dict(guess=np.full((4, 2), np.nan)), BadActions, r"guess: got \[4, 2\], expected finite"),
         (dict(world=DotWorld(channels=())), BadActions, "this world takes no actions"),
     ],
 )

@@ -24,17 +24,16 @@ def picture_distance(frames_THWC: np.ndarray, picture_HWC: np.ndarray) -> np.nda
 
     Two pictures of one thing in two places differ pixel by pixel as much whether it stands near or far, once it no longer covers
     itself. So coarse differences count more here: the root mean square of the difference with each wave divided by its number of
-    cycles a picture, which grows with the way between the two places (a negative Sobolev norm; near each other it is the optimal
-    transport between them: Peyre 2018, arXiv 1104.4631). Raises BadClip for another size.
+    cycles a picture, which grows with the way between the two places (a negative Sobolev norm: to first order the distance of optimal
+    transport, Peyre 2018, arXiv 1104.4631). Raises BadClip for another size.
     """
     if picture_HWC.shape != frames_THWC.shape[1:] or picture_HWC.dtype != np.uint8 or frames_THWC.dtype != np.uint8:
         got = f"{picture_HWC.dtype} {list(picture_HWC.shape)} beside frames of {frames_THWC.dtype} {list(frames_THWC.shape[1:])}"
         raise BadClip(f"goal: got {got}, expected one size, uint8 [H, W, 3]; fix: wfm_ar.data.video.resize_crop makes it")
     difference = frames_THWC.astype(np.float32) - picture_HWC
     _, H, W, C = difference.shape
-    wave_TYXC = np.fft.fft2(
-        difference, s=(2 * H, 2 * W), axes=(1, 2)
-    )  # twice the size: what leaves at one edge does not enter at the other
+    # at twice the size: what stands at one edge is far from the other
+    wave_TYXC = np.fft.fft2(difference, s=(2 * H, 2 * W), axes=(1, 2))
     cycles_YX = np.hypot(np.fft.fftfreq(2 * H)[:, None], np.fft.fftfreq(2 * W)) * max(H, W)
     energy_TYXC = np.square(np.abs(wave_TYXC)) / np.square(np.maximum(cycles_YX, 1))[..., None]
     return np.sqrt(energy_TYXC.sum((1, 2, 3)) / (4 * H * W)) / np.sqrt(H * W * C)  # Parseval: as a sum over pixels

@@ -85,8 +85,9 @@ def plan(
     video: uint8 [1 + r*n, H, W, 3], what is there; past_actions: [len(video) - 1, A], those between its frames, needed if there are
     any. num_frames: of the whole clip. cost is told a clip uint8 [num_frames, H, W, 3] (given frames, then imagined ones, not refined);
     NaN counts as the worst. text: as in `World.generate`; it also tells the policy what to propose. guess: [<= N, A], where
-    to look at first instead of the middle of each channel's range, such as the rest of the last plan. progress is told (futures imagined,
-    of how many). sampling: settings of SamplingConfig by name, else those of CERTAIN.
+    to look at first instead of the middle of each channel's range, such as the rest of the last plan. possible: actions [N, A] -> the
+    nearest ones that can be carried out, where the channels' ranges do not say it all; the policy proposes what it likes. progress is told
+    (futures imagined, of how many). sampling: settings of SamplingConfig by name, else those of CERTAIN.
 
     Raises BadActions, BadConfig, BadPrompt, BadClip, before any work, for what cannot be.
     """
@@ -142,19 +143,20 @@ class _Search:
         if len(video) >= num_frames:
             fix = f"num_frames={len(video) + world.rate}"
             raise BadPrompt(f"num_frames: got {num_frames}, expected more than the {len(video)} given frames; fix: {fix}")
-        if len(video) > 1 and past_actions is None:
-            raise BadActions(f"past_actions: got none, expected those between the {len(video)} given frames; fix: give them, or one frame")
         channels = world.action_schema.channels
         self.low, self.high = (np.array([getattr(channel, end) for channel in channels]) for end in ("low", "high"))
         self.whole = np.array([channel.discrete for channel in channels])
         self.rate, self.possible, self.rng, self.config = world.rate, possible, rng, config
         none = np.empty((0, len(channels)), np.float32)
-        self.past = none if past_actions is None else np.asarray(past_actions, np.float32)
+        self.past = none if past_actions is None else _table(past_actions, "past_actions", len(channels)).astype(np.float32)
+        if len(self.past) != len(video) - 1:
+            told = f"got {len(self.past)}, expected {len(video) - 1}, those between the {len(video)} given frames"
+            raise BadActions(f"past_actions: {told}; fix: one a frame but the first")
         steps = max(1, (num_frames - len(video)) // world.rate)
         self.mean = np.tile((self.low + self.high) / 2, (steps, 1))
         self.spread = np.tile((self.high - self.low) / 4, (steps, 1))
         if guess is not None:
-            known = _latent_means(np.asarray(guess, np.float64)[: steps * world.rate], world.rate)
+            known = _latent_means(_table(guess, "guess", len(channels))[: steps * world.rate], world.rate)
             self.mean[: len(known)] = known
 
     def drawn(self, first: bool) -> Iterator[np.ndarray | None]:
@@ -184,7 +186,17 @@ class _Search:
         return noise
 
 
+def _table(actions: np.ndarray, name: str, width: int) -> np.ndarray:
+    """float64 [N, width]. Raises BadActions for anything else."""
+    table = np.asarray(actions, np.float64)
+    if table.ndim != 2 or table.shape[1] != width or not np.isfinite(table).all():
+        raise BadActions(
+            f"{name}: got {list(table.shape)}, expected finite numbers [N, {width}]; fix: a row an action, as the schema has it"
+        )
+    return table
+
+
 def _latent_means(actions: np.ndarray, rate: int) -> np.ndarray:
     """[N, A] -> [N / rate, A]: the mean action of each latent; what is left over in the end is left out."""
     whole = len(actions) // rate
-    return np.asarray(actions, np.float64)[: whole * rate].reshape(whole, rate, -1).mean(1)
+    return actions[: whole * rate].reshape(whole, rate, -1).mean(1, dtype=np.float64)
