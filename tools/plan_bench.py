@@ -5,9 +5,8 @@ what counts is how far the pushed object ends from where it is in that picture. 
 
 * still: nothing is done; so far it was away;
 * policy: the actions the world imagines from the first picture and the episode's text, told what to push;
-* plan: `wfm plan`'s, from the two pictures alone, carried out without looking;
-* plan, told: the same, with the text beside the pictures (the policy's proposals follow it);
-* plan, looking: as "plan", made anew from what is seen after every LOOK latents, beginning at what is left of the last plan.
+* plan: `wfm plan`'s, from the two pictures and the text (which the policy's proposals follow), carried out without looking;
+* plan, looking: the same, made anew from what is seen after every LOOK latents, beginning at what is left of the last plan.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from wfm_ar.worlds.tabletop_policy import limit
 
 FRAMES, LOOK, SEED = 33, 2, 7_000  # SEED of the episodes: no data set in the README has it
 NEAR = 0.03  # metres: an object's radius
-WAYS = ("still", "policy", "plan", "plan, told", "plan, looking")
+WAYS = ("still", "policy", "plan", "plan, looking")
 
 
 def within_reach(actions: np.ndarray) -> np.ndarray:
@@ -60,17 +59,16 @@ class Episode:
 
 def acted(way: str, world: World, episode: Episode, seed: int, config: PlanConfig) -> np.ndarray:
     """Place [2] of the object in the end, in metres."""
-    how = dict(possible=within_reach, seed=seed, config=config)
-    goal, first = GoalPicture(picture=episode.goal, last=world.rate), episode.first[None]
+    goal, first, text = GoalPicture(picture=episode.goal, last=world.rate), episode.first[None], episode.layout.text
+    how = dict(text=text, possible=within_reach, seed=seed, config=config)
     if way == "still":
         return episode.carried_out(np.zeros((FRAMES - 1, 2)))[0]
     if way == "policy":
         certain = dict(temperature=0.0, action_temperature=1.0, text_guidance=3.0)
-        rollout = world.generate(video=first, text=episode.layout.text, num_frames=FRAMES, seed=seed, refine=False, **certain)
+        rollout = world.generate(video=first, text=text, num_frames=FRAMES, seed=seed, refine=False, **certain)
         return episode.carried_out(rollout.actions)[0]
-    if way != "plan, looking":
-        text = episode.layout.text if way == "plan, told" else None
-        return episode.carried_out(plan(world, first, goal, num_frames=FRAMES, text=text, **how).actions)[0]
+    if way == "plan":
+        return episode.carried_out(plan(world, first, goal, num_frames=FRAMES, **how).actions)[0]
     episode.begin()
     seen, guess, step = episode.first, None, LOOK * world.rate
     for done in range(0, FRAMES - 1, step):
