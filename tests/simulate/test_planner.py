@@ -145,8 +145,8 @@ def test_progress_and_settings_are_passed_on():
         (dict(num_frames=1), BadPrompt, "num_frames: got 1, expected more than the 1 given frames; fix: num_frames=5"),
         (dict(video=np.repeat(START, 5, 0)), BadActions, "past_actions: got 0, expected 4, those between the 5 given frames"),
         (dict(past_actions=np.zeros((1, 2))), BadActions, "past_actions: got 1, expected 0"),
-        (dict(guess=np.zeros((4, 3))), BadActions, r"guess: got \[4, 3\], expected finite numbers \[N, 2\]"),
-        (dict(guess=np.full((4, 2), np.nan)), BadActions, r"guess: got \[4, 2\], expected finite"),
+        (dict(guess=np.zeros((4, 3))), BadActions, r"guess: got shape \[4, 3\], expected \[N, 2\]"),
+        (dict(guess=np.full((4, 2), np.nan)), BadActions, "guess: got 8 NaN or infinite values"),
         (dict(world=DotWorld(channels=())), BadActions, "this world takes no actions"),
     ],
 )

@@ -143,12 +143,14 @@ class _Search:
         if len(video) >= num_frames:
             fix = f"num_frames={len(video) + world.rate}"
             raise BadPrompt(f"num_frames: got {num_frames}, expected more than the {len(video)} given frames; fix: {fix}")
+        for name, given in (("past_actions", past_actions), ("guess", guess)):
+            if given is not None:
+                world.action_schema.validate(given, name)
         channels = world.action_schema.channels
         self.low, self.high = (np.array([getattr(channel, end) for channel in channels]) for end in ("low", "high"))
         self.whole = np.array([channel.discrete for channel in channels])
         self.rate, self.possible, self.rng, self.config = world.rate, possible, rng, config
-        none = np.empty((0, len(channels)), np.float32)
-        self.past = none if past_actions is None else _table(past_actions, "past_actions", len(channels)).astype(np.float32)
+        self.past = np.empty((0, len(channels)), np.float32) if past_actions is None else np.asarray(past_actions, np.float32)
         if len(self.past) != len(video) - 1:
             told = f"got {len(self.past)}, expected {len(video) - 1}, those between the {len(video)} given frames"
             raise BadActions(f"past_actions: {told}; fix: one a frame but the first")
@@ -156,7 +158,7 @@ class _Search:
         self.mean = np.tile((self.low + self.high) / 2, (steps, 1))
         self.spread = np.tile((self.high - self.low) / 4, (steps, 1))
         if guess is not None:
-            known = _latent_means(_table(guess, "guess", len(channels))[: steps * world.rate], world.rate)
+            known = _latent_means(np.asarray(guess)[: steps * world.rate], world.rate)
             self.mean[: len(known)] = known
 
     def drawn(self, first: bool) -> Iterator[np.ndarray | None]:
@@ -184,16 +186,6 @@ class _Search:
         for t in range(1, len(noise)):
             noise[t] = alike * noise[t - 1] + np.sqrt(1 - alike**2) * noise[t]
         return noise
-
-
-def _table(actions: np.ndarray, name: str, width: int) -> np.ndarray:
-    """float64 [N, width]. Raises BadActions for anything else."""
-    table = np.asarray(actions, np.float64)
-    if table.ndim != 2 or table.shape[1] != width or not np.isfinite(table).all():
-        raise BadActions(
-            f"{name}: got {list(table.shape)}, expected finite numbers [N, {width}]; fix: a row an action, as the schema has it"
-        )
-    return table
 
 
 def _latent_means(actions: np.ndarray, rate: int) -> np.ndarray:

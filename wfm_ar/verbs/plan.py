@@ -1,5 +1,6 @@
 """`wfm plan`: a picture of what is there and one of what is wanted in, the actions that lead from one to the other out."""
 
+import re
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -74,7 +75,7 @@ def run(settings: Settings) -> int:
             **{key: getattr(settings, key) for key in SAMPLING},
         )
     except WfmError as error:
-        raise type(error)(str(error).replace("num_frames", "frames")) from None
+        raise type(error)(re.sub(r"^prompt \d+: ", "", str(error)).replace("num_frames", "frames")) from None
     start = goal(prompt.video)
     about = how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
     title = f"planned from the first frame to the goal, cost {start:.1f} -> {found.cost:.1f}"
