@@ -20,7 +20,7 @@ SLOW = (
     "cosmos/test_cosmos_offload.py",
     "cosmos/test_cosmos_world.py",
     "evaluate/test_evaluate.py",
-    "evaluate/test_robots.py",
+    "rollout/test_robots.py",
     "fuzz/test_hostile_",
     "kernels/test_compile.py",
     "rollout/test_text_context.py",

@@ -120,6 +120,63 @@ def test_imports_run_downwards():
     assert not wrong, "\n".join(wrong)
 
 
+def module_of(path: Path) -> str:
+    """The dotted name that imports the file."""
+    names = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(name for name in names if name not in ("kernels", "__init__"))
+
+
+def import_graph(paths: list[Path]) -> dict[str, set[str]]:
+    """module -> the modules it imports anywhere: at the top, inside functions, and for type checkers only."""
+    known = {module_of(path): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for module, path in known.items():
+        found = graph[module] = set()
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):  # `from package import module` names a module, `from module import name` none
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found.update(name if name in known else str(node.module) for name in names)
+        found &= known.keys() - {module}
+    return graph
+
+
+def circles_in(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others."""
+
+    def reached_from(module: str) -> set[str]:
+        reached, waiting = set(), [module]
+        while waiting:
+            new = graph[waiting.pop()] - reached
+            reached |= new
+            waiting += new
+        return reached
+
+    reached = {module: reached_from(module) for module in graph}
+    circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in graph if module in reached[module]}
+    return sorted(sorted(circle) for circle in circles)
+
+
+def test_no_files_import_each_other():
+    assert circles_in(import_graph(LIBRARY)) == []
+
+
+def test_circles_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "p").mkdir()
+    texts = {
+        "__init__": "",
+        "a": "def run():\n    from p import b",
+        "b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.c import C",
+        "c": "import p.a",
+        "d": "from p.a import run",
+    }
+    for name, text in texts.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    assert circles_in(import_graph(sources("p"))) == [["p.a", "p.b", "p.c"]]
+
+
 def test_importing_the_package_imports_nothing_of_it():
     """wfm_ar/__init__.py stands on no rung because everything may import it; so at import time it must not import back."""
     tree = ast.parse((ROOT / "wfm_ar/__init__.py").read_text())

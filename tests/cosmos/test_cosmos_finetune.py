@@ -12,7 +12,8 @@ from torch import nn
 from wfm_ar.cli import main
 from wfm_ar.cosmos.convert import convert
 from wfm_ar.cosmos.synth import synthesise
-from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadActions, BadConfig, BadData
 from wfm_ar.rollout.world import load_world
 from wfm_ar.schema import ActionChannel, ActionSchema

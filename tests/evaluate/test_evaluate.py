@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, OutputExists

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadData
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.schema import ActionChannel, ActionSchema

@@ -8,7 +8,7 @@ import torch
 from tiny_stages import make_data, make_stage
 from tiny_world import SCHEMA, make_parts
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.train.begin import begin_from
 from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from wfm_ar.train.stages import diffusion_decoder_stage

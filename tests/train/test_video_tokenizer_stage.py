@@ -8,7 +8,7 @@ import pytest
 import tiny_stages as tiny
 import torch
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.tokenizers.video import VideoTokenizerConfig

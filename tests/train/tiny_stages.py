@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
 from wfm_ar.data.video import write_video
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig

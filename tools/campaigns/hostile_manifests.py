@@ -17,7 +17,8 @@ import hostile
 import numpy as np
 
 from wfm_ar.data.check import check_data
-from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.decoding import pool
 from wfm_ar.errors import WfmError
 from wfm_ar.schema import ActionChannel, ActionSchema

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import resize_crop
 from wfm_ar.rollout.world import Prompt, World, load_world
 from wfm_ar.rollout.world_folder import find_world

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wfm_ar.cosmos.action_context import ActionContext, group_mask
 from wfm_ar.cosmos.loading import Checkpoint, Entry, load_published
 from wfm_ar.cosmos.names import names_of, stripped
 from wfm_ar.cosmos.recognise import recognise
@@ -15,7 +16,6 @@ from wfm_ar.diffusion_decoder.dit import DiTConfig, dit_rotary
 from wfm_ar.diffusion_decoder.dit_sampler import dit_sample
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import VideoTokenizerConfig
-from wfm_ar.world_model.action_context import ActionContext, group_mask
 from wfm_ar.world_model.rotary import rotary_tables, sincos_positions
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 

@@ -1,7 +1,8 @@
 """What comes in and goes out: episodes, video files, their check."""
 
 from wfm_ar.data.check import Defect, Summary, check_data, summarize
-from wfm_ar.data.episodes import Episode, EpisodeSet, open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import Episode, EpisodeSet, write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import (
     VideoInfo,
     read_image,

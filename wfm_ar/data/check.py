@@ -19,13 +19,12 @@ from wfm_ar.data.episodes import (
     EpisodeSet,
     load_actions,
     load_state,
-    open_episodes,
     parse_line,
     read_lines,
     read_schema,
 )
 from wfm_ar.data.folder import videos_in
-from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any
+from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
 from wfm_ar.schema import ActionSchema

@@ -2,7 +2,7 @@
 
 Promises: what is opened was parsed strictly, every error names file and line, and no path leaves the folder, symbolic links
 included. Files behind the paths are read when asked for, window by window; `check.py` looks at all of them beforehand.
-`open_episodes` is the way in for every format: formats.py finds out which one a path is, and each has a reader of its own.
+The way in for every format is `open_episodes` of formats.py, which finds out which one a path holds; each has a reader of its own.
 """
 
 import hashlib
@@ -144,20 +144,6 @@ class EpisodeSet(Sequence):
         plural = "1 episode" if len(self) == 1 else f"{len(self)} episodes"
         told = f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}"
         return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes])
-
-
-def open_episodes(path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None) -> EpisodeSet:
-    """Opens data of any known format; `split` keeps only "train", "val" or "test".
-
-    camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second for
-    formats that do not say. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, MissingDependency.
-    """
-    from wfm_ar.data.formats import open_any  # it imports this file; its readers import their libraries when they are needed
-
-    if split is not None and split not in SPLITS:
-        raise BadData(f"{path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
-    found = open_any(path, camera=camera, fps=fps)
-    return found if split is None else found.of_split(split)
 
 
 def open_own(root: Path) -> EpisodeSet:

@@ -13,15 +13,27 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet, Reader, open_own
+from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Reader, open_own
 from wfm_ar.data.folder import open_folder
 from wfm_ar.data.problems import Problems
-from wfm_ar.errors import BadConfig, BadData
+from wfm_ar.errors import BadConfig, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 LEROBOT = "meta/info.json"
 HAVE_CAMERAS, WITHOUT_RATE = ("lerobot", "rlds", "hdf5"), ("rlds", "hdf5")  # formats with a choice of cameras, and of the rate
+
+
+def open_episodes(path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None) -> EpisodeSet:
+    """Opens data of any known format; `split` keeps only "train", "val" or "test".
+
+    camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second for
+    formats that do not say. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, MissingDependency.
+    """
+    if split is not None and split not in SPLITS:
+        raise BadData(f"{path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
+    found = open_any(path, camera=camera, fps=fps)
+    return found if split is None else found.of_split(split)
 
 
 def open_any(path: str | Path, *, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import video_info
 from wfm_ar.schema import ActionSchema
 

@@ -11,6 +11,7 @@ there, no seed matters, and a second step still sharpens the first one's mean.
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -69,9 +70,7 @@ class RefineStream:
 
     def fork(self) -> "RefineStream":
         """A second stream that goes on from here on its own."""
-        other = RefineStream.__new__(RefineStream)
-        other.__dict__.update(self.__dict__)  # nothing in it is changed in place: push replaces
-        return other
+        return copy(self)  # nothing in it is changed in place: push replaces
 
     @torch.no_grad()
     def push(self, codes_Bcthw: Tensor, decoded_BCTHW: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wfm_ar import __version__
-from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
-from wfm_ar.evaluate.robots import fitted, robots_of
 from wfm_ar.evaluate.sections import (
     Bench,
     EvaluateConfig,
@@ -41,6 +41,7 @@ from wfm_ar.evaluate.sections import (
     text_section,
     tokenizer_section,
 )
+from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_own_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames

@@ -8,6 +8,7 @@ rarely, a token - may differ with the number of rows. On CUDA the tokens of a la
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,8 +110,7 @@ class CosmosRows:
 
     def fork(self, seeds: Sequence[int]) -> "CosmosRows":
         """A batch of its own: row 0's past, once a seed."""
-        other = CosmosRows.__new__(CosmosRows)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.jobs = [replace(self.jobs[0], seed=seed) for seed in seeds]
         other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
         if self._cache is not None:

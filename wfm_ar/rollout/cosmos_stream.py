@@ -1,25 +1,32 @@
 """A Cosmos rollout driven step by step, one latent at a time; by actions too, where the world was fine-tuned on them."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import copy
 
 import numpy as np
 from torch import Tensor
 
-from wfm_ar.errors import BadActions
+from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.cosmos_roll import CosmosRows
 from wfm_ar.rollout.painter import to_uint8
-from wfm_ar.tokenizers.video.model import DecodeStream
-
-if TYPE_CHECKING:
-    from wfm_ar.rollout.cosmos_world import CosmosWorld
+from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
 
 class CosmosStream:
     """`CosmosWorld.start` makes it. A fork goes on from here on its own, and shares the past's keys and values."""
 
-    def __init__(self, world: "CosmosWorld", rows: CosmosRows, size: tuple[int, int]) -> None:
-        self.world, self._rows, self._size = world, rows, size
-        self._decoding = DecodeStream(world.modules["video_tokenizer"])
+    def __init__(
+        self,
+        rows: CosmosRows,
+        actions: ActionCodec,
+        tokenizer: VideoTokenizer,
+        size: tuple[int, int],
+        placed: Callable[[str], AbstractContextManager],
+    ) -> None:
+        """size: pixels (H, W) of a frame. placed: brings a part to where it works, by name, and back."""
+        self._rows, self._codec, self._size, self._placed = rows, actions, size, placed
+        self._decoding = DecodeStream(tokenizer)
         given = [self._paint(tokens_hw) for tokens_hw in rows.tokens_Bthw[0]]
         self.given_frames = np.concatenate([np.empty((0, *size, 3), np.uint8), *given])
 
@@ -29,14 +36,10 @@ class CosmosStream:
         Without actions the latent is made without any. Raises BadActions.
         """
         if actions is not None:
-            world, bins_NA = self.world, self.world.bins_of(actions)[0]
-            first = not self._rows.tokens_Bthw.shape[1]
-            if len(bins_NA) != (0 if first else world.rate):
-                expected = "none before the first frame" if first else f"{world.rate}, one a frame of the next latent"
-                raise BadActions(f"actions: got {len(bins_NA)}, expected {expected}; fix: give that many rows a step")
-            if not first:
-                self._rows.act(bins_NA)
-        with self.world._placed("world_model"):
+            ids_rA = self._codec.encode_step(actions, first=not self._rows.tokens_Bthw.shape[1])
+            if ids_rA is not None:
+                self._rows.act(ids_rA)
+        with self._placed("world_model"):
             tokens_hw = self._rows.advance()[0]
         return self._paint(tokens_hw)
 
@@ -47,15 +50,14 @@ class CosmosStream:
 
     def fork(self, seed: int | None = None) -> "CosmosStream":
         """A second stream at the same point. It meets the same random draws, unless it gets a seed of its own."""
-        other = CosmosStream.__new__(CosmosStream)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other._rows = self._rows.fork([self._rows.jobs[0].seed if seed is None else seed])
         other._decoding = DecodeStream(self._decoding.tokenizer)
         other._decoding.memory = dict(self._decoding.memory)  # its tensors are replaced, never changed in place
         return other
 
     def _paint(self, tokens_hw: Tensor) -> np.ndarray:
-        with self.world._placed("video_tokenizer"):
+        with self._placed("video_tokenizer"):
             device = next(self._decoding.tokenizer.parameters()).device
             frames = to_uint8(self._decoding.push(tokens_hw[None, None].to(device)).float())
         return frames[:, : self._size[0], : self._size[1]]

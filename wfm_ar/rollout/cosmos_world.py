@@ -11,6 +11,7 @@ size: it is padded to what the networks take and cropped back, with a warning th
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise, dit_sample, overlap_frames, split_chunks
-from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
+from wfm_ar.errors import BadCheckpoint, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
+from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.cosmos_folder import CosmosSettings, read_cosmos
 from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows, roll_cosmos
 from wfm_ar.rollout.cosmos_stream import CosmosStream
 from wfm_ar.rollout.painter import to_uint8
+from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.text_context import ENCODER, TextReader
 from wfm_ar.schema import ActionSchema
 from wfm_ar.shapes import latent_frames
-from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.tokenizers.video.model import DecodeStream
 
 # The text encoder is loaded for one text and let go, so "text" is always off the device.
@@ -58,27 +60,25 @@ class CosmosWorld:
         tokenizer = settings.video_tokenizer
         self.rate, self.fps, self.height, self.width = tokenizer.temporal_compression, settings.fps, tokenizer.height, tokenizer.width
         self.codebook = modules["video_tokenizer"].codebook_size
-        self.action_schema, self.action_tokenizer, self.action_starts = None, None, None
-        if settings.action_schema is not None:
-            try:
-                self.action_schema = ActionSchema.from_json(settings.action_schema)
-                self.action_tokenizer = ActionTokenizer(self.action_schema)
-            except BadData as error:
-                raise BadCheckpoint(f"cosmos world {name}: action schema: {error}") from None
+        try:
+            schema = settings.action_schema and ActionSchema.from_json(settings.action_schema)
+            self.actions = ActionCodec(schema, self.rate, no_actions="the published Cosmos models take no actions without fine-tuning")
+        except BadData as error:
+            raise BadCheckpoint(f"cosmos world {name}: action schema: {error}") from None
+        self.action_schema, self.action_tokenizer, self.action_starts = self.actions.schema, self.actions.tokenizer, None
+        if self.action_tokenizer is not None:
             first = settings.world_model.vocab - self.action_tokenizer.vocab_size
             self.action_starts = torch.tensor(self.action_tokenizer.offsets) + first
 
     def generate(self, video=None, text=None, actions=None, num_frames: int = 33, seed: int = 0, imagine: bool = True, **settings):
         """One clip, a Rollout; see generate_batch for the settings."""
-        from wfm_ar.rollout.world import Prompt  # world.py knows this file, to open either kind of world
-
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
         return self.generate_batch([prompt], **settings)[0]
 
     @torch.inference_mode()
     def generate_batch(
         self,
-        prompts: Sequence,
+        prompts: Sequence[Prompt],
         *,
         temperature: float = 1.0,
         top_p: float | None = None,
@@ -88,16 +88,14 @@ class CosmosWorld:
         guidance: float = 1.8,
         published: bool = False,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list:
+    ) -> list[Rollout]:
         """A Rollout a Prompt. `Prompt.text` is a file of T5 embeddings (or words, with the encoder installed).
 
         top_p: None takes the one recommended for the release, without top_k. published: the blend of overlapping chunks as the
         published code does it (see overlap_frames). Raises BadClip, BadPrompt, BadActions or BadConfig before any work.
         """
-        from wfm_ar.rollout.world import Rollout, _Clock, _count, _counter
-
         top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
-        sampling, clock = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), _Clock()
+        sampling, clock = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), Clock()
         if refine and "diffusion_decoder" not in self.modules:
             raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
         if refine and (refine_steps < 2 or guidance < 0):
@@ -119,7 +117,7 @@ class CosmosWorld:
         latents = sum(total - len(job.tokens_ghw) for total, job in zip(totals, jobs, strict=True))
         with self._placed("world_model"):
             model = self.modules["world_model"]
-            rows = roll_cosmos(model, jobs, totals, sampling, **self._window(), progress=_counter(progress, latents))
+            rows = roll_cosmos(model, jobs, totals, sampling, **self._window(), progress=counter(progress, latents))
         clock.lap("roll")
         raw = [self._decode(tokens, size) for tokens, size in zip(rows, sizes, strict=True)]
         clock.lap("decode")
@@ -131,7 +129,7 @@ class CosmosWorld:
                     for tokens, job, size in zip(rows, jobs, sizes, strict=True)
                 ]
             clock.lap("refine")
-        made = sum(len(frames) - _count(prompt.video) for frames, prompt in zip(raw, prompts, strict=True))
+        made = sum(len(frames) - given_frames(prompt.video) for frames, prompt in zip(raw, prompts, strict=True))
         made_tokens = sum(
             (total - len(job.tokens_ghw)) * rows_thw[0].numel() for total, job, rows_thw in zip(totals, jobs, rows, strict=True)
         )
@@ -142,7 +140,7 @@ class CosmosWorld:
                 raw_frames=raw_frames,
                 tokens=tokens.numpy(),
                 actions=None if prompt.actions is None else np.asarray(prompt.actions, np.float32)[: len(raw_frames) - 1],
-                given_frames=_count(prompt.video),
+                given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(raw_frames) - 1])[1],
                 seed=prompt.seed,
                 fps=self.fps,
@@ -156,15 +154,14 @@ class CosmosWorld:
 
         `actions`: those between the given frames, [T - 1, A] or more, if they are known. Raises as generate.
         """
-        from wfm_ar.rollout.world import Prompt
-
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed)
         _, size, context, bins_nrA = self._checked(prompt, self._reader())
         tokens = torch.empty(0, *self._grid(size), dtype=torch.int64) if video is None else self._encode(video, size)
         top_p = self.defaults(top_k)["top_p"] if top_p is None else top_p
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
         job = CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context, bins_nrA=bins_nrA)
-        return CosmosStream(self, CosmosRows(self.modules["world_model"], [job], sampling, **self._window()), size)
+        rows = CosmosRows(self.modules["world_model"], [job], sampling, **self._window())
+        return CosmosStream(rows, self.actions, self.modules["video_tokenizer"], size, self._placed)
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets: what the release recommends; top_p and top_k were not meant to go together."""
@@ -174,8 +171,7 @@ class CosmosWorld:
         """This world at another picture size, with the same networks. Raises BadConfig for one without pixels, or too many."""
         if min(height, width) < 1 or max(height, width) > SIDE:
             raise BadConfig(f"height, width: got {height}x{width}, expected at least 1 and at most {SIDE}; fix: leave them out")
-        other = CosmosWorld.__new__(CosmosWorld)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.height, other.width = height, width
         return other
 
@@ -195,18 +191,11 @@ class CosmosWorld:
 
     def check_schema(self, schema: ActionSchema, where: str = "actions") -> None:
         """Raises BadActions, with the difference, unless `schema` is the world's own; the published models take no actions."""
-        if self.action_schema is None:
-            raise BadActions(f"{where}: got an action schema, expected none: this Cosmos world takes no actions; fix: leave them out")
-        if difference := self.action_schema.diff(schema):
-            raise BadActions(f"{where}: the schema differs from the world's ({difference}); fix: convert the actions, or train on them")
+        self.actions.check_schema(schema, where)
 
     def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
         """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
-        if self.action_tokenizer is None:
-            raise BadActions(
-                f"{where}: got some, expected none: the published Cosmos models take no actions; fix: leave them out, or fine-tune"
-            )
-        return self.action_tokenizer.encode(actions, where)
+        return self.actions.encode(actions, where)
 
     def _window(self) -> dict[str, Any]:
         """What rows need to know beside the network."""
@@ -224,12 +213,7 @@ class CosmosWorld:
         total = latent_frames(int(prompt.num_frames), self.rate)
         bins_nrA = None
         if prompt.actions is not None:
-            bins_NA, needed = self.bins_of(prompt.actions)[0], prompt.num_frames - 1
-            if len(bins_NA) < needed:
-                raise BadActions(
-                    f"actions: got {len(bins_NA)}, expected at least {needed} for {prompt.num_frames} frames; fix: more actions"
-                )
-            bins_nrA = bins_NA[:needed].unflatten(0, (total - 1, self.rate))
+            bins_nrA = self.actions.encode_clip(prompt.actions, prompt.num_frames)
         if prompt.video is not None and len(prompt.video) > prompt.num_frames:
             raise BadPrompt(f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given; fix: ask for more")
         size = (self.height, self.width) if prompt.video is None else self._size(prompt.video)

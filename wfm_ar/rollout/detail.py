@@ -5,6 +5,7 @@ to about what the last given one decoded to, nothing has happened since: the giv
 moved, the frame is what was imagined. So what a rollout imagines is untouched by this; what it merely remembers is exact.
 """
 
+from copy import copy
 from functools import reduce
 
 import torch
@@ -39,9 +40,7 @@ class Detail:
 
     def fork(self) -> "Detail":
         """One that goes on from here on its own."""
-        other = Detail.__new__(Detail)
-        other.__dict__.update(self.__dict__)
-        return other
+        return copy(self)
 
 
 def stillness(frames_BCTHW: Tensor, reference_BC1HW: Tensor) -> Tensor:

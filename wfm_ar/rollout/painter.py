@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -55,8 +56,7 @@ class Painter:
         return self.raw(decoded) if self.refining is None else self.refine(tokens_hw, decoded)
 
     def fork(self) -> "Painter":
-        other = Painter.__new__(Painter)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.decoding = DecodeStream(self.tokenizer)
         other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
         other.refining = None if self.refining is None else self.refining.fork()

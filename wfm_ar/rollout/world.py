@@ -8,10 +8,7 @@ bfloat16; rows that share a long past are read together, and then the logits agr
 clear line before any work is done. Frames that were given come back as they were (`keep_detail`).
 """
 
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError
+from wfm_ar.errors import BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.cosmos_folder import is_cosmos
 from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
-from wfm_ar.rollout.engine import Actions, Job, Row, roll, shared_threads
+from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
 from wfm_ar.rollout.painter import Painter, Painting, to_uint8
+from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
 from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
-from wfm_ar.schema import ActionSchema, MixedSchema, Schema
+from wfm_ar.schema import Schema
 from wfm_ar.shapes import latent_frames
-from wfm_ar.tokenizers.action import ActionTokenizer, ActionVocabulary
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 
 __all__ = ["Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
 
 
 _ENCODE_AT_ONCE = 4  # latents of a given clip that are encoded in one pass; bounds the memory of long clips
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What one rollout starts from; everything may be left out."""
-
-    video: np.ndarray | None = None  # uint8 [1 + r*n, H, W, 3], the world's size; one frame is an image
-    text: str | None = None
-    actions: np.ndarray | None = None  # [N, A], N >= num_frames - 1; action i leads from frame i to i + 1; the rest is not used
-    num_frames: int = 49  # of the whole clip, given frames included; 1 + r*n
-    seed: int = 0
-    imagine: bool = True  # without `actions`: the model imagines them (a policy); False leaves them out
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """A finished clip. The first `given_frames` frames are the prompt's, as the tokenizer sees them."""
-
-    frames: np.ndarray  # uint8 [T, H, W, 3]; refined, if that was asked for
-    raw_frames: np.ndarray  # uint8 [T, H, W, 3], as the tokenizer decodes them
-    tokens: np.ndarray  # int64 [t, h, w]
-    actions: np.ndarray | None  # float32 [T - 1, A]: given, or imagined; NaN between given frames whose actions nobody knows
-    given_frames: int
-    clipped_actions: int  # given values outside their channel's range
-    seed: int
-    fps: float
-    # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 class World:
@@ -75,8 +45,9 @@ class World:
         Raises BadConfig for a name that is none of them.
         """
         self.parts, self.name, self.embodiment = parts, name, embodiment
-        self.action_schema, self.action_tokenizer, columns = _acting(parts.action_schema, embodiment)
-        self.sequence = TokenSequence(parts.sequence, columns)
+        self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment)
+        self.action_schema, self.action_tokenizer = self.actions.schema, self.actions.tokenizer
+        self.sequence = TokenSequence(parts.sequence, self.actions.columns)
         self.rate, self.fps = parts.sequence.rate, parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
 
@@ -135,7 +106,7 @@ class World:
         Raises as `generate`; the message names the prompt.
         """
         config = SamplingConfig(**sampling)
-        clock = _Clock()
+        clock = Clock()
         painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
         jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         for prompt, painter in zip(prompts, painters, strict=True):
@@ -143,7 +114,7 @@ class World:
                 painter.keep_detail(prompt.video)
         clock.lap("encode")
         latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
-        model, tell = self.parts.world_model, _counter(progress, latents)
+        model, tell = self.parts.world_model, counter(progress, latents)
         with Painting(painters, shared_threads(model, len(jobs))[1]) as painting:
 
             def made(i: int, tokens_hw: Tensor) -> None:
@@ -156,7 +127,7 @@ class World:
             clock.lap("roll")
             painted = painting.finish()
             clock.lap("paint")
-        imagined = sum(len(frames) - _count(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
+        imagined = sum(len(frames) - given_frames(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
         timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=imagined)
         timings |= {f"{name}_s": value for name, value in painting.seconds.items()}
         return [
@@ -164,8 +135,8 @@ class World:
                 frames=frames,
                 raw_frames=raw_frames,
                 tokens=torch.stack(row.tokens).numpy(),
-                actions=self.actions_of(row) if prompt.actions is None else np.asarray(prompt.actions, np.float32)[: len(frames) - 1],
-                given_frames=_count(prompt.video),
+                actions=_given(prompt.actions, len(frames)) if prompt.actions is not None else self.actions.decode(row.bins),
+                given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
                 seed=prompt.seed,
                 fps=self.fps,
@@ -198,7 +169,8 @@ class World:
         row = self._job(prompt).row
         if keep_detail and video is not None:
             painter.keep_detail(video)
-        return WorldStream(self, row, config, painter, imagine)
+        rows = Rows(self.parts.world_model, self.sequence, [row], config)
+        return WorldStream(rows, self.actions, painter, imagine, (self.height, self.width))
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets."""
@@ -231,20 +203,7 @@ class World:
 
     def check_schema(self, schema: Schema, where: str = "actions") -> None:
         """Raises BadActions, with the difference, unless `schema` (of a data set, say) is the world's own."""
-        if isinstance(schema, MixedSchema) and self.embodiment in schema.names:
-            schema = schema.of(self.embodiment)
-        if isinstance(schema, MixedSchema) and self.parts.action_schema == schema:
-            return
-        if self.action_schema is None:
-            raise self._no_actions(where)
-        if difference := self.action_schema.diff(schema):
-            raise BadActions(f"{where}: the schema differs from the world's ({difference}); fix: convert the actions, or train on them")
-
-    def _no_actions(self, where: str) -> BadActions:
-        if isinstance(self.parts.action_schema, MixedSchema):
-            robots = ", ".join(self.parts.action_schema.names)
-            return BadActions(f"{where}: got actions, expected embodiment= too, one of {robots}; fix: name the robot that acts")
-        return BadActions(f"{where}: got actions, expected none: this world takes no actions; fix: leave them out")
+        self.actions.check_schema(schema, where)
 
     def _painter(self, seed: int, refine: bool = False, refine_steps: int = 2) -> Painter:
         denoiser = self.parts.diffusion_decoder
@@ -266,14 +225,7 @@ class World:
                 )
             bins_nrA, kind = None, Actions.IMAGINED if prompt.imagine and self.action_tokenizer else Actions.ABSENT
             if prompt.actions is not None:
-                needed = prompt.num_frames - 1
-                bins_nrA, kind = self.bins_of(prompt.actions)[0], Actions.GIVEN
-                if len(bins_nrA) < needed:
-                    raise BadActions(
-                        f"actions: got {len(bins_nrA)}, expected at least {needed} for {prompt.num_frames} frames; "
-                        f"fix: more actions, or num_frames={1 + self.rate * (len(bins_nrA) // self.rate)}"
-                    )
-                bins_nrA = bins_nrA[:needed].unflatten(0, (-1, self.rate)) if needed else None
+                bins_nrA, kind = self.actions.encode_clip(prompt.actions, prompt.num_frames), Actions.GIVEN
         except WfmError as error:
             raise type(error)(f"{name}{error}") from None
         known = [None] * len(tokens) if bins_nrA is None else [None, *bins_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
@@ -289,9 +241,7 @@ class World:
 
     def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
         """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
-        if self.action_tokenizer is None:
-            raise self._no_actions(where)
-        return self.action_tokenizer.encode(actions, where)
+        return self.actions.encode(actions, where)
 
     def _encode(self, video: np.ndarray, where: str) -> Tensor:
         video = np.asarray(video)
@@ -308,13 +258,6 @@ class World:
             if len(piece):
                 tokens.append(stream.push(piece.permute(3, 0, 1, 2)[None].to(weight.dtype) / 127.5 - 1)[0].cpu())
         return torch.cat(tokens)
-
-    def actions_of(self, row: Row) -> np.ndarray | None:
-        """What the row's action tokens stand for, float32 [T - 1, A], NaN where it has none; None if it has none at all."""
-        if all(bins is None for bins in row.bins):
-            return None
-        unknown = np.full((self.rate, self.action_schema.width), np.nan, np.float32)
-        return np.concatenate([unknown if bins is None else self.action_tokenizer.decode(bins) for bins in row.bins[1:]])
 
 
 def load_world(
@@ -341,21 +284,6 @@ def load_world(
     return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
 
 
-def _acting(schema: Schema | None, embodiment: str | None) -> tuple[ActionSchema | None, ActionTokenizer | None, range | None]:
-    """(schema, tokenizer, columns of the action vocabulary) of the robot that acts; (None, None, no columns) where none does."""
-    if isinstance(schema, MixedSchema):
-        if embodiment is None:
-            return None, None, range(0)
-        try:
-            vocabulary = ActionVocabulary(schema)
-            return schema.of(embodiment), vocabulary.tokenizer(embodiment), vocabulary.columns(embodiment)
-        except BadData as error:
-            raise BadConfig(str(error)) from None
-    if embodiment is not None:
-        raise BadConfig(f"embodiment: got {embodiment!r}, expected none: this world has at most one robot; fix: leave it out")
-    return schema, ActionTokenizer(schema) if schema else None, None
-
-
 def load_own_world(name: str | Path, device: torch.device | str = "cpu", *, embodiment: str | None = None) -> World:
     """`load_world` for what only our own worlds do. Raises BadConfig for a converted Cosmos world too."""
     if is_cosmos(find_world(name)):
@@ -363,41 +291,8 @@ def load_own_world(name: str | Path, device: torch.device | str = "cpu", *, embo
     return load_world(name, device, embodiment=embodiment)
 
 
-class _Clock:
-    """Adds up the seconds between laps by name."""
-
-    def __init__(self) -> None:
-        self.begun = self.last = time.perf_counter()
-        self.seconds: Counter[str] = Counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] += now - self.last
-        self.last = now
-
-    def summary(self, *, tokens: int, frames: int) -> dict[str, float]:
-        """Seconds by part and in all; rates over the video tokens and frames that were made, where there are any."""
-        out = {f"{name}_s": value for name, value in self.seconds.items()} | {"total_s": self.last - self.begun}
-        if frames:
-            out["ms_per_token"] = 1e3 * self.seconds["roll"] / tokens
-            out["frames_per_s"] = frames / out["total_s"]
-        return out
-
-
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    made = 0
-
-    def tell(count: int) -> None:
-        nonlocal made
-        made += count
-        if progress is not None:
-            progress(made, total)
-
-    return tell
-
-
-def _count(video: np.ndarray | None) -> int:
-    return 0 if video is None else len(video)
+def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:
+    return np.asarray(actions, np.float32)[: num_frames - 1]
 
 
 def _latents(num_frames: int, rate: int, where: str) -> int:

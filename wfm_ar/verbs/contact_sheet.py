@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import write_atomic
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import resize_crop
 from wfm_ar.errors import WfmError
 

@@ -29,7 +29,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Converts and says what came of it."""
     from wfm_ar.data.convert import convert_set
-    from wfm_ar.data.episodes import open_episodes
+    from wfm_ar.data.formats import open_episodes
 
     episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps)
     print(episodes.about())

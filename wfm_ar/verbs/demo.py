@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wfm_ar.data.episodes import EpisodeSet, open_episodes
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import resize_crop, write_video
 from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.metrics import psnr, ssim

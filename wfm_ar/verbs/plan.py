@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wfm_ar.data.episodes import open_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import read_image, resize_crop
 from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.rollout.world import World, load_own_world

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.config import build
-from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, open_episodes, read_schema
+from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, read_schema
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
-from wfm_ar.evaluate.robots import fitted
+from wfm_ar.rollout.robots import fitted
 from wfm_ar.rollout.text_context import SUFFIXES
 from wfm_ar.rollout.world import Prompt, World
 from wfm_ar.schema import ActionSchema, MixedSchema

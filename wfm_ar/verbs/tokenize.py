@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, SPLITS, open_episodes
+from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_video, resize_crop, write_video
 from wfm_ar.errors import BadConfig, BadPrompt

@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from wfm_ar.data.episodes import SCHEMA, EpisodeSet, open_episodes
+from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadData
 from wfm_ar.schema import Schema, channels_of, schema_from_json
 

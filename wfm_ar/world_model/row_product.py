@@ -11,6 +11,7 @@ A plain matrix product breaks that: its rounding changes with the number of rows
 import functools
 import warnings
 from collections.abc import Iterable
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class BatchedProduct:
 
     def of(self, batch: int) -> "BatchedProduct":
         """The same product for a batch of so many rows."""
-        other = object.__new__(BatchedProduct)
+        other = copy(self)
         other._weight_BIO = self._weight_BIO[:1].expand(batch, -1, -1)
         return other
 

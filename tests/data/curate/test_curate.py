@@ -17,7 +17,8 @@ from wfm_ar.data.curate.looks import black_runs, chunks, motion, thumbnails
 from wfm_ar.data.curate.retime import joined_actions, kept_frames, retimed_schema
 from wfm_ar.data.curate.settings import CurateConfig
 from wfm_ar.data.curate.shots import segments
-from wfm_ar.data.episodes import open_episodes, write_episode, write_episodes
+from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import read_video, resize_crop, video_info, write_video
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.schema import ActionChannel, ActionSchema

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from wfm_ar.data.episodes import INDEX, VAL_FRACTION, Episode, EpisodeSet, open_episodes, split_of
+from wfm_ar.data.episodes import INDEX, VAL_FRACTION, Episode, EpisodeSet, split_of
+from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import VIDEO_SUFFIXES, video_info
 from wfm_ar.errors import BadClip, WfmError
 

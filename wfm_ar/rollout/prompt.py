@@ -1,0 +1,73 @@
+"""What goes into a rollout and what comes out of it, with the time it took; the same for every kind of world."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What one rollout starts from; everything may be left out."""
+
+    video: np.ndarray | None = None  # uint8 [1 + r*n, H, W, 3], the world's size; one frame is an image
+    text: str | None = None
+    actions: np.ndarray | None = None  # [N, A], N >= num_frames - 1; action i leads from frame i to i + 1; the rest is not used
+    num_frames: int = 49  # of the whole clip, given frames included; 1 + r*n
+    seed: int = 0
+    imagine: bool = True  # without `actions`: the model imagines them (a policy); False leaves them out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """A finished clip. The first `given_frames` frames are the prompt's, as the tokenizer sees them."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]; refined, if that was asked for
+    raw_frames: np.ndarray  # uint8 [T, H, W, 3], as the tokenizer decodes them
+    tokens: np.ndarray  # int64 [t, h, w]
+    actions: np.ndarray | None  # float32 [T - 1, A]: given, or imagined; NaN between given frames whose actions nobody knows
+    given_frames: int
+    clipped_actions: int  # given values outside their channel's range
+    seed: int
+    fps: float
+    # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Clock:
+    """Adds up the seconds between laps by name."""
+
+    def __init__(self) -> None:
+        self.begun = self.last = time.perf_counter()
+        self.seconds: Counter[str] = Counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last
+        self.last = now
+
+    def summary(self, *, tokens: int, frames: int) -> dict[str, float]:
+        """Seconds by part and in all; rates over the video tokens and frames that were made, where there are any."""
+        out = {f"{name}_s": value for name, value in self.seconds.items()} | {"total_s": self.last - self.begun}
+        if frames:
+            out["ms_per_token"] = 1e3 * self.seconds["roll"] / tokens
+            out["frames_per_s"] = frames / out["total_s"]
+        return out
+
+
+def counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    made = 0
+
+    def tell(count: int) -> None:
+        nonlocal made
+        made += count
+        if progress is not None:
+            progress(made, total)
+
+    return tell
+
+
+def given_frames(video: np.ndarray | None) -> int:
+    return 0 if video is None else len(video)
