@@ -56,8 +56,8 @@ def test_actions_may_begin_late_and_stop(tuned):
     assert np.array_equal(none.tokens, plain.tokens)
     none.step(moves(8))
     none.step()
-    bins = none._rows.jobs[0].bins_nrA
-    assert (bins[:2] == -1).all() and (bins[2] >= 0).all() and len(bins) == 3
+    bins = none._rows._bins
+    assert [one is None for one in bins] == [True, True, False] and (bins[2] >= 0).all()
     ids, positions = none._rows._window(0)
     h, w = none.tokens.shape[1:]
     assert len(none.tokens) == 5 and len(ids) == len(positions) == 5 * h * w + 16 and int((ids >= 64000).sum()) == 16

@@ -141,7 +141,7 @@ def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, late
     for _ in range(2):
         rows.advance(kind, _bins(1, 2, seed=97 * row.seed + len(row.tokens)) if kind is Actions.GIVEN else None)
         row = _uncached(model, sequence, row, kind, sampling)
-    assert torch.equal(torch.stack(rows.rows[0].tokens), torch.stack(row.tokens))
+    assert torch.equal(rows.rows[0].tokens.stacked(), row.tokens.stacked())
     for mine, theirs in zip(rows.rows[0].bins, row.bins, strict=True):
         assert (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
 
@@ -155,7 +155,7 @@ def test_a_first_latent_from_text_and_from_nothing(model, sequence, sampling) ->
         rows.advance(Actions.IMAGINED)
         row = _uncached(model, sequence, row, Actions.ABSENT, sampling)
         row = _uncached(model, sequence, row, Actions.IMAGINED, sampling)
-        assert torch.equal(torch.stack(rows.rows[0].tokens), torch.stack(row.tokens))
+        assert torch.equal(rows.rows[0].tokens.stacked(), row.tokens.stacked())
         assert rows.rows[0].bins[0] is None and torch.equal(rows.rows[0].bins[1], row.bins[1])
 
 
@@ -354,7 +354,7 @@ def test_roll_puts_rows_of_one_past_together(model, sequence, sharing, monkeypat
     assert (3, True) in sizes and (2, False) in sizes
     for job, row in zip(jobs, finished, strict=True):
         (alone,) = roll(model, sequence, [job], SAMPLED)
-        assert len(row.tokens) == 4 and torch.equal(torch.stack(alone.tokens), torch.stack(row.tokens))
+        assert len(row.tokens) == 4 and torch.equal(alone.tokens.stacked(), row.tokens.stacked())
 
 
 def test_rolling_leaves_threads_to_others(model, sequence, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wfm_ar.rollout.history import History
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
@@ -49,7 +50,7 @@ def _acting(bins_nrA: Tensor | None) -> tuple[bool, ...]:
 
 
 class CosmosRows:
-    """Rows with equally many latents, rolled together. `tokens_Bthw` int64 holds all so far."""
+    """Rows with equally many latents, rolled together."""
 
     @torch.inference_mode()
     def __init__(
@@ -72,11 +73,24 @@ class CosmosRows:
         self.model, self.sampling, self.clip_latents = model, sampling, clip_latents
         self.jobs, self.codebook = list(jobs), codebook
         self.begins = bool(model.config.context_dim)  # the models that attend to a text begin with BOV
-        self.tokens_Bthw = torch.stack([job.tokens_ghw for job in jobs])
-        _, given, self.h, self.w = self.tokens_Bthw.shape
+        given, self.h, self.w = jobs[0].tokens_ghw.shape
+        self._tokens = History(torch.stack([job.tokens_ghw for job in jobs], 1))  # int64 [B, h, w] a latent
+        acting = _acting(jobs[0].bins_nrA)  # int64 [B, r, A] before a latent, from the second one on; there may be fewer
+        self._bins = History(torch.stack([job.bins_nrA[i] for job in jobs]) if acts else None for i, acts in enumerate(acting))
         assert given or self.begins, "a model without BOV goes on from something"
         self.size, self.base = self.h * self.w, 0
         self._cache: KVCache | None = None
+
+    @property
+    def tokens_Bthw(self) -> Tensor:
+        """All so far, int64."""
+        none_Bthw = torch.empty(len(self.jobs), 0, self.h, self.w, dtype=torch.int64)
+        return self._tokens.stacked().transpose(0, 1) if self._tokens else none_Bthw
+
+    @property
+    def latents(self) -> int:
+        """How many there are so far."""
+        return len(self._tokens)
 
     @property
     def keep(self) -> int:
@@ -86,7 +100,7 @@ class CosmosRows:
     @torch.inference_mode()
     def advance(self) -> Tensor:
         """One latent more in every row -> int64 [B, h, w]."""
-        latents = self.tokens_Bthw.shape[1]
+        latents = self.latents
         if latents - self.base >= self.clip_latents:
             self.base, self._cache = latents - self.keep, None
         if self._cache is None:
@@ -94,25 +108,25 @@ class CosmosRows:
         if latents > self.base and self._acts(latents):
             self._act(latents)
         new_Bhw = self._draw(latents).cpu().view(-1, self.h, self.w)
-        self.tokens_Bthw = torch.cat((self.tokens_Bthw, new_Bhw[:, None]), 1)
+        self._tokens = self._tokens.append(new_Bhw)
         return new_Bhw
 
     def act(self, bins_rA: Tensor) -> None:
         """The actions that lead to the next latent, of every row: int64 [rate, A]; latents before it that had none keep none."""
         assert self.action_starts_A is not None
-        next_latent = self.tokens_Bthw.shape[1]
-        jobs = []
-        for job in self.jobs:
-            known = bins_rA.new_empty(0, *bins_rA.shape) if job.bins_nrA is None else job.bins_nrA[: next_latent - 1]
-            none = bins_rA.new_full((next_latent - 1 - len(known), *bins_rA.shape), -1)
-            jobs.append(replace(job, bins_nrA=torch.cat((known, none, bins_rA[None]))))
-        self.jobs = jobs
+        before = self.latents - 1  # latents that had their chance of actions
+        bins = self._bins if len(self._bins) <= before else History(self._bins[:before])
+        while len(bins) < before:
+            bins = bins.append(None)
+        self._bins = bins.append(bins_rA.expand(len(self.jobs), -1, -1))
 
     def fork(self, seeds: Sequence[int]) -> "CosmosRows":
         """A batch of its own: row 0's past, once a seed."""
         other = copy(self)
         other.jobs = [replace(self.jobs[0], seed=seed) for seed in seeds]
-        other.tokens_Bthw = self.tokens_Bthw[:1].expand(len(seeds), -1, -1, -1)
+        if (len(self.jobs), len(seeds)) != (1, 1):
+            copies = [[None if item is None else item[:1].expand(len(seeds), -1, -1) for item in all] for all in (self._tokens, self._bins)]
+            other._tokens, other._bins = (History(items) for items in copies)
         if self._cache is not None:
             other._begin(self._cache.fork(torch.zeros(len(seeds), dtype=torch.int64)), self._logits_BV[:1].expand(len(seeds), -1))
         return other
@@ -150,29 +164,26 @@ class CosmosRows:
 
     def _acts(self, latent: int) -> bool:
         """Whether actions lead to `latent` of the clip."""
-        bins_nrA = self.jobs[0].bins_nrA
-        return bins_nrA is not None and latent <= len(bins_nrA) and int(bins_nrA[latent - 1, 0, 0]) >= 0
+        return 0 < latent <= len(self._bins) and self._bins[latent - 1] is not None
 
     def _act(self, latent: int) -> None:
         """Feed the actions that lead to `latent` of the clip."""
-        ids = torch.stack([self._action_ids(job, latent) for job in self.jobs])
-        positions = action_positions(latent - self.base, self.h, *self.jobs[0].bins_nrA.shape[1:])
+        ids_BL = (self._bins[latent - 1] + self.action_starts_A).flatten(1)
+        positions = action_positions(latent - self.base, self.h, *self._bins[latent - 1].shape[1:])
         device = self.model.head.weight.device
-        self._feed(ids.to(device), positions.to(device))
-
-    def _action_ids(self, job: CosmosJob, latent: int) -> Tensor:
-        return (job.bins_nrA[latent - 1] + self.action_starts_A).flatten()
+        self._feed(ids_BL.to(device), positions.to(device))
 
     def _window(self, row: int) -> tuple[Tensor, Tensor]:
         """(ids [L], positions [L, 3]) of a row's window so far."""
-        job, ids, positions = self.jobs[row], [], []
+        ids, positions = [], []
         if self.begins:
             ids, positions = [torch.tensor([self.codebook])], [torch.full((1, 3), -1)]
-        for place, tokens_hw in enumerate(self.tokens_Bthw[row, self.base :]):
+        for place, tokens_Bhw in enumerate(self._tokens[self.base :]):
             if place and self._acts(self.base + place):
-                ids.append(self._action_ids(job, self.base + place))
-                positions.append(action_positions(place, self.h, *job.bins_nrA.shape[1:]))
-            ids.append(tokens_hw.flatten())
+                bins_rA = self._bins[self.base + place - 1][row]
+                ids.append((bins_rA + self.action_starts_A).flatten())
+                positions.append(action_positions(place, self.h, *bins_rA.shape))
+            ids.append(tokens_Bhw[row].flatten())
             positions.append(video_positions(place, place + 1, self.h, self.w))
         return torch.cat(ids), torch.cat(positions)
 
@@ -234,5 +245,5 @@ def roll_cosmos(
             rows.advance()
             if progress is not None:
                 progress(len(members))
-        finished |= {i: rows.tokens_Bthw[row] for row, i in enumerate(members)}
+        finished |= dict(zip(members, rows.tokens_Bthw, strict=True))
     return [finished[i] for i in range(len(jobs))]

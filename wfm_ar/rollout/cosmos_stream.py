@@ -36,7 +36,7 @@ class CosmosStream:
         Without actions the latent is made without any. Raises BadActions.
         """
         if actions is not None:
-            ids_rA = self._codec.encode_step(actions, first=not self._rows.tokens_Bthw.shape[1])
+            ids_rA = self._codec.encode_step(actions, first=not self._rows.latents)
             if ids_rA is not None:
                 self._rows.act(ids_rA)
         with self._placed("world_model"):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from wfm_kernels.sample.reference import guided_BV
 
+from wfm_ar.rollout.history import History
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.kernel_step import KernelStep
@@ -42,15 +43,21 @@ class Actions(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One rollout so far. `tokens` int64 [h, w] a latent; `bins` int64 [r, A] of the actions that led to it, None where absent."""
+    """One rollout so far. `tokens` int64 [h, w] a latent; `bins` int64 [r, A] of the actions that led to it, None where absent.
+
+    Both may be given as any sequence.
+    """
 
     seed: int
     text_ids: list[int] = field(default_factory=list)
-    tokens: tuple[Tensor, ...] = ()
-    bins: tuple[Tensor | None, ...] = ()  # as long as tokens; bins[0] is None
+    tokens: Items[Tensor] = ()
+    bins: Items[Tensor | None] = ()  # as long as tokens; bins[0] is None
     base: int = 0  # latent at which the context in the cache begins
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "bins"):
+            if not isinstance(getattr(self, name), History):
+                object.__setattr__(self, name, History(getattr(self, name)))
         assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
 
 
@@ -97,7 +104,7 @@ class Rows:
         tokens_Bhw = ids_Bn.cpu().unflatten(1, (self.sequence.config.grid_h, self.sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
-            self.rows[i] = replace(row, tokens=(*row.tokens, tokens_Bhw[i]), bins=(*row.bins, bins))
+            self.rows[i] = replace(row, tokens=row.tokens.append(tokens_Bhw[i]), bins=row.bins.append(bins))
         return tokens_Bhw
 
     @torch.inference_mode()
@@ -145,7 +152,7 @@ class Rows:
     def _told(self) -> list[list[Row]]:
         """The rows as the model is to see them: as they are, and where it is guided by texts or actions without these too."""
         if self._without_actions:
-            return [self.rows, [replace(row, bins=(None,) * len(row.bins)) for row in self.rows]]
+            return [self.rows, [replace(row, bins=History.missing(len(row.bins))) for row in self.rows]]
         guided = self.sampling.text_guidance != 1.0 and any(row.text_ids for row in self.rows)
         return [self.rows, [replace(row, text_ids=[]) for row in self.rows]] if guided else [self.rows]
 

@@ -3,7 +3,6 @@
 from copy import copy
 
 import numpy as np
-import torch
 
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.engine import Actions, Rows
@@ -37,7 +36,7 @@ class WorldStream:
     def tokens(self) -> np.ndarray:
         """All so far, those of given frames included: int64 [t, h, w]."""
         config, tokens = self._rows.sequence.config, self._rows.rows[0].tokens
-        return torch.stack(tokens).numpy() if tokens else np.empty((0, config.grid_h, config.grid_w), np.int64)
+        return tokens.stacked().numpy() if tokens else np.empty((0, config.grid_h, config.grid_w), np.int64)
 
     @property
     def actions(self) -> np.ndarray | None:

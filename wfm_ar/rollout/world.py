@@ -134,7 +134,7 @@ class World:
             Rollout(
                 frames=frames,
                 raw_frames=raw_frames,
-                tokens=torch.stack(row.tokens).numpy(),
+                tokens=row.tokens.stacked().numpy(),
                 actions=_given(prompt.actions, len(frames)) if prompt.actions is not None else self.actions.decode(row.bins),
                 given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],

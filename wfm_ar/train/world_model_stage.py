@@ -278,7 +278,7 @@ class WorldModelStage:
             actions = Actions.ABSENT if bins is None else Actions.GIVEN
             job = Job(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
             (made,) = roll(model, sequence, [job], SamplingConfig())
-            both = self.tokenizer.decode(torch.stack((truth, torch.stack(made.tokens))).to(next(self.tokenizer.parameters()).device))
+            both = self.tokenizer.decode(torch.stack((truth, made.tokens.stacked())).to(next(self.tokenizer.parameters()).device))
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))
         return {"rollouts": one_below_another(shown)} if shown else {}
