@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import open_episodes
+from wfm_ar.data.fingerprint import origins
 from wfm_ar.errors import BadActions, BadClip, BadData
 
 h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
@@ -106,3 +107,10 @@ def test_damage(make):
         path.write_bytes(broken)
         with pytest.raises(BadData, match="cannot be read as HDF5"):
             open_episodes(path)
+
+
+def test_each_demo_and_camera_has_a_fingerprint_of_its_own(make):
+    path = make(lambda file: [file[f"data/demo_{i}"].copy("obs/front_image", "obs/side_image") for i in (0, 2, 10)])
+    front, side = origins(open_episodes(path)), origins(open_episodes(path, camera="side_image"))
+    assert len({origin.frames for origin in (*front, *side)}) == 6 and front[1].actions == side[1].actions
+    assert origins(open_episodes(path)) == front

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import open_episodes, write_image, write_video
+from wfm_ar.data.fingerprint import origins
 from wfm_ar.data.lerobot_write import CAMERA, Clip, write_lerobot
 from wfm_ar.errors import BadClip, BadConfig, BadData, OutputExists
 from wfm_ar.schema import ActionChannel, ActionSchema
@@ -259,3 +260,14 @@ def test_what_cannot_be_written(tmp_path):
     for overwrite in (False, True):
         with pytest.raises(OutputExists):
             write_lerobot(tmp_path / "set", [first], fps=10, schema=SCHEMA, overwrite=overwrite)
+
+
+def test_fingerprints_tell_episodes_of_a_shared_file_and_cameras_apart(v3, v21):
+    shared = origins(open_episodes(v3))
+    assert len({origin.frames for origin in shared}) == 3 and open_episodes(v3)[0].video == open_episodes(v3)[1].video
+    top, wrist, both = (origins(open_episodes(v21, camera=camera)) for camera in ("top", "wrist", "tile"))
+    assert len({origin.frames for origin in (*top, *wrist, *both)}) == 9
+    video = open_episodes(v21)[1].video
+    video.write_bytes(video.read_bytes() + b"\0")
+    assert [a.frames == b.frames for a, b in zip(top, origins(open_episodes(v21)), strict=True)] == [True, False, True]
+    assert origins(open_episodes(v21, camera="wrist")) == wrist

@@ -8,6 +8,7 @@ import pytest
 import tfrecord_maker as maker
 
 from wfm_ar.data import open_episodes, rlds, write_image
+from wfm_ar.data.fingerprint import origins
 from wfm_ar.data.tfrecord import read_record
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
 
@@ -160,3 +161,11 @@ def test_damage_that_makes_no_number_is_told_as_damage(make):
     path.write_bytes(content)
     with pytest.raises(BadData, match="record 2: does not match its check sum"):
         open_episodes(folder)
+
+
+def test_a_record_is_known_by_its_own_bytes_and_cameras(make):
+    before = origins(open_episodes(make()))
+    after = origins(open_episodes(make(steps__observation__front=[picture(90 + t, make().parent) for t in range(4)])))
+    assert [a.frames == b.frames for a, b in zip(before, after, strict=True)] == [True, False, True]
+    wrist = origins(open_episodes(make(), camera="wrist"))
+    assert len({origin.frames for origin in (*before, *wrist)}) == 6 and wrist[0].actions == before[0].actions

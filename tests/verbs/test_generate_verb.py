@@ -273,7 +273,9 @@ def test_tokenize_a_data_set(wfm, place):
     before = {path: path.stat().st_mtime_ns for path in Path("shards").rglob("*.npy")}
     assert wfm("tokenize", f"data={place / 'set'}", "out=shards", "clips_per_shard=1")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in Path("shards").rglob("*.npy")} == before
-    refused(wfm("tokenize", f"data={place / 'set'}", "out=shards"), "another tokenizer or data set")
+    code, out, err = wfm("tokenize", f"data={place / 'set'}", "out=shards")  # other shards, of the same clips
+    assert (code, err) == (0, "") and "2 clips, 60 video tokens, with actions, 1 shards, every hash checked" in out
+    assert np.array_equal(TokenStore(Path("shards/val"))[1].video, np.load("t.npy"))
     refused(wfm("tokenize", f"video={place / 'in.mp4'}", "from_run=runs/a", "out=x.npy"), "from_run", "data=")
     refused(wfm("tokenize", f"data={place / 'set'}", "out=shards", "workers=0"), "workers: got 0")
 

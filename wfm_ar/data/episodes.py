@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,6 +46,15 @@ class Episode:
     source: Any = None  # where in the files, in the reader's own words
 
 
+class Place(NamedTuple):
+    """Where frames of an episode lie: a file, or `length` bytes of it from `begin`; and where in there, in the reader's own words."""
+
+    path: Path
+    begin: int = 0
+    length: int | None = None  # None: to the end of the file
+    within: Any = ""  # JSON
+
+
 class Reader(Protocol):
     """How the files of one format are read. Stateless but for caches: threads share it."""
 
@@ -55,6 +64,10 @@ class Reader(Protocol):
 
     def num_frames(self, episode: Episode) -> int:
         """Frames as the files declare them. Raises BadClip, BadData."""
+        ...
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        """Everything that `frames` is read from: as long as it stays the same, so do the frames."""
         ...
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
@@ -74,6 +87,9 @@ class FileReader:
 
     def num_frames(self, episode: Episode) -> int:
         return video_info(episode.video).frames
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        return [Place(episode.video)]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         return load_actions(episode.actions, schema)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, read_schema
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info
@@ -28,6 +28,9 @@ class NpzReader:
 
     def num_frames(self, episode: Episode) -> int:
         return video_info(episode.video).frames
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        return [Place(episode.video)]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         values = actions_of_npz(episode.actions)

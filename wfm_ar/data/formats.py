@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Reader, open_own
+from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Place, Reader, open_own
 from wfm_ar.data.folder import open_folder
 from wfm_ar.data.problems import Problems
 from wfm_ar.errors import BadConfig, BadData, nearest
@@ -110,6 +110,9 @@ class MixReader:
 
     def num_frames(self, episode: Episode) -> int:
         return episode.source.reader.num_frames(episode.source.episode)
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        return episode.source.reader.frames_from(episode.source.episode)
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         return episode.source.reader.actions(episode.source.episode, schema)

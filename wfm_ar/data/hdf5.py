@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import Episode, EpisodeSet, hashed_splits, read_schema
+from wfm_ar.data.episodes import Episode, EpisodeSet, Place, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
@@ -35,6 +35,9 @@ class Hdf5Reader:
     def num_frames(self, episode: Episode) -> int:
         with _open(episode.video) as file:
             return _array(file, f"{episode.source}/obs/{self.cameras[0]}", episode.video).shape[0]
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        return [Place(episode.video, within=[episode.source, *self.cameras])]
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
         with _open(episode.video) as file:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
+from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, Place, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.json_files import read_bytes
 from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
@@ -90,6 +90,11 @@ class LeRobotReader:
 
     def num_frames(self, episode: Episode) -> int:
         return episode.source.length
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        span, fps = episode.source, self.info.fps
+        videos = {camera: Place(path, within=[begin, span.length, fps]) for camera, (path, begin) in span.videos.items()}
+        return [videos.get(camera) or Place(span.data, within=[camera, span.index]) for camera in self.cameras]
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
         span = episode.source

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import Episode, EpisodeSet, hashed_splits, read_schema
+from wfm_ar.data.episodes import Episode, EpisodeSet, Place, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
@@ -74,6 +74,9 @@ class RldsReader:
 
     def num_frames(self, episode: Episode) -> int:
         return episode.source.steps
+
+    def frames_from(self, episode: Episode) -> list[Place]:
+        return [Place(episode.video, episode.source.offset, episode.source.length, list(self.cameras))]
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
         record, where = episode.source, _where(episode.video, episode.source.number)

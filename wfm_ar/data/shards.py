@@ -6,7 +6,7 @@ A store is a folder with `store.json` (what made it) and shards `shard-00000/`, 
     actions.npy    int16 bins [latents, r, A]; row k holds the actions that lead to latent k, the first row of a clip is zero
     frames.npy     int32 [latents]: the first frame of the source clip that a latent stands for
     images.npy     like video.npy, where asked for: a latent's last frame encoded alone, as an image that is a prompt
-    episodes.json  id, text, first latent and latents of each clip; size and SHA-256 of the arrays, SHA-256 of the clips' table
+    episodes.json  id, text, first latent, latents and origin of each clip; size and SHA-256 of the arrays, SHA-256 of the clips' table
 
 A shard is written under a temporary name, synced and renamed, so an interrupted encoding goes on at the first missing shard.
 A lock a shard lets several processes encode one store side by side: each takes the next shard that nobody has.
@@ -28,16 +28,21 @@ from typing import NamedTuple
 import numpy as np
 
 from wfm_ar.data.files import as_wfm_error, fsync, sha256_of, write_atomic
+from wfm_ar.data.fingerprint import Origin
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
 
 INDEX, DESCRIPTION = "episodes.json", "store.json"
 OPEN_SHARDS = 128
+CLIP_KEYS, ORIGIN_KEYS = {"id", "text", "first", "latents"}, {"frames", "actions"}  # of a clip in a shard's table
 TABLE_BYTES = 1 << 30  # of a shard's table of clips, or of what describes a store
 
 
 class TokenClip(NamedTuple):
-    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A], frames int32 [n], images [n, h, w]; None = none."""
+    """One clip in tokens: video int [n, h, w], bins int16 [n - 1, r, A], frames int32 [n], images [n, h, w]; None = none.
+
+    origin: what it was made from; None where that was not written down.
+    """
 
     id: str
     video: np.ndarray
@@ -45,6 +50,7 @@ class TokenClip(NamedTuple):
     text: str | None
     frames: np.ndarray | None = None
     images: np.ndarray | None = None
+    origin: Origin | None = None
 
 
 class Shard(NamedTuple):
@@ -59,13 +65,13 @@ class Shard(NamedTuple):
 class TokenStore:
     """Random access to the clips of a store; arrays stay on disk, memory-mapped.
 
-    ids, texts: a value a clip. shard_of, first, latents: int64 [clips], where a clip's rows stand.
+    ids, texts, origins: a value a clip. shard_of, first, latents: int64 [clips], where a clip's rows stand.
     """
 
     def __init__(self, root: Path, verify: bool = False):
         """verify: read every byte and compare with the recorded hashes. Raises BadData."""
         self.root = Path(root)
-        self.about = _read_json(self.root / DESCRIPTION)
+        self.about = read_description(self.root / DESCRIPTION)
         count = self.about.get("shards")
         if not isinstance(count, int) or "actions" not in self.about:
             raise BadData(f"{self.root / DESCRIPTION}: does not describe a token store; fix: delete the folder and encode again")
@@ -73,13 +79,14 @@ class TokenStore:
         found = sum((folder / INDEX).is_file() for folder in folders)
         if found != count:
             raise BadData(f"{root}: got {found} shards, expected {count}; fix: run the encoding again, it goes on")
-        indices = [_read_index(folder) for folder in folders]
+        indices = [read_index(folder) for folder in folders]
         clips = [clip for index in indices for clip in index["clips"]]
         self._folders = folders
         self._rows = [sum(clip["latents"] for clip in index["clips"]) for index in indices]
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self.ids = [clip["id"] for clip in clips]
         self.texts = [clip["text"] for clip in clips]
+        self.origins = [origin_of(clip) for clip in clips]
         self.shard_of = np.repeat(np.arange(count), [len(index["clips"]) for index in indices])
         self.first, self.latents = (np.array([clip[key] for clip in clips], dtype=np.int64) for key in ("first", "latents"))
         for folder, index in zip(folders, indices, strict=True):
@@ -93,7 +100,7 @@ class TokenStore:
         rows = slice(int(self.first[i]), int(self.first[i] + self.latents[i]))
         bins = shard.bins[rows][1:] if shard.bins is not None else None
         frames, images = (None if array is None else array[rows] for array in (shard.frames, shard.images))
-        return TokenClip(self.ids[i], shard.video[rows], bins, self.texts[i], frames, images)
+        return TokenClip(self.ids[i], shard.video[rows], bins, self.texts[i], frames, images, self.origins[i])
 
     def shard(self, number: int) -> Shard:
         """The mapped arrays of shard `number`. Raises BadData where they are not what the index says."""
@@ -143,21 +150,20 @@ def write_store(
     Raises BadData when the folder holds a store of something else.
     """
     root = Path(root)
-    shards = -(-count // per_shard)
-    about = json.loads(json.dumps(about | {"shards": shards, "clips": count}))
+    about = description(about, count, per_shard)
     described = root / DESCRIPTION
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not described.exists():
             write_atomic(described, json.dumps(about, indent=1).encode(), overwrite=True)
-        if not same(_read_json(described), about):
+        if not same(read_description(described), about):
             raise BadData(f"{root}: holds tokens of another tokenizer or data set; fix: delete it or choose another folder")
         for wait in (False, True):  # first what nobody works on, then wait for what another process has not finished
             finished = 0
-            for shard in range(shards):
+            for shard in range(about["shards"]):
                 clips = range(shard * per_shard, min(count, (shard + 1) * per_shard))
                 final = root / f"shard-{shard:05d}"
-                with _locked(root / f".lock-{final.name}", wait) as mine:
+                with locked(root / f".lock-{final.name}", wait) as mine:
                     if mine and not final.exists():
                         _write_shard(final, encode(clips), about["actions"])
                 if final.exists():  # whoever wrote it
@@ -170,8 +176,13 @@ def write_store(
     return TokenStore(root)
 
 
+def description(about: dict, count: int, per_shard: int) -> dict:
+    """What store.json says of a store with this `about`."""
+    return json.loads(json.dumps(about | {"shards": -(-count // per_shard), "clips": count}))
+
+
 @contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
+def locked(path: Path, wait: bool) -> Iterator[bool]:
     """Holds the lock at `path` and yields True, or yields False when another process holds it and `wait` is not set."""
     with open(path, "wb") as file:
         try:
@@ -195,7 +206,8 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
             frames.append(clip.frames)
         if clip.images is not None:
             images.append(clip.images)
-        index.append({"id": clip.id, "text": clip.text, "first": first, "latents": len(clip.video)})
+        entry = {"id": clip.id, "text": clip.text, "first": first, "latents": len(clip.video)}
+        index.append(entry if clip.origin is None else entry | {"frames": clip.origin.frames, "actions": clip.origin.actions})
         first += len(clip.video)
     for some in (frames, images):
         assert len(some) in (0, len(videos)), "either every clip of a store has them or none"
@@ -215,7 +227,13 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
     fsync(final.parent)
 
 
-def _read_json(path: Path) -> dict:
+def origin_of(clip: dict) -> Origin | None:
+    """Of an entry in a shard's table of clips; earlier versions wrote none."""
+    return Origin(clip["id"], clip["text"], clip["frames"], clip["actions"]) if clip.keys() >= ORIGIN_KEYS else None
+
+
+def read_description(path: Path) -> dict:
+    """A JSON object of a store. Raises BadData."""
     try:
         data = read_json(path, TABLE_BYTES)
     except (OSError, ValueError) as error:
@@ -225,16 +243,16 @@ def _read_json(path: Path) -> dict:
     return data
 
 
-def _read_index(folder: Path) -> dict:
+def read_index(folder: Path) -> dict:
     """A shard's episodes.json, with every number in range."""
-    index = _read_json(folder / INDEX)
+    index = read_description(folder / INDEX)
     hashes, clips = index.get("sha256"), index.get("clips")
     sound = isinstance(hashes, dict) and isinstance(clips, list) and {"video.npy", "actions.npy"} <= hashes.keys()
     # stores of earlier versions have no hash of the table
     sound = sound and hashes.get("clips") in (None, _hash_of(clips))
     row = 0
     for clip in clips if sound else ():
-        sound = sound and isinstance(clip, dict) and clip.keys() == {"id", "text", "first", "latents"} and clip["first"] == row
+        sound = sound and isinstance(clip, dict) and clip.keys() in (CLIP_KEYS, CLIP_KEYS | ORIGIN_KEYS) and clip["first"] == row
         sound = sound and isinstance(clip["latents"], int) and clip["latents"] > 0
         row += clip["latents"] if sound else 0
     if not sound:

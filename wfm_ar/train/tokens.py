@@ -1,6 +1,7 @@
 """Encoding a data set once: frames and actions -> a token store on disk."""
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.fingerprint import origins
+from wfm_ar.data.renewal import drop_set_aside, renew
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
 from wfm_ar.errors import BadActions, BadData, WfmError
-from wfm_ar.schema import Schema, schema_from_json
+from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.clips import to_float, whole_latents
@@ -24,67 +27,71 @@ def tokenize(
 ) -> TokenStore:
     """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
 
+    Where the store holds clips of earlier frames, actions or texts, those are made anew, and a line says what changed.
     Memory does not grow with a clip's length. images: the last frame of each latent too, alone, as a prompt that is an image has it.
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
     """
     tokenizer.eval()
     config, actions = tokenizer.config, action_vocabulary(episodes.schema)
     kind = np.uint16 if tokenizer.codebook_size <= 2**16 else np.int32
+    wanted = origins(episodes, workers)
     about = {
         "actions": actions is not None,
         "codebook_size": tokenizer.codebook_size,
         "tokenizer": encoder_hash(tokenizer),
         "config": asdict(config),
         "schema": episodes.schema.to_json() if episodes.schema else None,
-        "episodes": hashlib.sha256("\n".join(episodes[i].id for i in range(len(episodes))).encode()).hexdigest(),
+        "origins": hashlib.sha256(json.dumps(wanted).encode()).hexdigest(),
         "view": episodes.view,
         "images": images,
     }
+    about, aside, changes = renew(out, about, wanted, per_shard, partial(same_tokenizer, about))
+    if changes:
+        print(changes, flush=True)
 
     device = next(tokenizer.parameters()).device
 
     @torch.inference_mode()
-    def encode(i: int) -> TokenClip:
-        rate, stream, video, alone, count = config.temporal_compression, tokenizer.encode_stream(), [], [], 0
+    def encode_frames(i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        rate, stream, video, alone = config.temporal_compression, tokenizer.encode_stream(), [], []
         for frames in whole_latents(episodes, i, config.height, config.width, rate):
             video_1CTHW = to_float(frames.to(device)).permute(3, 0, 1, 2)[None]
-            video.append(stream.push(video_1CTHW)[0])
-            if images:
-                last_nC1HW = video_1CTHW[:, :, rate - 1 if count else 0 :: rate].transpose(0, 2)
+            if about["images"]:
+                last_nC1HW = video_1CTHW[:, :, rate - 1 if video else 0 :: rate].transpose(0, 2)
                 alone.append(tokenizer.encode(last_nC1HW)[:, 0])
-            count += len(frames)
-        video, alone = (torch.cat(tokens).cpu().numpy().astype(kind) if tokens else None for tokens in (video, alone))
-        bins = _bins(episodes, i, count - 1, actions).reshape(len(video) - 1, rate, len(actions.bins)) if actions else None
+            video.append(stream.push(video_1CTHW)[0])
+        return tuple(torch.cat(tokens).cpu().numpy().astype(kind) if tokens else None for tokens in (video, alone))
+
+    def encode(i: int) -> TokenClip:
+        before, rate = aside.find(wanted[i].frames), config.temporal_compression
+        video, alone = encode_frames(i) if before is None else (before.video, before.images)
+        bins = _bins(episodes, i, rate * (len(video) - 1), actions) if actions else None
+        bins = bins.reshape(len(video) - 1, rate, len(actions.bins)) if actions else None
         first_frames = np.maximum(0, 1 + rate * (np.arange(len(video), dtype=np.int32) - 1))
-        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone)
+        return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone if about["images"] else None, wanted[i])
 
     progress = Progress(f"encoding {out.name}", 0, len(episodes))
     with ThreadPoolExecutor(workers) as pool:
-        tell, same = lambda done: progress.update(done, {}), partial(same_origin, out)
-        store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, tell, same)
+        tell = partial(progress.update, numbers={})
+        store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, tell)
     progress.close()
+    if store.origins != wanted:
+        raise BadData(f"{out}: another process writes other data into it, expected one data set; fix: choose another folder, run again")
+    drop_set_aside(out)
     return store
 
 
-def same_origin(out: Path, found: dict, about: dict) -> bool:
-    """Whether the store `out` that says `found` of itself holds what `about` asks for; what an earlier version left unsaid is its default.
-
-    Raises BadData where only the images are missing.
-    """
-    found = {"view": about["view"], "images": False} | found  # which cameras an earlier version showed, it did not say
+def same_tokenizer(about: dict, found: dict) -> bool:
+    """Whether the store that says `found` of itself was made by the tokenizer of `about`; an earlier version may say less."""
     try:
-        same = _parsed(found | {"images": True}) == _parsed(about | {"images": True})
+        return _made_by(found) == _made_by(about)
     except (WfmError, KeyError, TypeError, AttributeError):
         return False
-    if same and about["images"] and not found["images"]:
-        raise BadData(f"{out}: holds no images, expected some (policy_share, images=true); fix: delete it and encode again")
-    return same
 
 
-def _parsed(about: dict) -> dict:
+def _made_by(about: dict) -> tuple:
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in about["config"].items()}
-    schema = None if about["schema"] is None else schema_from_json(about["schema"])
-    return about | {"schema": schema, "config": VideoTokenizerConfig(**config)}
+    return about["tokenizer"], about["codebook_size"], VideoTokenizerConfig(**config)
 
 
 def action_vocabulary(schema: Schema | None) -> ActionVocabulary | None:
