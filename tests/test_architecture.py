@@ -39,7 +39,7 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "av": {"wfm_ar/data/video.py", "wfm_ar/decoding/pictures.py"},  # to encode our frames; to decode foreign ones, in a child
     "sentencepiece": {"wfm_ar/tokenizers/text.py"},
     "pyarrow": {"wfm_ar/data/parquet.py"},
-    "h5py": {"wfm_ar/data/hdf5.py"},
+    "h5py": {"wfm_ar/decoding/hdf5_file.py"},
     "triton": {"kernels/wfm_kernels/", "wfm_ar/worlds/tabletop.py"},  # kernels; and a renderer only loads its library before its own
     "mujoco": {"wfm_ar/worlds/"},
     "gymnasium": {"wfm_ar/simulate/environment.py"},

@@ -78,7 +78,7 @@ def change(name, value):
 @pytest.mark.parametrize(
     ("mistake", "error", "line"),
     [
-        (change("data", None), BadData, "got groups .*expected data/demo_0"),
+        (change("data", None), BadData, "got .*mask.*expected data/demo_0"),
         (change("data/demo_0/obs", None), BadData, "data/demo_0 has no obs"),
         (change("data/demo_0/obs/front_image", np.zeros((6, 8, 8, 3), np.float32)), BadData, "data/demo_0/obs holds no uint8"),
         (change("data/demo_2/obs/front_image", None), BadData, "data/demo_2/obs/front_image cannot be found"),

@@ -5,6 +5,7 @@ The report names every failure with its seed, and the files that failed are kept
 """
 
 import argparse
+import os
 import random
 import resource
 import struct
@@ -15,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from wfm_ar.decoding import pool
 
 SLOWEST_SECONDS = 10.0  # of CPU time
 INTERESTING = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
@@ -72,6 +75,20 @@ def run_cases(
             report.failures.append(f"FAILED {label}: took {spent:.1f} s, expected at most {SLOWEST_SECONDS:g}")
     report.seconds = time.monotonic() - began
     return report
+
+
+def cpu_seconds() -> float:
+    """Spent by this process and by its decoding children, also those that ended."""
+    total = time.process_time()
+    ended = os.times()
+    total += ended.children_user + ended.children_system
+    for pid in pool.child_ids():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            pass
+    return total
 
 
 def one_line(error: Exception) -> None:

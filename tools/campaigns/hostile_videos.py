@@ -9,7 +9,6 @@ import os
 import random
 import struct
 import tempfile
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -231,20 +230,6 @@ def check(case: Case) -> str:
     return outcome
 
 
-def cpu_seconds() -> float:
-    """Spent by this process and by its decoding children, also those that ended."""
-    total = time.process_time()
-    ended = os.times()
-    total += ended.children_user + ended.children_system
-    for pid in pool.child_ids():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except OSError:
-            pass
-    return total
-
-
 def run(count: int, seed: int, folder: Path) -> hostile.Report:
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "failed"
@@ -255,7 +240,7 @@ def run(count: int, seed: int, folder: Path) -> hostile.Report:
             (kept / ("".join(c if c.isalnum() else "-" for c in label) + case.path.suffix)).write_bytes(case.content)
 
     before = pool.peak_memory()  # of children this process had earlier: the system only tells the largest of all
-    report = hostile.run_cases("hostile videos", cases(count, seed, folder), check, cpu_seconds, keep)
+    report = hostile.run_cases("hostile videos", cases(count, seed, folder), check, hostile.cpu_seconds, keep)
     pool.close()
     if pool.peak_memory() > max(before, 1 << 30):
         report.failures.append(f"FAILED a child used {pool.peak_memory() >> 20} MiB, expected at most 1024")

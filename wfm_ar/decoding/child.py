@@ -1,8 +1,8 @@
 """The decoding child: answers one request at a time on a socket until its other end closes, within limits it cannot exceed.
 
 A request is a line of JSON with two open files, the video to read and the file that takes the pixels; the answer is a line of
-JSON. Nothing but av and the standard library is imported: the child starts in a tenth of a second and its address space,
-which is limited, is its own. It knows no path and needs none.
+JSON. Nothing but av and the standard library is imported (and h5py, once an HDF5 file comes): the child starts in a tenth of a
+second and its address space, which is limited, is its own. It knows no path and needs none.
 """
 
 import json
@@ -44,11 +44,12 @@ def main(fd: int) -> None:
             answer = {"error": str(refused)}
         except MemoryError:
             answer = {
-                "error": f"needs more than {limits.memory_bytes >> 20} MiB to decode, expected less; fix: encode it smaller",
+                "error": f"needs more than {limits.memory_bytes >> 20} MiB to read, expected less; fix: make it smaller",
                 "last": True,
             }
-        except Exception as error:  # whatever else a hostile file makes av raise is that file's fault
-            answer = {"error": f"cannot be read as video ({type(error).__name__}): damaged; fix: copy or encode it again"}
+        except Exception as error:  # whatever else a hostile file makes av or h5py raise is that file's fault
+            kind = "HDF5" if request["do"].startswith("hdf5") else "video"
+            answer = {"error": f"cannot be read as {kind} ({type(error).__name__}): damaged; fix: copy or make it again"}
         for one in files:
             os.close(one)
         _send(channel, answer)
@@ -61,6 +62,8 @@ def _answer(pictures, request: dict, files: list[int], limits: DecodeLimits, wor
         raise Refused("cannot be read (no file came with the request); fix: raise the limit of open files")
     source, target = files
     what = request["do"]
+    if what.startswith("hdf5"):
+        return _answer_hdf5(request, source, target, limits, work)
     if what == "info":
         return {"info": pictures.info(source, limits)}
     if what == "count":
@@ -71,6 +74,17 @@ def _answer(pictures, request: dict, files: list[int], limits: DecodeLimits, wor
     else:
         pictures.read(source, request["start"], request["count"], sink, work.progress)
     return {"shape": [sink.frames, *sink.size, 3]}
+
+
+def _answer_hdf5(request: dict, source: int, target: int, limits: DecodeLimits, work: "_Work") -> dict:
+    from wfm_ar.decoding import hdf5_file  # needs packages that not everybody has, and a third of a second
+
+    if request["do"] == "hdf5 arrays":
+        place = (request["group"], request["names"], request["start"], request["count"])
+        return {"arrays": hdf5_file.read(source, *place, target, limits, work.progress)}
+    content = json.dumps(hdf5_file.survey(source, limits, work.progress)).encode()
+    os.pwrite(target, content, 0)
+    return {"arrays": [("|u1", [len(content)])]}
 
 
 class _Work:

@@ -20,5 +20,10 @@ class DecodeLimits:
         return asdict(self)
 
 
+def most_bytes(size: int) -> int:
+    """What a file of numbers or pictures may unpack to: real ones shrink tenfold at most, a bomb a thousandfold."""
+    return max(256 << 20, 100 * size)
+
+
 class Refused(Exception):
     """Why a file is not taken, "got X, expected Y; fix: Z" without its name: whoever asked knows that."""

@@ -1,15 +1,16 @@
 """Our side of the decoding children: starts them when needed, keeps idle ones for the next call, kills those that misbehave.
 
-`decode` is the one way from a foreign video or picture file to pixels, for training, evaluation and generation alike. A child
-gets the opened file, never its path, so what was checked to be a regular file is what is read. One that crashes, hangs or
-takes too much is killed and the file refused in one line; the process that asked goes on. Children end with their parent,
-however it ends: their socket closes.
+`decode` is the one way from a foreign video or picture file to pixels, for training, evaluation and generation alike, and
+`read_arrays` the one from an HDF5 file to numbers. A child gets the opened file, never its path, so what was checked to be a
+regular file is what is read. One that crashes, hangs or takes too much is killed and the file refused in one line; the process
+that asked goes on. Children end with their parent, however it ends: their socket closes.
 """
 
 import atexit
 import json
 import math
 import os
+import re
 import resource
 import select
 import signal
@@ -26,26 +27,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wfm_ar.decoding.limits import DecodeLimits
-from wfm_ar.errors import BadClip, WfmError
+from wfm_ar.errors import BadClip, BadData, WfmError
 
 LIMITS = DecodeLimits()
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR", "LANG")
 _START_SECONDS = 120.0  # to import av on a machine that is very busy
 _ANSWER_BYTES = 1 << 16
 _KEPT_BYTES = 64 << 20  # of a child's pixel file from call to call
+_NUMBERS = re.compile(r"[<>|=][fiub]\d{1,2}")
 
 
 class Decoded(NamedTuple):
-    """A child's answer: uint8 [T, H, W, 3] or None, and what else it said."""
+    """A child's answer: uint8 [T, H, W, 3] or None, arrays of numbers, and what else it said."""
 
     frames: np.ndarray | None
+    arrays: list[np.ndarray]
     answer: dict[str, Any]
 
 
 def decode(path: str | Path, do: str, *, start: int = 0, count: int | None = None, limits: DecodeLimits = LIMITS) -> Decoded:
     """do: "read" (frames `start` to `start + count`), "count", "info" or "image". Raises BadClip, in one line with the path."""
-    source = _open_regular(path, "an image" if do == "image" else "a local video file")
+    source = _open_regular(path, "an image" if do == "image" else "a local video file", BadClip)
     return _decode(source, str(path), do, start, count, limits)
+
+
+def read_arrays(path: str | Path, do: str, expected: str, *, limits: DecodeLimits = LIMITS, **request: Any) -> list[np.ndarray]:
+    """What a child reads of a file of arrays: `do` and `request` as child.py knows them. Raises BadData, in one line with the path."""
+    source = _open_regular(path, expected, BadData)
+    return _ask({"do": do, **request}, source, str(path), limits, BadData).arrays
 
 
 def decode_bytes(content: bytes, where: str, do: str, *, limits: DecodeLimits = LIMITS) -> Decoded:
@@ -57,29 +66,34 @@ def decode_bytes(content: bytes, where: str, do: str, *, limits: DecodeLimits = 
 
 def _decode(source: int, where: str, do: str, start: int, count: int | None, limits: DecodeLimits) -> Decoded:
     """Closes `source`."""
+    return _ask({"do": do, "start": start, "count": count}, source, where, limits, BadClip)
+
+
+def _ask(request: dict[str, Any], source: int, where: str, limits: DecodeLimits, kind: type[WfmError]) -> Decoded:
+    """A child's answer, or its refusal as an error of this kind. Closes `source`."""
     try:
-        decoded = _POOL.ask({"do": do, "start": start, "count": count, "limits": limits.to_json()}, source, limits)
+        decoded = _POOL.ask({**request, "limits": limits.to_json()}, source, limits)
     except _Died as died:
-        raise BadClip(f"{where}: {died}; fix: copy or encode the file again, or leave it out") from None
+        raise kind(f"{where}: {died}, expected a sound file; fix: copy or make the file again, or leave it out") from None
     finally:
         os.close(source)
     if "error" in decoded.answer:
-        raise BadClip(f"{where}: {decoded.answer['error']}")
+        raise kind(f"{where}: {decoded.answer['error']}")
     return decoded
 
 
-def _open_regular(path: str | Path, expected: str) -> int:
+def _open_regular(path: str | Path, expected: str, kind: type[WfmError]) -> int:
     """An open file, regular for sure. Not blocking: a pipe without a writer would hold us for ever."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
     except (FileNotFoundError, NotADirectoryError):
-        raise BadClip(f"{path}: does not exist, expected {expected}; fix: check the path") from None
+        raise kind(f"{path}: does not exist, expected {expected}; fix: check the path") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadClip(f"{path}: cannot be opened ({reason}), expected {expected}; fix: check the path and its permissions") from None
+        raise kind(f"{path}: cannot be opened ({reason}), expected {expected}; fix: check the path and its permissions") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadClip(f"{path}: is not a regular file, expected {expected}; fix: check the path")
+        raise kind(f"{path}: is not a regular file, expected {expected}; fix: check the path")
     return fd
 
 
@@ -100,14 +114,34 @@ def _frames(target: int, shape: list[int] | None, limits: DecodeLimits) -> np.nd
     if len(sides) != 4 or min(sides) < 1 or sides[3] != 3 or size > limits.output_bytes or os.fstat(target).st_size < size:
         raise _Died(f"the decoder answered with a clip of shape {sides} that it does not have", crashed=True)
     frames_THWC = np.empty(shape, np.uint8)
-    view, done = memoryview(frames_THWC).cast("B"), 0
-    while done < size:
-        got = os.preadv(target, [view[done : done + (1 << 30)]], done)
-        assert got > 0, "the child took pixels away again"
-        done += got
+    _fill(target, frames_THWC, 0)
     if size > _KEPT_BYTES:
         os.ftruncate(target, 0)
     return frames_THWC
+
+
+def _arrays(target: int, described: list[list], limits: DecodeLimits) -> list[np.ndarray]:
+    """Arrays that lie one after the other, [(dtype, shape)]; like `_frames`, in memory of our own."""
+    out, at = [], 0
+    for dtype, shape in described:
+        size = math.prod(shape) * np.dtype(dtype).itemsize if _NUMBERS.fullmatch(dtype) and min([0, *shape]) >= 0 else -1
+        if size < 0 or at + size > min(limits.output_bytes, os.fstat(target).st_size):
+            raise _Died(f"the decoder answered with an array {dtype:.20} {shape} that it does not have", crashed=True)
+        array = np.empty(shape, dtype)
+        _fill(target, array, at)
+        at += size
+        out.append(array)
+    if at > _KEPT_BYTES:
+        os.ftruncate(target, 0)
+    return out
+
+
+def _fill(target: int, array: np.ndarray, at: int) -> None:
+    view, done = memoryview(array.reshape(-1).view(np.uint8)), 0
+    while done < len(view):
+        got = os.preadv(target, [view[done : done + (1 << 30)]], at + done)
+        assert got > 0, "the child took bytes away again"
+        done += got
 
 
 class _Died(Exception):
@@ -157,7 +191,8 @@ class _Child:
         while True:
             answer = self._wait(limits.silence_seconds)
             if "working" not in answer:
-                return Decoded(_frames(self.target, answer.get("shape"), limits), answer)
+                frames = _frames(self.target, answer.get("shape"), limits)
+                return Decoded(frames, _arrays(self.target, answer.get("arrays", []), limits), answer)
 
     def _wait(self, seconds: float) -> dict[str, Any]:
         """The child's next line."""
@@ -169,7 +204,7 @@ class _Child:
             )
             if not readable:
                 self.close()
-                raise _Died(f"the decoder gave no sign of life for {seconds:g} s and was stopped, expected a video", crashed=False)
+                raise _Died(f"the decoder gave no sign of life for {seconds:g} s and was stopped", crashed=False)
             try:
                 part = self.channel.recv(_ANSWER_BYTES)
             except OSError:
@@ -198,9 +233,9 @@ class _Child:
             raise WfmError(f"video decoder: cannot start ({lines[-1] if lines else code}); fix: check that `python -c 'import av'` works")
         self.close()
         if code == -signal.SIGXCPU:
-            return _Died("the decoder used up its CPU time without getting on and was stopped, expected a video", crashed=False)
+            return _Died("the decoder used up its CPU time without getting on and was stopped", crashed=False)
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        return _Died(f"the decoder crashed on it ({name}), expected a video", crashed=True)
+        return _Died(f"the decoder crashed on it ({name})", crashed=True)
 
     def close(self) -> None:
         """Kills the process, and waits so that it leaves no zombie."""
