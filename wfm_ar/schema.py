@@ -17,6 +17,11 @@ ROTATIONS = ("", "euler", "axis_angle", "quaternion", "6d", "joint")  # of a cha
 MOST_BINS = 32767  # of a channel: bins are stored as int16
 
 
+def same_rate(a: float, b: float) -> bool:
+    """Whether two rates agree within 1 %: 29.97 and 30 are one rate."""
+    return abs(a - b) <= 0.01 * max(a, b)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActionChannel:
     """One number of an action."""
@@ -111,7 +116,7 @@ class ActionSchema:
         if isinstance(other, MixedSchema):
             return f"one robot != {len(other.embodiments)}: {', '.join(other.names)}"
         parts = []
-        if self.rate_hz != other.rate_hz:
+        if not same_rate(self.rate_hz, other.rate_hz):
             parts.append(f"rate_hz {self.rate_hz:g} != {other.rate_hz:g}")
         if self.width != other.width:
             mine, theirs = ([c.name for c in s.channels] for s in (self, other))
@@ -179,9 +184,17 @@ Schema = ActionSchema | MixedSchema
 
 
 def channels_of(schema: Schema) -> list[tuple[str, list[str], float]]:
-    """(robot, names of its channels, rate) of each robot: what two schemas must share for one to stand in for the other's ranges."""
+    """(robot, names of its channels, rate) of each robot."""
     parts = [("", schema)] if isinstance(schema, ActionSchema) else schema.embodiments
     return [(name, [channel.name for channel in part.channels], part.rate_hz) for name, part in parts]
+
+
+def same_channels(a: Schema, b: Schema) -> bool:
+    """Whether one schema may stand in for the other's ranges: the same robots with the same channels, at one rate."""
+    ours, theirs = channels_of(a), channels_of(b)
+    return [one[:2] for one in ours] == [one[:2] for one in theirs] and all(
+        same_rate(mine[2], other[2]) for mine, other in zip(ours, theirs, strict=True)
+    )
 
 
 def schema_from_json(data: Any) -> Schema:

@@ -54,7 +54,7 @@ def test_summary(data):
     assert (summary.episodes, summary.splits, summary.frames, summary.texts) == (4, {"train": 3, "val": 1}, 24, 2)
     assert (summary.with_text, summary.with_actions, summary.with_state) == (4, 4, 4)
     assert summary.seconds == pytest.approx(2.4)
-    assert str(summary).startswith("4 episodes (3 train, 1 val), 24 frames, 0.0 min")
+    assert str(summary).startswith("episodes.jsonl, 4 episodes (3 train, 1 val), 24 frames, 0.0 min")
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_every_defect_of_a_folder_with_actions(bridge):
     np.savez(bridge / "4.npz", np.full((6, 2), np.nan, np.float32))
     np.savez(bridge / "5.npz", np.zeros((3, 2), np.float32))
     (bridge / "6.txt").write_bytes(b"\xff\xfe")
-    words = ("0.mp4: cannot be read", "1.mp4: ", "6.txt: got no UTF-8", "2.npz: cannot be read", "3.npz: got shape [6, 5], expected [N, 2]")
-    matches(told(bridge), *words, "4.npz: got 12 NaN", "5.npz: got 3 actions for 6 frames")
+    words = ("0.mp4: cannot be read", "1.mp4: ", "6.txt: got no UTF-8", "2.npz: cannot be read", "3.npz: got shape [5, 5], expected [N, 2]")
+    matches(told(bridge), *words, "4.npz: got 10 NaN", "5.npz: got 3 actions for 6 frames")
     for i in range(8):
         (bridge / f"{i}.npz").write_bytes(b"no array")
     assert sum(".npz: cannot be read" in line for line in told(bridge)) == 5  # the others have no video, or no text, to open them for
@@ -253,7 +253,7 @@ def test_every_defect_of_hdf5_files(tmp_path):
     words = (
         "a.hdf5: data/demo_1 has no obs",
         "b.hdf5: cannot be read as HDF5",
-        "a.hdf5: data/demo_2/actions: got 8 NaN",
+        "a.hdf5: data/demo_2/actions: got 6 NaN",
         "demo_3 has 2 actions",
     )
     matches(told(tmp_path), *words)

@@ -174,3 +174,69 @@ def test_wishes_that_a_format_has_no_use_for(folder, tmp_path_factory):
     assert [episode.fps for episode in both] == [20, 20, 20, 7] and both.load_frames(3).max() == 2 and both.view == ":wrist_image"
     with pytest.raises(BadConfig, match="has one view"):
         open_episodes(f"{folder}:{folder}", camera="top")
+
+
+def test_a_folder_above_data_sets_offers_them(tmp_path):
+    own_set(tmp_path / "many/a", 2), own_set(tmp_path / "many/sub/b", 2), own_set(tmp_path / "deep/mine", 2)
+    (tmp_path / "many/lero/meta").mkdir(parents=True)
+    (tmp_path / "many/lero/meta/info.json").write_text("{}")
+    write_video(tmp_path / "many/clip.mp4", FRAMES, 10)
+    with pytest.raises(BadData, match=r"many: holds 3 data sets below it, a \(episodes.jsonl\), lero \(LeRobot\), sub/b") as caught:
+        open_episodes(tmp_path / "many")
+    root = tmp_path / "many"
+    assert str(caught.value).endswith(f"; fix: data={root / 'a'}:{root / 'lero'}:{root / 'sub/b'}")
+    with pytest.raises(BadData, match=rf"deep: holds a data set below it, mine \(episodes.jsonl\), .*; fix: data={tmp_path}/deep/mine$"):
+        open_episodes(tmp_path / "deep")
+    assert len(open_episodes(tmp_path / "deep/mine")) == 2
+
+
+def test_a_part_of_a_data_set_names_the_whole(tmp_path):
+    own_set(tmp_path / "mine", 2)
+    with pytest.raises(BadData, match=rf"videos: is a part of a data set \(episodes.jsonl\), .*; fix: data={tmp_path}/mine$"):
+        open_episodes(tmp_path / "mine/videos")
+    (tmp_path / "lero/meta").mkdir(parents=True)
+    (tmp_path / "lero/meta/info.json").write_text("{}")
+    inner = tmp_path / "lero/videos/top/chunk-000"
+    inner.mkdir(parents=True)
+    write_video(inner / "file-000.mp4", FRAMES, 10)
+    for path in (inner, inner.parent, inner.parents[1], tmp_path / "lero/meta"):
+        with pytest.raises(BadData, match=rf"is a part of a data set \(LeRobot\), .*; fix: data={tmp_path}/lero$"):
+            open_episodes(path)
+
+
+def test_sets_of_tfds_and_files_of_two_formats(tmp_path):
+    for name in ("one/1.0.0", "two/1.0.0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x-train.tfrecord-00000-of-00001").touch()
+        (tmp_path / name / "features.json").touch()
+    assert format_of(tmp_path / "one") == ("rlds", tmp_path / "one")
+    with pytest.raises(BadData, match=r"holds 2 data sets below it, one/1.0.0 \(RLDS\), two/1.0.0 \(RLDS\)"):
+        format_of(tmp_path)
+    (tmp_path / "one/demo.hdf5").touch()
+    with pytest.raises(BadData, match="holds files of two formats .*tfrecord.* and demo.hdf5.*, expected one"):
+        format_of(tmp_path / "one")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".json", ".parquet"])
+def test_actions_in_a_form_that_is_not_read_are_named(folder, suffix):
+    assert "not read" not in open_episodes(folder).about()
+    (folder / f"0{suffix}").write_bytes(b"1")
+    assert f"1 file (0{suffix}) is not read: actions are taken from a.npz" in open_episodes(folder).about()
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    (folder / f"2{suffix}").write_bytes(b"1")
+    (folder / "actions.json").write_text('{"rate_hz": 20, "channels": [{"name": "x", "unit": "", "low": 0, "high": 1}]}')
+    episodes = open_episodes(folder)
+    assert episodes.format == "videos" and f"2 files ({suffix}; the first is 0{suffix}) are not read" in episodes.about()
+
+
+def test_a_row_beside_the_last_frame_may_hold_anything(folder):
+    rows = np.load(folder / "1.npz")["arr_0"]
+    rows[-1] = np.nan
+    np.savez(folder / "1.npz", rows)
+    episodes = open_episodes(folder)
+    assert (episodes.load_actions(1) == rows[:4]).all()
+    rows[2, 1] = np.inf
+    np.savez(folder / "1.npz", rows)
+    with pytest.raises(BadActions, match=r"1.npz: got inf in row 2, column 1 \(a1\), expected finite"):
+        open_episodes(folder)

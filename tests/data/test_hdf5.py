@@ -90,7 +90,7 @@ def change(name, value):
             "data/demo_2 has 3 actions for 6 frames, expected 5 or 6",
         ),
         (change("data/demo_2/actions", np.zeros(6)), BadActions, r"data/demo_2/actions is float64 \[6\], expected numbers"),
-        (change("data/demo_2/actions", np.full((6, 7), np.inf)), BadActions, "got inf in column 0"),
+        (change("data/demo_2/actions", np.full((6, 7), np.inf)), BadActions, r"got inf in row 0, column 0 \(a0\)"),
     ],
 )
 def test_one_line_a_mistake(make, mistake, error, line):

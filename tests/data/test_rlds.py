@@ -101,7 +101,7 @@ def test_dictionaries_of_actions_are_joined_in_the_order_of_their_names(make):
     [
         ({"steps__action": np.zeros(7, np.float32)}, BadActions, r"record 1: got \[7\] action numbers for 4 steps"),
         ({"steps__action": np.zeros(12, np.float32)}, BadActions, r"got actions of \[2, 3\] numbers, expected one width"),
-        ({"steps__action": np.full(8, np.nan, np.float32)}, BadActions, "got nan in column 0"),
+        ({"steps__action": np.full(8, np.nan, np.float32)}, BadActions, r"record 1: got nan in row 0, column 0 \(a0\)"),
         ({"steps__observation__front": None}, BadData, "record 1: has no pictures of steps/observation/front"),
         ({"steps__language_instruction": [b"\xff\xfe"]}, BadData, "record 1: .* is not UTF-8"),
     ],

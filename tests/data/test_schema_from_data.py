@@ -78,7 +78,7 @@ def test_names_that_occur_twice():
 def test_what_cannot_be():
     with pytest.raises(BadActions, match=r"here: got actions of \[2, 3\] numbers"):
         schema_from_data([np.zeros((3, 2)), np.zeros((3, 3))], 10, where="here")
-    with pytest.raises(BadActions, match="here: got inf in column 1"):
+    with pytest.raises(BadActions, match=r"here: got inf in row 0, column 1 \(a1\)"):
         schema_from_data([np.array([[0, np.inf]])], 10, where="here")
     with pytest.raises(BadData, match="no actions at all"):
         schema_from_data([np.zeros((0, 2))], 10)

@@ -89,7 +89,7 @@ def test_one_line_a_defect_with_file_line_and_remedy(episodes, capsys):
     lines = out.splitlines()
     assert len(lines) == 2 and all("episodes.jsonl line" in line and "; fix: " in line for line in lines)
     assert "line 1" in lines[0] and "a.npy" in lines[0] and "line 2" in lines[1] and "b.mp4" in lines[1]
-    assert err == f"wfm data check: {episodes}: 2 defects found, expected none; fix: as each line says\n"
+    assert err == f"wfm data check: {episodes}: episodes.jsonl, 2 defects found, expected none; fix: as each line says\n"
 
 
 def test_camera_and_rate_of_data_with_several(tmp_path, capsys):

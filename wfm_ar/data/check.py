@@ -27,7 +27,7 @@ from wfm_ar.data.folder import videos_in
 from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, same_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,9 @@ class Defect:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Counts of what a data set holds."""
+    """What a data set holds, in counts; str() is its one line."""
 
+    format: str  # as a user calls it
     episodes: int
     splits: dict[str, int]  # split -> episodes
     with_text: int
@@ -56,11 +57,13 @@ class Summary:
     texts: int  # distinct
     frames: int  # as the containers declare
     seconds: float
+    notes: tuple[str, ...]  # what was chosen or assumed while opening
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in sorted(self.splits.items()))
         return (
-            f"{self.episodes} episode{'s' * (self.episodes != 1)} ({splits}), {self.frames} frames, {self.seconds / 60:.1f} min; "
+            f"{self.format}, {self.episodes} episode{'s' * (self.episodes != 1)} ({splits}), "
+            f"{self.frames} frames, {self.seconds / 60:.1f} min; "
             f"{self.with_text} with text ({self.texts} distinct), {self.with_actions} with actions, {self.with_state} with state"
         )
 
@@ -106,6 +109,7 @@ def summarize(path: str | Path, *, camera: str | None = None, fps: float | None 
     episodes = open_episodes(path, camera=camera, fps=fps)
     frames = [episodes.num_frames(i) for i in range(len(episodes))]
     return Summary(
+        format=episodes.title or episodes.format,
         episodes=len(episodes),
         splits=dict(Counter(episode.split for episode in episodes)),
         with_text=sum(episode.text is not None for episode in episodes),
@@ -114,6 +118,7 @@ def summarize(path: str | Path, *, camera: str | None = None, fps: float | None 
         texts=len({episode.text for episode in episodes if episode.text is not None}),
         frames=sum(frames),
         seconds=sum(count / episode.fps for count, episode in zip(frames, episodes, strict=True)),
+        notes=episodes.notes,
     )
 
 
@@ -152,7 +157,7 @@ def _check_video(episode: Episode, decode: bool) -> int:
     if decode:
         frames = len(read_video(episode.video))
     fps = video_info(episode.video).fps
-    if abs(fps - episode.fps) > 0.01 * episode.fps:
+    if not same_rate(fps, episode.fps):
         raise BadData(f"{episode.video}: plays at {fps:g} fps, expected {episode.fps:g} as the line says; fix: correct the line")
     return frames
 
@@ -166,7 +171,7 @@ def _check_actions(episode: Episode, schema: ActionSchema | None, frames: int | 
         raise BadData(
             f"{episode.actions}: got {len(actions)} actions, expected {shape} for {frames} frames; fix: one action between every two frames"
         )
-    if abs(schema.rate_hz - episode.fps) > 0.01 * episode.fps:
+    if not same_rate(schema.rate_hz, episode.fps):
         raise BadData(
             f"{episode.actions}: actions.json says {schema.rate_hz:g} actions a second, expected {episode.fps:g}, "
             "the line's fps; fix: resample the actions or correct the rate"

@@ -17,7 +17,7 @@ from wfm_ar.data.folder import NpzReader
 from wfm_ar.data.lerobot_write import Clip, goes_by_frame, write_lerobot
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadClip, BadConfig, BadData
-from wfm_ar.schema import MixedSchema
+from wfm_ar.schema import MixedSchema, same_rate
 
 
 def convert_set(
@@ -43,7 +43,7 @@ def convert_set(
             robots = ", ".join(episodes.schema.names)
             raise BadConfig(f"format: lerobot holds one robot's actions, got {robots}; fix: convert each set alone, or format=episodes")
         rates = sorted({episode.fps for episode in episodes})
-        if len(rates) > 1:
+        if not same_rate(rates[0], rates[-1]):
             told = f"got rates of {rates} frames a second, expected one for lerobot"
             raise BadData(f"{episodes.path}: {told}; fix: part the set by rate, or even it with `wfm data curate fps=`")
         clips = _clips(episodes, lossless, notes, on_progress)

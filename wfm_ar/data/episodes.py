@@ -18,6 +18,7 @@ import numpy as np
 
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.json_files import parse_json, read_bytes, read_json
+from wfm_ar.data.listing import refuse_pointer, stays_inside
 from wfm_ar.data.video import read_video, video_info, write_video
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
@@ -383,12 +384,11 @@ def read_lines(root: Path) -> list[bytes]:
 
 
 def inside(root: Path, name: str | None, where: str) -> Path | None:
-    """The absolute path of `name`, which must stay inside `root` whatever links lie on the way."""
+    """The absolute path of `name`, which must stay inside `root` (or the hub cache it is of) whatever links lie on the way."""
     if name is None:
         return None
     path = os.path.normpath(os.path.join(root, name))
-    top = os.path.realpath(root)
-    if os.path.isabs(name) or "\0" in name or os.path.commonpath([top, os.path.realpath(path)]) != top:
+    if os.path.isabs(name) or "\0" in name or not stays_inside(root, path):
         raise BadData(f"{where} is {name!r}, which leads out of the folder, expected a relative path inside; fix: copy it in")
     return Path(os.path.abspath(path))
 
@@ -408,7 +408,9 @@ def _load_array(path: Path):
     if not Path(path).is_file():
         raise BadData(f"{path}: does not exist or is not a regular file, expected an array; fix: restore it or drop the episode")
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(refuse_pointer(path), allow_pickle=False)
+    except BadData:
+        raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
         raise BadData(f"{path}: cannot be read ({error}), expected a numpy file; fix: make it again") from error
 

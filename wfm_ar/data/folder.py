@@ -1,7 +1,8 @@
 """A folder of videos; with actions (`a.mp4` + `a.npz`, as BridgeData clips come) and texts (`a.txt`) beside them where there are any.
 
-It is searched to the bottom, hidden files are left alone. Folders called train, val (or validation, valid) and test right below
-the top are splits when there is more than one of them; otherwise a hash of the name decides.
+It is searched to the bottom. Actions in other files (.npy, .csv, .json ...) are not read, and that is said. Folders called train,
+val (or validation, valid) and test right below the top are splits when there is more than one of them; otherwise a hash of the name
+decides.
 """
 
 from pathlib import Path
@@ -9,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.listing import files_below, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info
 from wfm_ar.errors import BadActions, BadData
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, same_rate
 
 ARRAYS = ("arr_0", "actions", "action")  # the array of an .npz that holds the actions
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 LONGEST_TEXT = 4096  # bytes of a .txt
+NOT_READ = (".npy", ".npz", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".pkl", ".mat", ".bag", ".mcap")  # where others keep actions
 
 
 class NpzReader:
@@ -33,15 +36,19 @@ class NpzReader:
         return [Place(episode.video)]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
-        values = actions_of_npz(episode.actions)
+        values = self.used(episode)
         schema.validate(values, str(episode.actions))
-        frames = self.num_frames(episode)
+        return np.ascontiguousarray(values, np.float32)
+
+    def used(self, episode: Episode) -> np.ndarray:
+        """The actions between frames as stored, [frames - 1, A]; what a row beside the last frame holds does not matter."""
+        values, frames = actions_of_npz(episode.actions), self.num_frames(episode)
         if frames and len(values) not in (frames - 1, frames):
             raise BadActions(
                 f"{episode.actions}: got {len(values)} actions for {frames} frames, expected {frames - 1} or {frames}; "
                 "fix: one action between every two frames"
             )
-        return np.ascontiguousarray(values[: frames - 1 if frames else None], np.float32)
+        return values[: frames - 1 if frames else None]
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
         raise AssertionError("episodes of this format have no state")
@@ -61,27 +68,28 @@ def open_folder(root: Path, problems: Problems = None) -> EpisodeSet:
     for name, path in names.items():
         with noted(problems):
             episodes.append(_episode(root, name, path, splits[name]))
-    schema, made, notes = None, False, []
+    schema, made, reader = None, False, NpzReader()
     with noted(problems):
         schema = read_schema(root, needed=False)
     acting = [episode for episode in episodes if episode.actions]
+    notes = _not_read(root, {*names.values(), *(episode.actions for episode in acting)})
     if not acting:
-        return EpisodeSet(path=root, format="videos", title="folder of videos", schema=schema, episodes=tuple(episodes))
-    actors = sound(sample(acting), lambda episode: actions_of_npz(episode.actions), problems)
+        return EpisodeSet(path=root, format="videos", title="folder of videos", schema=schema, episodes=tuple(episodes), notes=tuple(notes))
+    actors = sound(sample(acting), reader.used, problems)
     if schema is None and actors:
         rates = sorted({episode.fps for episode in acting})
-        if len(rates) > 1:
+        if not same_rate(rates[0], rates[-1]):
             raise BadData(f"{root}: got videos of {rates} frames a second, expected one rate for the actions; fix: part them by rate")
-        arrays = [actions_of_npz(episode.actions) for episode in actors]
-        made, schema = True, schema_from_data(arrays, rates[0], where=f"{root}: .npz files")
-        notes = [schema_note(schema, root)]
+        arrays, places = [reader.used(episode) for episode in actors], [str(episode.actions) for episode in actors]
+        made, schema = True, schema_from_data(arrays, rates[0], places=places, where=f"{root}: .npz files")
+        notes.append(schema_note(schema, root))
     return EpisodeSet(
         path=root,
         format="bridge",
         title="videos with .npz actions",
         schema=schema,
         episodes=tuple(episodes),
-        reader=NpzReader(),
+        reader=reader,
         schema_made=made,
         notes=tuple(notes),
     )
@@ -97,11 +105,20 @@ def _episode(root: Path, name: str, path: Path, split: str) -> Episode:
     return Episode(id=name, video=video, text=text, actions=files[".npz"], state=None, fps=rate, split=split)
 
 
+def _not_read(root: Path, read: set[Path]) -> list[str]:
+    """A note on files that may hold actions and are not read, where there are any."""
+    left = [path for path in files_below(root) if path.suffix.lower() in NOT_READ and path not in read and path != root / SCHEMA]
+    if not left:
+        return []
+    kinds = ", ".join(sorted({path.suffix.lower() for path in left}))
+    first = left[0].relative_to(root).as_posix()
+    count = f"1 file ({first}) is" if len(left) == 1 else f"{len(left)} files ({kinds}; the first is {first}) are"
+    return [f"{count} not read: actions are taken from a.npz beside a.mp4, texts from a.txt"]
+
+
 def videos_in(root: Path) -> dict[str, Path]:
     """The videos below `root` by their relative names, in order."""
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    names = {path.relative_to(root).as_posix(): path for path in found}
-    return {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return {path.relative_to(root).as_posix(): path for path in files_below(root) if path.suffix.lower() in VIDEO_SUFFIXES}
 
 
 def splits_of(names: list[str]) -> dict[str, str]:
@@ -139,7 +156,7 @@ def actions_of_npz(path: Path) -> np.ndarray:
 def _text(path: Path | None) -> str | None:
     if path is None:
         return None
-    content = path.read_bytes()[: LONGEST_TEXT + 1]
+    content = refuse_pointer(path).read_bytes()[: LONGEST_TEXT + 1]
     try:
         text = content.decode().strip()
     except UnicodeDecodeError:

@@ -15,12 +15,15 @@ import numpy as np
 
 from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Place, Reader, open_own
 from wfm_ar.data.folder import open_folder
+from wfm_ar.data.listing import files_below
 from wfm_ar.data.problems import Problems
 from wfm_ar.errors import BadConfig, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
-LEROBOT = "meta/info.json"
+LEROBOT, TFDS = "meta/info.json", "features.json"  # what marks the root of a LeRobot set, and of a set that TFDS wrote
+TITLES = {"episodes": INDEX, "lerobot": "LeRobot", "rlds": "RLDS", "hdf5": "HDF5", "folder": "folder of videos"}
+MOST_NAMED = 8  # data sets named in a message
 HAVE_CAMERAS, WITHOUT_RATE = ("lerobot", "rlds", "hdf5"), ("rlds", "hdf5")  # formats with a choice of cameras, and of the rate
 
 
@@ -73,8 +76,17 @@ def _open_one(path: Path, camera: str | None, fps: float | None, problems: Probl
     return open_hdf5(root, camera, fps, problems)
 
 
+def title_of(path: Path) -> str:
+    """The format of a data set as a user calls it, found without reading the set; "" where there is none, or are several."""
+    try:
+        return TITLES[format_of(path)[0]]
+    except BadData:
+        return ""
+
+
 def format_of(path: Path) -> tuple[str, Path]:
-    """("episodes", "lerobot", "rlds", "hdf5" or "folder", the folder or file to open). Raises BadData for no folder and no such file."""
+    """("episodes", "lerobot", "rlds", "hdf5" or "folder", the folder or file to open). Raises BadData for what is no data set, for a
+    folder that other data sets lie in, and for a part of one."""
     if path.name == INDEX and path.is_file():
         root = path.parent
         return ("lerobot", root.parent) if root.name == "meta" and (root / "info.json").is_file() else ("episodes", root)
@@ -90,10 +102,49 @@ def format_of(path: Path) -> tuple[str, Path]:
         return "episodes", path
     if (path / LEROBOT).exists():
         return "lerobot", path
-    for kind, pattern in (("rlds", "*.tfrecord*"), ("hdf5", "*.hdf5"), ("hdf5", "*.h5")):
-        if next(path.rglob(pattern), None) is not None:
-            return kind, path
-    return "folder", path
+    _refuse_part(path)
+    files = files_below(path)
+    _refuse_sets_below(path, files)
+    return _one_kind(path, files), path
+
+
+def _one_kind(path: Path, files: list[Path]) -> str:
+    """Which format the files are of. Raises BadData where they are of two: one of them would be left out."""
+    first: dict[str, Path] = {}
+    for file in files:
+        kind = "rlds" if ".tfrecord" in file.name else "hdf5" if file.suffix.lower() in HDF5_SUFFIXES else "folder"
+        first.setdefault(kind, file)
+    if {"rlds", "hdf5"} <= first.keys():
+        told = " and ".join(str(first[kind].relative_to(path)) for kind in ("rlds", "hdf5"))
+        raise BadData(f"{path}: holds files of two formats ({told}), expected one; fix: name the folder of one of them")
+    return next((kind for kind in ("rlds", "hdf5") if kind in first), "folder")
+
+
+def _refuse_part(path: Path) -> None:
+    """Raises BadData where `path` is the folder of videos, rows or index files of a data set: the rest of it would be lost."""
+    inner = path.resolve()
+    for root in inner.parents:
+        top = inner.relative_to(root).parts[0]
+        for index, title, folders in ((LEROBOT, "LeRobot", ("videos", "data", "meta")), (INDEX, INDEX, ("videos", "actions", "states"))):
+            if top in folders and (root / index).is_file():
+                raise BadData(f"{path}: is a part of a data set ({title}), expected the whole of it; fix: data={root}")
+
+
+def _refuse_sets_below(path: Path, files: list[Path]) -> None:
+    """Raises BadData where whole data sets lie below `path`: read as one folder they would lose their actions, texts and episodes."""
+    titles = {file.parents[1]: "LeRobot" for file in files if file.as_posix().endswith(f"/{LEROBOT}")}
+    titles |= {file.parent: INDEX for file in files if file.name == INDEX and file.parent.name != "meta"}
+    rlds = {file.parent for file in files if ".tfrecord" in file.name}
+    tfds = {file.parent: "RLDS" for file in files if file.name == TFDS and file.parent in rlds}
+    if not titles and len(tfds) < 2:  # one set of TFDS may be opened from above: all of it is found
+        return
+    titles |= tfds
+    sets = sorted(titles)
+    named = ", ".join(f"{one.relative_to(path).as_posix()} ({titles[one]})" for one in sets[:MOST_NAMED])
+    more = f" and {len(sets) - MOST_NAMED} more" if len(sets) > MOST_NAMED else ""
+    count = "a data set" if len(sets) == 1 else f"{len(sets)} data sets"
+    fix = os.pathsep.join(map(str, sets[:MOST_NAMED]))
+    raise BadData(f"{path}: holds {count} below it, {named}{more}, expected one right here; fix: data={fix}")
 
 
 @dataclass(frozen=True, kw_only=True)

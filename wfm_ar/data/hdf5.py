@@ -16,6 +16,7 @@ import numpy as np
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import STATE_BYTES, Episode, EpisodeSet, Place, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.decoding.pool import read_arrays
@@ -88,15 +89,19 @@ class Hdf5Reader:
         return self.demos[episode.video, episode.source].arrays
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
-        values = self.action_rows(episode)
-        schema.validate(values, f"{episode.video}: {episode.source}/actions")
-        frames = self.num_frames(episode)
+        values = self.used_actions(episode)
+        schema.validate(values, _where_actions(episode))
+        return np.ascontiguousarray(values, np.float32)
+
+    def used_actions(self, episode: Episode) -> np.ndarray:
+        """The actions between frames as stored, [frames - 1, A]; what a row beside the last frame holds does not matter."""
+        values, frames = self.action_rows(episode), self.num_frames(episode)
         if len(values) not in (frames - 1, frames):
             raise BadActions(
                 f"{episode.video}: {episode.source} has {len(values)} actions for {frames} frames, expected {frames - 1} or {frames}; "
                 "fix: one action between every two frames"
             )
-        return np.ascontiguousarray(values[: frames - 1], np.float32)
+        return values[: frames - 1]
 
     def action_rows(self, episode: Episode) -> np.ndarray:
         """Actions as they are stored, [N, A]. Raises BadActions, BadData."""
@@ -118,7 +123,7 @@ class Hdf5Reader:
 
 def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
     """An .hdf5 file, or a folder of them. Raises BadData, BadConfig, BadActions, MissingDependency."""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+    files = [path] if path.is_file() else [one for one in files_below(path) if one.suffix.lower() in SUFFIXES]
     root = path.parent if path.is_file() else path
     if not files:
         raise BadData(f"{path}: holds no regular file that ends in {' or '.join(SUFFIXES)}, expected one; fix: copy it in")
@@ -129,11 +134,10 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
     cameras: list[str] = []
     shown: tuple[str, ...] = ()
     for place in files:
-        if not place.resolve().is_relative_to(root.resolve()):
-            raise BadData(f"{place}: leads out of the folder, expected a file inside; fix: copy it in")
+        refuse_leading_out(root, place)
         prefix = "" if len(files) == 1 else f"{place.relative_to(root).with_suffix('').as_posix()}/"
         with noted(problems):
-            about = _survey(place)
+            about = _survey(refuse_pointer(place))
             own = sorted(_demos(about, place, problems), key=lambda demo: _natural(demo.name))
             if not shown and own:
                 cameras = sorted(name.removeprefix("obs/") for name, array in own[0].arrays.items() if array.is_camera)
@@ -161,9 +165,10 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
         for name, file, source, text, acting in found
     )
     schema, made, reader = read_schema(root, needed=False), False, Hdf5Reader(shown, demos)
-    actors = sound(sample([episode for episode in episodes if episode.actions]), reader.action_rows, problems)
+    actors = sound(sample([episode for episode in episodes if episode.actions]), reader.used_actions, problems)
     if actors and schema is None:
-        made, schema = True, schema_from_data([reader.action_rows(episode) for episode in actors], rate, where=str(path))
+        arrays, places = [reader.used_actions(episode) for episode in actors], [_where_actions(episode) for episode in actors]
+        made, schema = True, schema_from_data(arrays, rate, places=places, where=str(path))
         notes.append(schema_note(schema, root))
     return EpisodeSet(
         path=path,
@@ -199,6 +204,10 @@ def _demos(about: dict[str, Any], path: Path, problems: Problems) -> list[Demo]:
             arrays = {name: Array(dtype, tuple(shape)) for name, (dtype, shape) in demo["arrays"].items()}
             out.append(Demo(name=demo["name"], attributes=demo["attributes"], arrays=arrays))
     return out
+
+
+def _where_actions(episode: Episode) -> str:
+    return f"{episode.video}: {episode.source}/actions"
 
 
 def _json_attribute(attributes: dict[str, str], name: str) -> dict[str, Any]:

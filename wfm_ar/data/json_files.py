@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from wfm_ar.data.listing import LFS_POINTER
+
 SETTINGS_BYTES = 1 << 20  # of a file of settings; the largest of our own has some kilobytes
 
 
@@ -27,7 +29,10 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise ValueError("it is not a regular file")
         if about.st_size > most:
             raise ValueError(f"it has {about.st_size} bytes, at most {most} are taken")
-        return file.read(most)
+        content = file.read(most)
+    if LFS_POINTER.match(content):
+        raise ValueError("it is a Git LFS pointer, and `git lfs pull` fetches the file itself")
+    return content
 
 
 def parse_json(content: bytes | str) -> Any:

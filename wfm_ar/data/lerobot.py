@@ -19,6 +19,7 @@ from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, Place, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.json_files import read_bytes
+from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
@@ -139,9 +140,13 @@ class LeRobotReader:
         return np.concatenate([columns[name].reshape(episode.source.length, -1).astype(np.float32) for name in names], axis=1)
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
-        values = self.values(episode, self.info.actions)
+        values = self.used_actions(episode)
         schema.validate(values, _where(episode))
-        return np.ascontiguousarray(values[:-1])
+        return np.ascontiguousarray(values)
+
+    def used_actions(self, episode: Episode) -> np.ndarray:
+        """The actions between frames, float32 [T - 1, A]: the last row leads nowhere, and what it holds does not matter."""
+        return self.values(episode, self.info.actions)[:-1]
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
         out = {}
@@ -182,7 +187,7 @@ def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> E
     )
     reader, schema, made, notes = LeRobotReader(info, shown), read_schema(root, needed=False), False, [note] if note else []
     actors = sample([episode for episode in episodes if episode.actions])
-    actors = sound(actors, lambda episode: reader.values(episode, info.actions), problems)
+    actors = sound(actors, reader.used_actions, problems)
     if actors and schema is None:
         made, schema = True, _make_schema(root, info, reader, actors)
         notes.append(schema_note(schema, root))
@@ -229,12 +234,11 @@ def read_info(root: Path) -> Info:
 
 
 def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
-    files = sorted((root / EPISODES).rglob("*.parquet"))
+    files = _files(root, EPISODES, ".parquet")
     if not files:
         raise BadData(f"{root / EPISODES}: holds no .parquet file, expected the list of episodes; fix: copy the data set again")
     rows: list[dict[str, Any]] = []
     for file in files:
-        inside(root, file.relative_to(root).as_posix(), str(file))
         columns = read_rows(file, [name for name in column_names(file) if not name.startswith("stats/")])
         for needed in ("episode_index", "length"):
             if needed not in columns:
@@ -267,12 +271,12 @@ def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, 
     numbers, begin = _indices(row, f"videos/{key}"), row.get(f"videos/{key}/from_timestamp")
     if numbers is not None and isinstance(begin, (int, float)) and 0 <= begin <= 1e9:
         return _fill(root, info.video_path, numbers | {"video_key": key}, "video_path"), float(begin)
-    files = sorted(path for path in (root / "videos").rglob("*.mp4") if key in path.parts and re.fullmatch(r"\D*\d+\.mp4", path.name))
+    files = [path for path in _files(root, "videos", ".mp4") if key in path.parts and re.fullmatch(r"\D*\d+\.mp4", path.name)]
     if len(files) != 1:
         raise BadData(f"{root / EPISODES}: does not say which of {len(files)} files episode {row['episode_index']} of {key} lies in, "
                       f"expected columns videos/{key}/...; fix: write the data set again")  # fmt: skip
     before = sum(other["length"] for other in rows if other["episode_index"] < row["episode_index"])
-    return inside(root, files[0].relative_to(root).as_posix(), str(files[0])), before / info.fps
+    return files[0], before / info.fps
 
 
 def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
@@ -316,10 +320,10 @@ def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[E
         names += [f"{prefix}{name}" for name in own or [f"a{i}" for i in range(width)]]
         given = feature.get("units") or feature.get("unit") or ""
         units += [str(unit) for unit in given] if isinstance(given, list) and len(given) == width else [str(given)] * width
-    arrays = [reader.values(episode, info.actions) for episode in episodes]
+    arrays, places = [reader.used_actions(episode) for episode in episodes], [_where(episode) for episode in episodes]
     states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
     told = states if len(states) == len(arrays) and all(state is not None for state in states) else None
-    return schema_from_data(arrays, info.fps, names=names, units=units, states=told, where=str(root))
+    return schema_from_data(arrays, info.fps, names=names, units=units, states=told, places=places, where=str(root))
 
 
 def _commanded(info: Info, reader: LeRobotReader, episode: Episode, names: list[str]) -> np.ndarray | None:
@@ -354,7 +358,7 @@ def _tasks(root: Path) -> dict[int, str]:
     """task_index -> text; {} where the set has no tasks. The text is a column, or the index of a pandas frame."""
     table, lines = root / f"{TASKS}.parquet", root / f"{TASKS}.jsonl"
     if table.exists():
-        columns = read_rows(inside(root, f"{TASKS}.parquet", str(table)))
+        columns = read_rows(refuse_pointer(inside(root, f"{TASKS}.parquet", str(table))))
         texts = next((columns[name] for name in ("task", "__index_level_0__", *columns) if _texts(columns.get(name))), None)
         if texts is None or "task_index" not in columns:
             raise BadData(f"{table}: got columns {sorted(columns)}, expected task_index and a text; fix: write the data set again")
@@ -378,8 +382,7 @@ def _task_of_data(path: Path, index: int, tasks: dict[int, str]) -> str | None:
 def _holders(root: Path) -> dict[int, Path]:
     """episode -> the data file that holds it, found by looking into each."""
     out: dict[int, Path] = {}
-    for file in sorted((root / "data").rglob("*.parquet")):
-        path = inside(root, file.relative_to(root).as_posix(), str(file))
+    for path in _files(root, "data", ".parquet"):
         out |= dict.fromkeys(np.unique(read_arrays(path, ["episode_index"])["episode_index"]).tolist(), path)
     return out
 
@@ -404,7 +407,16 @@ def _fill(root: Path, template: str, values: dict[str, Any], key: str) -> Path:
     path = inside(root, name, f"{root / INFO}: {key}")
     if not path.is_file():
         raise BadData(f"{path}: does not exist, expected the file that {INFO}'s {key} leads to; fix: copy the data set again")
-    return path
+    return refuse_pointer(path)
+
+
+def _files(root: Path, folder: str, suffix: str) -> list[Path]:
+    """The data files of one kind below a folder of the set. Raises BadData for one that leads out of the set, or is a pointer."""
+    found = [path for path in files_below(root / folder) if path.suffix == suffix]
+    for path in found:
+        refuse_leading_out(root, path)
+        refuse_pointer(path)
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

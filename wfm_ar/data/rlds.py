@@ -20,6 +20,7 @@ import numpy as np
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import Episode, EpisodeSet, Place, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
+from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.tfrecord import byte_strings, features_of, index_records, read_record, values_of
@@ -100,9 +101,9 @@ class RldsReader:
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         where = _where(episode.video, episode.source.number)
-        values = _actions(self._layout(episode.video, episode.source).numbers, episode.source.steps, where)
+        values = _actions(self._layout(episode.video, episode.source).numbers, episode.source.steps, where)[:-1]
         schema.validate(values, where)
-        return np.ascontiguousarray(values[:-1], np.float32)
+        return np.ascontiguousarray(values, np.float32)
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
         where, steps = _where(episode.video, episode.source.number), episode.source.steps
@@ -111,10 +112,10 @@ class RldsReader:
 
 def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
     """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions."""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*.tfrecord*") if one.is_file())
+    files = [path] if path.is_file() else [one for one in files_below(path) if ".tfrecord" in one.name]
     root = path.parent if path.is_file() else path
-    if escaped := [one for one in files if not one.resolve().is_relative_to(root.resolve())]:
-        raise BadData(f"{escaped[0]}: leads out of the folder, expected a file inside; fix: copy it in")
+    for file in files:
+        refuse_leading_out(root, file)
     found, cameras, shown, camera_note = [], [], (), ""
     for file, number, offset, content in _records(files, problems):
         where = _where(file, number)
@@ -158,7 +159,8 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Probl
     if actors and schema is None:
         made, pairs = True, [_actions_and_state(reader, episode) for episode in actors]
         states = [state for _, state in pairs] if all(state is not None for _, state in pairs) else None
-        schema = schema_from_data([values for values, _ in pairs], rate, states=states, where=str(path))
+        places = [_where(episode.video, episode.source.number) for episode in actors]
+        schema = schema_from_data([values for values, _ in pairs], rate, states=states, places=places, where=str(path))
         notes.append(schema_note(schema, root))
     return EpisodeSet(
         path=path,
@@ -178,6 +180,7 @@ def _records(files: list[Path], problems: Problems) -> Iterator[tuple[Path, int,
     for file in files:
         places = []
         with noted(problems):
+            refuse_pointer(file)
             places = index_records(file)
         if places:
             with open(file, "rb") as handle:
@@ -192,10 +195,10 @@ def _actions_and_state(reader: RldsReader, episode: Episode) -> tuple[np.ndarray
     with open(episode.video, "rb") as handle:
         mapped = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
     features: Mapping[str, memoryview] = features_of(mapped[record.offset : record.offset + record.length], where)
-    values = _actions(features, record.steps, where)
+    values = _actions(features, record.steps, where)[:-1]
     if not np.isfinite(values).all():  # damage is told as such
         features = reader._layout(episode.video, record).numbers
-        values = _actions(features, record.steps, where)
+        values = _actions(features, record.steps, where)[:-1]
     state = _state(features, record.steps, where).get("state")
     return values, state if state is not None and state.shape[1] >= values.shape[1] else None
 

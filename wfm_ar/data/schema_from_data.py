@@ -33,12 +33,14 @@ def schema_from_data(
     units: Sequence[str] | None = None,
     states: Sequence[np.ndarray] | None = None,
     bins: int = 64,
+    places: Sequence[str] | None = None,
     where: str = "actions",
 ) -> ActionSchema:
     """The schema of `actions`, arrays [N_i, A] of episodes; `names` default to a0, a1 ...
 
-    states: [N_i, A] a episode, the robot's own measurement of what each channel commands, at the time of each action. Raises
-    BadActions for values that are not finite or widths that differ, BadData where there is not one action.
+    states: [N_i, A] a episode, the robot's own measurement of what each channel commands, at the time of each action. places: what
+    errors call each of the arrays. Raises BadActions for values that are not finite or widths that differ, BadData where there is
+    not one action.
     """
     arrays = [np.asarray(one, np.float64) for one in actions]
     widths = sorted({one.shape[1] for one in arrays if one.ndim == 2})
@@ -48,10 +50,9 @@ def schema_from_data(
     if not len(values):
         raise BadData(f"{where}: got no actions at all, expected some; fix: leave the actions out")
     width = widths[0]
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        raise BadActions(f"{where}: got {values[row, column]} in column {column}, expected finite numbers; fix: drop or repair those steps")
     names = distinct(names) if names is not None and len(names) == width else [f"a{i}" for i in range(width)]
+    for i, array in enumerate(arrays):
+        _refuse_not_finite(array, names, where if places is None else places[i])
     units = list(units) if units is not None and len(units) == width else [""] * width
     motions = [_named_motion(name) for name in names]
     if states is not None and "" in motions:
@@ -67,6 +68,14 @@ def schema_from_data(
         channel = dict(name=names[i], unit=units[i], motion=motions[i], rotation=rotations[i])
         channels.append(ActionChannel(**channel, **_range(values[:, i], bins)))
     return ActionSchema(channels=tuple(channels), rate_hz=rate_hz)
+
+
+def _refuse_not_finite(values: np.ndarray, names: Sequence[str], where: str) -> None:
+    """Raises BadActions that names row and channel of the first value that is NaN or infinite."""
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        got = f"got {values[row, column]} in row {row}, column {column} ({names[column]})"
+        raise BadActions(f"{where}: {got}, expected finite numbers; fix: drop or repair those steps")
 
 
 def distinct(names: Sequence[str]) -> list[str]:

@@ -19,9 +19,10 @@ from types import ModuleType
 import numpy as np
 
 from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.data.listing import refuse_pointer
 from wfm_ar.decoding.limits import DecodeLimits
-from wfm_ar.decoding.pool import LIMITS, decode, decode_bytes
-from wfm_ar.errors import BadClip
+from wfm_ar.decoding.pool import LIMITS, Decoded, decode, decode_bytes
+from wfm_ar.errors import BadClip, BadData
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
 # x264's AVX-512 code for macroblock trees reads memory that was never written: with it the bytes vary from run to run
@@ -43,7 +44,7 @@ class VideoInfo:
 
 def video_info(path: str | Path, *, limits: DecodeLimits = LIMITS) -> VideoInfo:
     """Reads the header only. Raises BadClip for what is not a video."""
-    return VideoInfo(**decode(path, "info", limits=limits).answer["info"])
+    return VideoInfo(**_decoded(path, "info", limits=limits).answer["info"])
 
 
 def read_video(path: str | Path, start: int = 0, count: int | None = None, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
@@ -54,14 +55,26 @@ def read_video(path: str | Path, start: int = 0, count: int | None = None, *, li
     """
     if start < 0 or (count is not None and count < 1):
         raise BadClip(f"{path}: got start {start} and count {count}, expected start >= 0 and count >= 1; fix: ask for frames")
-    frames_THWC = decode(path, "read", start=int(start), count=None if count is None else int(count), limits=limits).frames
+    frames_THWC = _decoded(path, "read", start=int(start), count=None if count is None else int(count), limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC
 
 
 def count_frames(path: str | Path, *, limits: DecodeLimits = LIMITS) -> int:
     """Frames really stored in the file, counted without decoding. Raises BadClip if there are fewer than declared."""
-    return int(decode(path, "count", limits=limits).answer["count"])
+    return int(_decoded(path, "count", limits=limits).answer["count"])
+
+
+def _decoded(path: str | Path, *asked, **how) -> Decoded:
+    """`decode`, where a Git LFS pointer in the file's place is called that."""
+    try:
+        return decode(path, *asked, **how)
+    except BadClip:
+        try:
+            refuse_pointer(Path(path))
+        except BadData as error:
+            raise BadClip(str(error)) from None
+        raise
 
 
 def write_video(
@@ -167,7 +180,7 @@ def _check_frames(frames_THWC: np.ndarray, where: str) -> np.ndarray:
 
 def read_image(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """A PNG or JPEG file as a one-frame clip, uint8 [1, H, W, 3]. Raises BadClip."""
-    frames_THWC = decode(path, "image", limits=limits).frames
+    frames_THWC = _decoded(path, "image", limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC
 

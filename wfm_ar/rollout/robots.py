@@ -5,7 +5,7 @@ from dataclasses import replace
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.errors import BadActions, BadConfig, nearest
 from wfm_ar.rollout.world import World
-from wfm_ar.schema import ActionSchema, MixedSchema, channels_of
+from wfm_ar.schema import ActionSchema, MixedSchema, same_channels
 
 
 def robots_of(world: World) -> dict[str, World]:
@@ -43,7 +43,7 @@ def fitted(episodes: EpisodeSet, world: World, embodiment: str | None = None) ->
     else:
         pairs = [(known, own)]
     for mine, theirs in pairs:
-        same = episodes.schema_made and channels_of(mine) == channels_of(theirs)
+        same = episodes.schema_made and same_channels(mine, theirs)
         if not same and (difference := mine.diff(theirs)):
             line = f"{episodes.path}: the schema differs from the world's ({difference})"
             raise BadActions(f"{line}; fix: convert the actions, or train on them")

@@ -30,6 +30,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Prints what was found; 0 for a sound set, 2 for one with defects."""
     from wfm_ar.data.check import check_data, summarize
+    from wfm_ar.data.formats import title_of
     from wfm_ar.data.stats import data_stats
 
     how = {"camera": settings.camera, "fps": settings.fps}
@@ -39,10 +40,12 @@ def run(settings: Settings) -> int:
     sheet = _draw(settings, how)
     if defects:
         plural = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
-        print(f"wfm data check: {settings.path}: {plural} found, expected none; fix: as each line says", file=sys.stderr)
+        title = f"{title}, " if (title := title_of(settings.path)) else ""
+        print(f"wfm data check: {settings.path}: {title}{plural} found, expected none; fix: as each line says", file=sys.stderr)
         return 2
-    print(f"{settings.path}: {summarize(settings.path, **how)}; no defects")
-    for note in data_stats(settings.path, **how).notes:
+    summary = summarize(settings.path, **how)
+    print(f"{settings.path}: {summary}; no defects")
+    for note in (*summary.notes, *data_stats(settings.path, **how).notes):
         print(f"note: {note}")
     if sheet is not None:
         print(f"samples: {sheet}")

@@ -8,7 +8,7 @@ from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadData
-from wfm_ar.schema import Schema, channels_of, schema_from_json
+from wfm_ar.schema import Schema, channels_of, same_channels, schema_from_json
 
 
 def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | None) -> tuple[EpisodeSet, EpisodeSet]:
@@ -30,7 +30,7 @@ def policy_set(data: str, train_set: EpisodeSet, *, camera: str | None, fps: flo
     found = open_episodes(data, camera=camera, fps=fps)
     print(f"policy: {found.about()}", flush=True)
     own, expected = found.schema, train_set.schema
-    if own is not None and expected is not None and found.schema_made and channels_of(own) == channels_of(expected):
+    if own is not None and expected is not None and found.schema_made and same_channels(own, expected):
         own = expected  # ranges found in data: the run's hold
     if own is None or expected is None:
         difference = "no actions there, or none in the run's data"
@@ -54,7 +54,7 @@ def kept_schema(path: Path, made: Schema) -> Schema:
         return made
     except (ValueError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read ({error}), expected an action schema; fix: choose another run=") from None
-    if channels_of(kept) != channels_of(made):
+    if not same_channels(kept, made):
         raise BadData(
             f"{path}: this run has actions {channels_of(kept)}, expected those of the data, {channels_of(made)}; fix: choose another run="
         )
