@@ -15,12 +15,14 @@ from wfm_ar.errors import BadActions, BadConfig, MissingDependency
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.worlds.tabletop_policy import DIRECTIONS, MAX_STEP, POLICIES, Layout, draw_layout
 from wfm_ar.worlds.tabletop_scene import (
+    HIDDEN,
     PARKED,
     PEG_DAMPING,
     PEG_GAIN,
     PEG_RANGE_X,
     PEG_RANGE_Y,
     REST_HEIGHT,
+    SHOWN,
     SLOTS,
     SUBSTEPS,
     TIMESTEP,
@@ -40,6 +42,7 @@ ACTIONS = ActionSchema(
     rate_hz=FPS,
 )
 MIN_PUSH = 0.05  # metres a named object must move for a push episode to be kept
+PEG = 255  # in a label map: the peg
 TRIES = 6  # layouts drawn for a push episode before the last one is taken as it is
 
 
@@ -50,7 +53,7 @@ class Recording:
     frames: np.ndarray  # uint8 [T, H, W, 3]
     text: str
     actions: np.ndarray  # float32 [T-1, 2] metres; row t leads from frame t to t+1
-    state: dict[str, np.ndarray]  # peg_xy, object_xy (metres), peg_px, object_px (pixels), names
+    state: dict[str, np.ndarray]  # peg_xy, object_xy (metres), peg_px, object_px (pixels), names; masks and visible where asked for
 
 
 class TabletopWorld:
@@ -110,20 +113,61 @@ class TabletopWorld:
 
     def render(self, size: int = SIZE) -> np.ndarray:
         """The picture now, uint8 [size, size, 3]; rendered at twice the size and averaged."""
-        if self._renderer is None or self._renderer.height != 2 * size:
-            self.close()
-            self._renderer = self._open_renderer(2 * size)
-            atexit.register(self.close)  # after mujoco's own exit hook, so it runs before it: a late close is noisy
+        renderer = self._renderer_of(size)
         self.data.mocap_pos[self._shadow_peg] = (*self.data.qpos[:2], 0.0004)
         for mocap, start in zip(self._shadows, self._slot_qpos, strict=True):
             self.data.mocap_pos[mocap] = (*self.data.qpos[start : start + 2], 0.0004)
         self._mujoco.mj_kinematics(self.model, self.data)
-        self._renderer.update_scene(self.data, camera="main")
-        flags = self._renderer.scene.flags
+        renderer.update_scene(self.data, camera="main")
+        flags = renderer.scene.flags
         flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        big = self._renderer.render().astype(np.uint16)
+        big = renderer.render().astype(np.uint16)
         rows = big[0::2] + big[1::2]
         return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
+
+    def segment(self, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+        """Who is seen where, by MuJoCo's segmentation of what `render` shows.
+
+        Returns:
+            uint8 [size, size]: k + 1 where most of a pixel shows object k, PEG where it shows the peg, else 0; and float32 [n]:
+            the share of each object's own silhouette that nothing hides.
+        """
+        count = len(self.layout.objects)
+        whole = self._geoms_seen(size)
+        label = np.zeros((size, size), np.uint8)
+        for k in range(count):
+            label[_mostly(whole == self._geom(k))] = k + 1
+        label[_mostly(np.isin(whole, [self.model.geom("peg").id, self.model.geom("tip").id]))] = PEG
+        shares = [np.sum(whole == self._geom(k)) / max(1, np.sum(self._geoms_seen(size, only=k) == self._geom(k))) for k in range(count)]
+        return label, np.array(shares, np.float32)
+
+    def _geom(self, slot: int) -> int:
+        return self.model.geom(f"{self.layout.objects[slot][1]}{slot}").id
+
+    def _geoms_seen(self, size: int, only: int | None = None) -> np.ndarray:
+        """int [2 size, 2 size]: the geom seen at each pixel, -1 for none; `only`: with everything but this object left out."""
+        renderer = self._renderer_of(size)
+        self._mujoco.mj_kinematics(self.model, self.data)
+        groups = self.model.geom_group.copy()
+        try:
+            if only is not None:
+                self.model.geom_group[:] = HIDDEN
+                self.model.geom_group[self._geom(only)] = SHOWN
+            renderer.update_scene(self.data, camera="main")
+            renderer.enable_segmentation_rendering()
+            seen = renderer.render()
+        finally:
+            renderer.disable_segmentation_rendering()
+            self.model.geom_group[:] = groups
+        return np.where(seen[..., 1] == int(self._mujoco.mjtObj.mjOBJ_GEOM), seen[..., 0], -1)
+
+    def _renderer_of(self, size: int):
+        """The renderer of pictures of `size`, twice as large; one is open at a time."""
+        if self._renderer is None or self._renderer.height != 2 * size:
+            self.close()
+            self._renderer = self._open_renderer(2 * size)
+            atexit.register(self.close)  # after mujoco's own exit hook, so it runs before it: a late close is noisy
+        return self._renderer
 
     def _open_renderer(self, size: int):
         _load_triton_first()
@@ -147,9 +191,18 @@ class TabletopWorld:
             self._renderer = None
 
 
-def record(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None) -> Recording:
-    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: as TASKS has it."""
-    return _film(world, *play(world, seed, index, num_frames, task))
+def _mostly(big: np.ndarray) -> np.ndarray:
+    """bool [2s, 2s] -> [s, s]: pixels of which at least half are true."""
+    return big.reshape(len(big) // 2, 2, -1, 2).sum((1, 3)) >= 2
+
+
+def record(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None, *, masks: bool = False) -> Recording:
+    """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: as TASKS has it.
+
+    `masks`: the state holds the simulator's segmentation too, as `TabletopWorld.segment` has it: masks uint8 [T, H, W] and
+    visible float32 [T, n].
+    """
+    return _film(world, *play(world, seed, index, num_frames, task), masks)
 
 
 def play(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None) -> tuple[Layout, np.ndarray, np.ndarray]:
@@ -191,12 +244,14 @@ def _kept(layout: Layout, qpos: np.ndarray) -> bool:
     return bool(along >= MIN_PUSH and along >= 1.5 * np.linalg.norm(moved - along * unit))
 
 
-def _film(world: TabletopWorld, layout: Layout, actions: np.ndarray, qpos: np.ndarray) -> Recording:
-    frames, object_xyz = [], []
+def _film(world: TabletopWorld, layout: Layout, actions: np.ndarray, qpos: np.ndarray, masks: bool) -> Recording:
+    frames, object_xyz, segments = [], [], []
     for position in qpos:
         world.data.qpos[:] = position
         frames.append(world.render())
         object_xyz.append(world.object_xyz)
+        if masks:
+            segments.append(world.segment())
     object_xyz = np.stack(object_xyz)
     tip = np.concatenate([qpos[:, :2], np.full((len(qpos), 1), TIP_HEIGHT)], axis=1)
     state = {
@@ -206,6 +261,8 @@ def _film(world: TabletopWorld, layout: Layout, actions: np.ndarray, qpos: np.nd
         "object_px": to_pixels(object_xyz).astype(np.float32),
         "names": np.array(layout.names),
     }
+    if masks:
+        state["masks"], state["visible"] = (np.stack(part) for part in zip(*segments, strict=True))
     return Recording(frames=np.stack(frames), text=layout.text, actions=actions, state=state)
 
 

@@ -78,12 +78,22 @@ def colour_mask(frames_THWC: np.ndarray, colour: str) -> np.ndarray:
     low, high = _HUES[colour]
     frames_THWC = np.asarray(frames_THWC)
     top_THW, bottom_THW = _over_channels(np.maximum, frames_THWC), _over_channels(np.minimum, frames_THWC)
-    mask_THW = (top_THW > 60) & (bottom_THW < top_THW // 2)  # most of the picture is grey: only the rest has a hue
+    mask_THW = _has_hue(top_THW, bottom_THW)
     r, g, b = frames_THWC[mask_THW].astype(np.float32).T
     top, spread = top_THW[mask_THW].astype(np.float32), (top_THW - bottom_THW)[mask_THW].astype(np.float32)
     hue = np.where(top == r, (g - b) / spread % 6, np.where(top == g, (b - r) / spread + 2, (r - g) / spread + 4)) * 60
     mask_THW[mask_THW] = (hue >= low) & (hue <= high) if low < high else (hue >= low) | (hue <= high)
     return mask_THW
+
+
+def saturated_mask(frames_THWC: np.ndarray) -> np.ndarray:
+    """bool [T, H, W]: pixels of any saturated colour, those of all the objects' colours among them."""
+    frames_THWC = np.asarray(frames_THWC)
+    return _has_hue(_over_channels(np.maximum, frames_THWC), _over_channels(np.minimum, frames_THWC))
+
+
+def _has_hue(top_THW: np.ndarray, bottom_THW: np.ndarray) -> np.ndarray:
+    return (top_THW > 60) & (bottom_THW < top_THW // 2)  # most of the picture is grey: only the rest has a hue
 
 
 def _over_channels(larger_or_smaller: np.ufunc, frames_THWC: np.ndarray) -> np.ndarray:
