@@ -3,7 +3,7 @@ import torch
 
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.world_model import Sequence, SequenceConfig
-from wfm_ar.world_model.sequence import WAVES
+from wfm_ar.world_model.sequence import WAVES, published_sequence
 
 CONFIG = {
     "video_vocab": 50,
@@ -141,3 +141,51 @@ def test_wrong_input_is_refused():
 def test_longest_row_has_max_length():
     sequence, (tokens, bins) = make(), clip()
     assert len(sequence.weave(tokens, [1, 2, 3, 4], bins).ids) == sequence.max_length
+
+
+def published(**settings) -> Sequence:
+    usual = dict(video_vocab=50, vocab=70, bov=True, grid=(2, 3), rate=4, max_latents=3, action_bins=(7, 5))
+    return Sequence(published_sequence(**(usual | settings)))
+
+
+def test_the_published_order():
+    """BOV right behind the video ids, at no position; the ids of actions are the embedding's last; neither text nor hints."""
+    sequence, (tokens, bins) = published(), clip()
+    ids, positions, hints = sequence.weave(tokens, None, bins)
+    assert ids[0] == 50 and positions[0].tolist() == [-1, -1, -1] and hints.shape == (len(ids), 0)
+    assert len(ids) == 1 + 6 + 2 * (8 + 6) == sequence.max_length
+    assert ids[7:9].tolist() == [58 + int(bins[0, 0, 0]), 65 + int(bins[0, 0, 1])]
+    assert positions[7:11].tolist() == [[1, 2, 0], [1, 2, 1], [1, 3, 0], [1, 3, 1]]  # a line below the picture for each step
+    assert positions[15:18].tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 2]]
+    assert sequence.model_vocabularies() == {"vocab": 70, "out_vocab": 50, "hint_width": 0} and not sequence.predicts_actions
+    bare = published(bov=False, action_bins=())
+    assert bare.weave(tokens).ids.tolist() == tokens.flatten().tolist() and bare.max_length == 18
+    assert make().predicts_actions and not make(action_bins=()).predicts_actions
+
+
+@pytest.mark.parametrize("sequence", [make(action_sums=True), published(), published(bov=False)], ids=["own", "published", "no BOV"])
+def test_a_row_that_grows_is_the_row_woven_at_once(sequence):
+    """What is fed for the next latent, and the latent, continue what was fed before; the middle latent has no actions."""
+    tokens, bins = clip()
+    led_by = [None, None, bins[1]]
+    late = torch.cat((torch.full_like(bins[:1], -1), bins[1:]))
+    whole = sequence.weave(tokens, [3] if sequence.config.text_vocab else None, late)
+    text = [3] if sequence.config.text_vocab else []
+    for latents in (1, 2):
+        begun = sequence.begun(text, tokens[:latents], led_by[:latents])
+        coming = sequence.coming(text, tokens[:latents], led_by[:latents], led_by[latents])
+        fed = torch.cat((begun.ids[:-1], coming.ids, tokens[latents].flatten()[:-1]))
+        n = len(fed)
+        assert torch.equal(fed, whole.ids[:n])
+        assert torch.equal(torch.cat((begun.positions[:-1], coming.positions)), whole.positions[:n])
+        assert torch.equal(torch.cat((begun.hints[:-1], coming.hints)), whole.hints[:n])
+
+
+@pytest.mark.parametrize("wrong", [{"vocab": 60}, {"vocab": 0}], ids=str)
+def test_published_ids_need_room(wrong):
+    with pytest.raises(BadConfig, match="vocab"):
+        published(**wrong)
+    with pytest.raises(BadConfig, match="vocab: got 70, expected 0 unless published"):
+        make(vocab=70)
+    with pytest.raises(BadConfig, match="neither in a published"):
+        make(published=True, vocab=90)

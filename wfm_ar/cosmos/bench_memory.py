@@ -21,13 +21,15 @@ from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, dit_noise, dit_sample
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import materialise
-from wfm_ar.rollout.cosmos_roll import kernels_for, video_positions
+from wfm_ar.rollout.cosmos_roll import kernels_for
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.painter import to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
+from wfm_ar.world_model.sequence import Sequence as TokenSequence
+from wfm_ar.world_model.sequence import published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 GB = 1e9
@@ -188,10 +190,10 @@ def _go_on(model: WorldModel, top_p: float, steps: int, clock: Clock, size: Size
     device, dtype = model.head.weight.device, model.head.weight.dtype
     begins = int(bool(model.config.context_dim))  # with BOV, at no position
     total, given, area = latent_frames(size[0], RATE), latent_frames(GIVEN, RATE), _area(size)
-    positions_L3 = video_positions(0, total, size[1] // SIDE, size[2] // SIDE)
-    positions_L3 = torch.cat((torch.full((begins, 3), -1), positions_L3)).to(device)
-    ids_L = torch.randint(CODEBOOK, (begins + given * area,), device=device)
-    ids_L[:begins] = CODEBOOK
+    grid = size[1] // SIDE, size[2] // SIDE
+    order = published_sequence(video_vocab=CODEBOOK, vocab=model.config.vocab, bov=bool(begins), grid=grid, rate=RATE, max_latents=total)
+    ids_L, positions_L3, _ = (each.to(device) for each in TokenSequence(order).weave(torch.randint(CODEBOOK, (total, *grid))))
+    ids_L = ids_L[: begins + given * area]
     context = torch.zeros(1, TEXT_TOKENS, model.config.context_dim, device=device, dtype=dtype) if begins else None
 
     cache = model.new_cache(1, len(positions_L3))

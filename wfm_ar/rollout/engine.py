@@ -26,7 +26,7 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys,
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
-from wfm_ar.world_model.sequence import Piece, Sequence
+from wfm_ar.world_model.sequence import Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
 FED = 4, 16  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
@@ -182,20 +182,11 @@ class Rows:
         each = ([cache.row(i) if kept[i] else self._prefill(row) for i, row in enumerate(rows)] for cache, rows in pairs)
         self._use(*(KVCache.stack(caches) for caches in each))
 
-    def _pieces(self, row: Row) -> list[Piece]:
-        """The row's context: text, and the latents from `base` on with their actions, numbered from 0."""
-        pieces = [self.sequence.text_piece(row.text_ids)]
-        for latent, i in enumerate(range(row.base, len(row.tokens))):
-            if latent and row.bins[i] is not None:
-                pieces.append(self.sequence.action_piece(latent, row.bins[i]))
-            bins = row.bins[row.base + 1 : i + 1]
-            pieces.append(self.sequence.latent_piece(latent, row.tokens[i], row.tokens[i - 1] if latent else None, bins))
-        return pieces
-
     def _prefill(self, row: Row) -> KVCache:
         """A cache of one row that holds the context but its last token, in one pass."""
         cache = self.model.new_cache(1, self.sequence.max_length)
-        ids, positions, hints = self.sequence.join(self._pieces(row))
+        begin = row.base
+        ids, positions, hints = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:])
         if len(ids) > 1:
             device, step = self.model.head.weight.device, self._new_step(cache)
             step.plan(positions[None, :-1], hints[None, :-1])
@@ -219,7 +210,10 @@ class Rows:
         actions `bins`, one [r, A] or None a row."""
         for step, rows in zip(self._steps, self._told(), strict=True):
             blind = self._without_actions and step is not self._steps[0]
-            coming = [self._coming(row, None if blind else bins_rA) for row, bins_rA in zip(rows, bins, strict=True)]
+            coming = [
+                self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], None if blind else bins_rA)
+                for row, bins_rA in zip(rows, bins, strict=True)
+            ]
             ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
             if blind:  # the video tokens have the same place in both plans
                 positions_BL3, hints_BLF = (
@@ -229,19 +223,6 @@ class Rows:
                 known_BL = ids_BL
             step.plan(positions_BL3[:, part], hints_BLF[:, part])
         return known_BL.to(self.model.head.weight.device)
-
-    def _coming(self, row: Row, bins_rA: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What is fed for the next latent: (ids of the pending token and the actions, positions [L, 3] of these and of all video
-        tokens but the last, hints [L, F] of what follows each)."""
-        sequence, config, latent = self.sequence, self.sequence.config, len(row.tokens) - row.base
-        previous = row.tokens[-1] if row.tokens else None
-        before = sequence.text_piece(row.text_ids) if previous is None else sequence.latent_piece(latent - 1, previous, None)
-        bins = () if previous is None else (*row.bins[row.base + 1 :], bins_rA)
-        video = sequence.latent_piece(latent, torch.zeros(config.grid_h, config.grid_w, dtype=torch.int64), previous, bins)
-        pieces = [video] if bins_rA is None else [sequence.action_piece(latent, bins_rA), video]
-        ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
-        positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
-        return ids, positions, torch.cat([piece.hints for piece in pieces])
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.rollout.cosmos_folder import CosmosSettings, Source, save_cosmos
-from wfm_ar.rollout.cosmos_roll import action_positions, video_positions
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.train.loop import Batch
 from wfm_ar.train.lora import add_lora, merge_lora
+from wfm_ar.world_model.sequence import Sequence, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, next_token_loss
 
 
@@ -54,17 +54,14 @@ class CosmosStage:
     ) -> None:
         """Raises BadData for a data set without clips of two latents or with another grid."""
         self.training, self.stores, self.settings, self.schema = training, {"train": train, "val": val}, world.settings, schema
-        self.codebook, self.rate = world.codebook, world.rate
+        self.rate = world.rate
         bins = ActionTokenizer(schema).bins if schema else ()
-        self.old_rows = world.settings.world_model.vocab
-        self.action_starts = torch.tensor([self.old_rows + sum(bins[:i]) for i in range(len(bins))], dtype=torch.int64)
+        self.old_rows, self.config = world.settings.world_model.vocab, world.settings.world_model
         if world.action_schema is not None and schema is not None:
             world.check_schema(schema, "data set")
             self.old_rows -= sum(bins)  # the world has these actions already: go on with its rows
-            self.action_starts -= sum(bins)
-            self.config = world.settings.world_model
         else:
-            self.config = replace(world.settings.world_model, vocab=self.old_rows + sum(bins))
+            self.config = replace(self.config, vocab=self.old_rows + sum(bins))
         self.clips = {name: np.flatnonzero(store.latents >= 2) for name, store in self.stores.items()}  # one latent predicts nothing
         for name, store in self.stores.items():
             if not len(self.clips[name]):
@@ -73,6 +70,17 @@ class CosmosStage:
                 print(
                     f"{name} tokens: {short} of {len(store)} clips have fewer than {1 + self.rate} frames and are passed over", flush=True
                 )
+        self.sequence = Sequence(
+            published_sequence(
+                video_vocab=world.codebook,
+                vocab=self.config.vocab,
+                bov=bool(self.config.context_dim),
+                grid=train.grid,
+                rate=self.rate,
+                max_latents=self.settings.clip_latents,
+                action_bins=bins,
+            )
+        )
         if training.method == "last_layers" and training.last_layers > self.config.layers:
             got = f"finetune.last_layers: got {training.last_layers}, expected at most the {self.config.layers} of the model"
             raise BadConfig(f"{got}; fix: fewer, or method=all")
@@ -120,21 +128,15 @@ class CosmosStage:
         return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits))}, {}
 
     def _row(self, clip, start: int) -> Batch:
-        video = torch.from_numpy(clip.video[start : start + self.settings.clip_latents].astype(np.int64))
-        n, h, w = video.shape
-        ids, positions, weights = [], [], []
-        if self.config.context_dim:
-            ids, positions, weights = [torch.tensor([self.codebook])], [torch.full((1, 3), -1)], [torch.zeros(1)]
-        for latent in range(n):
-            if latent and self.schema is not None:
-                bins = torch.from_numpy(clip.bins[start + latent - 1].astype(np.int64))
-                ids.append((bins + self.action_starts).flatten())
-                positions.append(action_positions(latent, h, *bins.shape))
-                weights.append(torch.zeros(bins.numel()))
-            ids.append(video[latent].flatten())
-            positions.append(video_positions(latent, latent + 1, h, w))
-            weights.append(torch.full((h * w,), float(latent > 0)))
-        ids, positions, weights = torch.cat(ids), torch.cat(positions), torch.cat(weights)
+        """A clip from latent `start` on: ids, positions [.., 3], targets, weights, and for a text model its context."""
+        latents = self.settings.clip_latents
+        video_thw = torch.from_numpy(clip.video[start : start + latents].astype(np.int64))
+        bins_trA = None
+        if self.schema is not None:
+            bins_trA = torch.from_numpy(clip.bins[start : start + len(video_thw) - 1].astype(np.int64))[None]
+        ids, positions, video, _ = (each[0] for each in self.sequence.weave_rows(video_thw[None], [None], bins_trA))
+        weights = torch.zeros(len(ids))
+        weights[video[self.sequence.latent_size :]] = 1
         row = {"ids": ids[:-1], "positions": positions[:-1], "targets": ids[1:] * (weights[1:] > 0), "weights": weights[1:]}
         if self.config.context_dim:
             row["context"] = self.texts.get(clip.text or "", self.texts[""])

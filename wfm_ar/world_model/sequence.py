@@ -5,6 +5,10 @@ raster order; actions_k are the r * A tokens (step by step, channel by channel) 
 Text and actions may be left out, so one model serves text, image, clip and action prompts.
 
 Ids: video [0, Vv) | actions [Vv, Vv + sum(bins)) | text | BOV. The head covers video and actions only.
+The published Cosmos models have the same order with other ids (`published`): video | BOV and ids without use | actions, the last
+ones of the embedding; BOV is at no position, models without cross-attention begin without it, the head covers video only, and
+there are neither text tokens nor hints.
+
 Hints tell the model what is known of each *next* token before it is predicted, as numbers: its place in the latent (or the
 action slot), the codes around that place one latent earlier, the actions that lead to it, and their sum since the row's first
 latent. Copying what stands still, and moving what an action moves, then needs no attention; and codes that are alike have hints
@@ -25,7 +29,8 @@ from wfm_ar.sizes import check_sizes
 REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the previous latent
 WAVES = (2, 4, 8, 16, 32, 64)  # periods of the sines of a sum of actions, in steps at full deflection
 
-EARLIER = {"action_sums": False}  # of a SequenceConfig: what files from before a setting came leave unsaid
+# Of a SequenceConfig: what files from before a setting came leave unsaid.
+EARLIER = {"action_sums": False, "hints": True, "bov": True, "published": False, "vocab": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class SequenceConfig:
     max_text: int = 32  # text tokens
     max_latents: int = 9  # trained length; longer rollouts roll on from the last latents
     action_sums: bool = False  # hints hold the sum of the actions since the row's first latent
+    hints: bool = True  # the model is told what is known of each next token
+    bov: bool = True  # rows begin with BOV
+    published: bool = False  # ids and the position of BOV as in the published Cosmos models
+    vocab: int = 0  # ids of a published model in all, those of the actions last
 
     def __post_init__(self):
         for name in ("video_vocab", "grid_h", "grid_w", "rate", "max_latents"):
@@ -50,7 +59,31 @@ class SequenceConfig:
         if self.levels and math.prod(self.levels) != self.video_vocab:
             raise BadConfig(f"sequence levels: got {self.levels}, expected a product of video_vocab={self.video_vocab}")
         check_sizes(self, "sequence", video_vocab=(1, 1 << 23), grid_h=(1, 4096), grid_w=(1, 4096), rate=(1, 256), action_bins=(1, 1 << 20))
-        check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16))
+        check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16), vocab=(0, 1 << 24))
+        if self.published and (self.hints or self.text_vocab):
+            raise BadConfig("sequence published: got hints or text tokens, expected neither in a published model")
+        least = self.video_vocab + self.bov + sum(self.action_bins) if self.published else 0
+        if self.vocab < least or bool(self.vocab) != self.published:
+            raise BadConfig(f"sequence vocab: got {self.vocab}, expected {f'at least {least}' if least else '0 unless published'}")
+
+
+def published_sequence(
+    *, video_vocab: int, vocab: int, bov: bool, grid: tuple[int, int], rate: int, max_latents: int, action_bins: Items[int] = ()
+) -> SequenceConfig:
+    """The order of tokens of a published Cosmos model with `vocab` input ids; action_bins: of one that was fine-tuned on actions."""
+    return SequenceConfig(
+        video_vocab=video_vocab,
+        grid_h=grid[0],
+        grid_w=grid[1],
+        rate=rate,
+        action_bins=tuple(action_bins),
+        max_text=0,
+        max_latents=max_latents,
+        hints=False,
+        bov=bov,
+        published=True,
+        vocab=vocab,
+    )
 
 
 class Piece(NamedTuple):
@@ -94,10 +127,11 @@ class Sequence:
         self.channels = tuple(range(len(c.action_bins)) if channels is None else channels)
         self.latent_size = c.grid_h * c.grid_w
         self.action_size = c.rate * len(self.channels)
-        self.action_start = c.video_vocab
-        self.text_start = c.video_vocab + sum(c.action_bins)
+        actions = sum(c.action_bins)
+        self.action_start = c.vocab - actions if c.published else c.video_vocab
+        self.text_start = c.video_vocab if c.published else c.video_vocab + actions
         self.bov = self.text_start + c.text_vocab
-        first_ids = [c.video_vocab + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
+        first_ids = [self.action_start + sum(c.action_bins[:i]) for i in range(len(c.action_bins))]
         self._every_start, self._channels = (torch.tensor(each, dtype=torch.int64) for each in (first_ids, self.channels))
         self._action_starts = self._every_start[self._channels]
         # Columns of a hint: the slot, one-hot (0 = nothing known, then latent places, then action slots); a neighbourhood of
@@ -105,12 +139,12 @@ class Sequence:
         # action_sums `known`, then of each channel the sum and its sines and cosines.
         every_action = c.rate * len(c.action_bins)  # of all robots: each has columns of its own
         self.slots = 1 + self.latent_size + every_action
-        self._codes = _code_table(c.video_vocab, c.levels)
+        self._codes = _code_table(c.video_vocab if c.hints else 0, c.levels)
         self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
         self._acts = self.slots + self._around
         sums = 1 + (1 + 2 * len(WAVES)) * len(c.action_bins) if c.action_sums else 0
-        self.hint_width = self._acts + (1 + 2 * every_action + sums if every_action else 0)
-        self._none = F.one_hot(torch.tensor(0), self.hint_width).float()
+        self.hint_width = self._acts + (1 + 2 * every_action + sums if every_action else 0) if c.hints else 0
+        self._none = F.one_hot(torch.tensor(0), self.hint_width).float() if c.hints else torch.zeros(0)
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
         step = torch.arange(c.rate).repeat_interleave(len(c.action_bins))
@@ -122,7 +156,12 @@ class Sequence:
 
     def model_vocabularies(self) -> dict[str, int]:
         """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
-        return {"vocab": self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
+        return {"vocab": self.config.vocab or self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
+
+    @property
+    def predicts_actions(self) -> bool:
+        """Whether the model can say what the next actions are."""
+        return bool(self.channels) and self.action_start < self.text_start
 
     @property
     def max_length(self) -> int:
@@ -131,7 +170,7 @@ class Sequence:
 
     def length(self, latents: int) -> int:
         """Tokens of the longest row of `latents` latents."""
-        return self.config.max_text + 1 + latents * self.latent_size + (latents - 1) * self.action_size
+        return self.config.max_text + self.config.bov + latents * self.latent_size + (latents - 1) * self.action_size
 
     def action_range(self, channel: int) -> tuple[int, int]:
         """[start, stop) of the ids of one of the action channels, counted among `channels`."""
@@ -141,16 +180,22 @@ class Sequence:
     def text_piece(self, text_ids: list[int] | None) -> Piece:
         """The text (None or [] = no text) and BOV. Raises BadPrompt when it is longer than max_text."""
         ids = self._text_ids(text_ids)
-        positions = torch.zeros(len(ids), 3, dtype=torch.int64)
+        return Piece(ids, self._line(len(ids)), self._none.expand(len(ids), -1))
+
+    def _line(self, count: int) -> torch.Tensor:
+        """int64 [count, 3], the positions of what stands before the first latent."""
+        if self.config.published:
+            return torch.full((count, 3), -1)  # none
+        positions = torch.zeros(count, 3, dtype=torch.int64)
         positions[:, 1] = self.config.grid_h + self.config.rate  # a line of its own below the latent and its actions
-        positions[:, 2] = torch.arange(len(ids))
-        return Piece(ids, positions, self._none.expand(len(ids), -1))
+        positions[:, 2] = torch.arange(count)
+        return positions
 
     def _text_ids(self, text_ids: list[int] | None) -> torch.Tensor:
         text_ids = text_ids or []
         if len(text_ids) > self.config.max_text:
             raise BadPrompt(f"text: got {len(text_ids)} tokens, expected at most {self.config.max_text}; fix: shorten it")
-        return torch.tensor([self.text_start + i for i in text_ids] + [self.bov], dtype=torch.int64)
+        return torch.tensor([self.text_start + i for i in text_ids] + [self.bov] * self.config.bov, dtype=torch.int64)
 
     def action_piece(self, latent: int, bins: torch.Tensor) -> Piece:
         """int64 bins [r, A] of the actions that lead to `latent` (>= 1)."""
@@ -165,6 +210,8 @@ class Sequence:
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
+        if not self.config.hints:
+            return torch.zeros(self.action_size, 0)
         return F.one_hot(self._action_slots, self.hint_width).float()
 
     def video_hints(self, previous_hw: torch.Tensor | None, bins: Items[torch.Tensor | None] = ()) -> torch.Tensor:
@@ -174,7 +221,7 @@ class Sequence:
         were none. Without action_sums the last one is enough.
         """
         acts_1F = None
-        if len(bins) and self.config.action_bins:
+        if len(bins) and self.config.action_bins and self.config.hints:
             none = torch.full((self.config.rate, len(self.channels)), -1)
             bins_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
             acts_1F = self._of_actions(self._of_all_channels(bins_1tra))[0, -1:]
@@ -182,6 +229,8 @@ class Sequence:
 
     def _described(self, n: int, previous_nhw: torch.Tensor | None, acts_nF: torch.Tensor | None, device=None) -> torch.Tensor:
         """float32 [n, h * w, F], the hints of n latents' tokens: their places, the latents before them, the actions that lead to them."""
+        if not self.config.hints:
+            return torch.zeros(n, self.latent_size, 0, device=device)
         hints_nSF, place = torch.zeros(n, self.latent_size, self.hint_width, device=device), torch.arange(self.latent_size, device=device)
         hints_nSF[:, place, 1 + place] = 1
         if previous_nhw is not None:
@@ -225,7 +274,7 @@ class Sequence:
 
         bins: a column for each channel of the whole action vocabulary, below 0 where a row has no such action; None = none at all.
         """
-        c, (B, t) = self.config, tokens_Bthw.shape[:2]
+        B, t = tokens_Bthw.shape[:2]
         bins_BtrA = self._no_bins(B, t) if bins_BtrA is None else bins_BtrA
         text = [self._text_ids(ids) for ids in texts]
         begin_B1 = torch.tensor([len(ids) for ids in text])[:, None]
@@ -241,9 +290,7 @@ class Sequence:
         ids[:, : padded.shape[1]] = padded
         ids[row, video_BM], ids[row, actions_BK] = tokens_Bthw.flatten(1), (bins_BtrA + self._every_start).flatten(1)
         positions = torch.zeros(B, L + 1, 3, dtype=torch.int64)
-        at = torch.arange(L + 1)
-        line = torch.stack((torch.zeros_like(at), torch.full_like(at, c.grid_h + c.rate), at), 1)  # below the latent and its actions
-        positions = torch.where((at < begin_B1)[..., None], line, positions)
+        positions = torch.where((torch.arange(L + 1) < begin_B1)[..., None], self._line(L + 1), positions)
         latent = F.pad(torch.arange(t)[:, None, None], (0, 2))
         positions[row, video_BM] = (self._places + latent).flatten(0, 1)
         positions[row, actions_BK] = (self._every_action_place + latent[1:]).flatten(0, 1)
@@ -257,6 +304,8 @@ class Sequence:
         tokens and bins as `weave_rows` took them, or other tokens: then of the rows that those would make. Places as in `Rows`.
         """
         (B, t), device = tokens_Bthw.shape[:2], tokens_Bthw.device
+        if not self.config.hints:
+            return torch.zeros(B, length - 1, 0, device=device)
         row, hints = torch.arange(B, device=device)[:, None], torch.zeros(B, length, self.hint_width, device=device)
         hints[:, :, 0] = (torch.arange(length, device=device) < video_BM[:, :1] - 1).float()  # nothing is known of text and BOV
         slots = torch.arange(1 + self.latent_size, self.slots, device=device).repeat(t - 1)
@@ -280,6 +329,32 @@ class Sequence:
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
+
+    def begun(self, text_ids: list[int], tokens: Items[torch.Tensor], bins: Items[torch.Tensor | None]) -> Woven:
+        """The row so far, of a rollout: its text, and each latent [h, w] behind the actions [r, A] that led to it, None where none did."""
+        pieces = [self.text_piece(text_ids)]
+        for latent, tokens_hw in enumerate(tokens):
+            if latent and bins[latent] is not None:
+                pieces.append(self.action_piece(latent, bins[latent]))
+            pieces.append(self.latent_piece(latent, tokens_hw, tokens[latent - 1] if latent else None, bins[1 : latent + 1]))
+        return self.join(pieces)
+
+    def coming(
+        self, text_ids: list[int], tokens: Items[torch.Tensor], bins: Items[torch.Tensor | None], coming_rA: torch.Tensor | None
+    ) -> Woven:
+        """What is fed behind a row that is `begun`, but for its last token, to predict its next latent, which `coming_rA` leads to.
+
+        ids: that last token and the actions; positions of these and of all video tokens but the last; hints of what follows each.
+        """
+        latent, c = len(tokens), self.config
+        previous = tokens[-1] if latent else None
+        before = self.latent_piece(latent - 1, previous, None) if latent else self.text_piece(text_ids)
+        led_by = (*bins[1:], coming_rA) if latent else ()
+        video = self.latent_piece(latent, torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64), previous, led_by)
+        pieces = [video] if coming_rA is None else [self.action_piece(latent, coming_rA), video]
+        ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
+        positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
+        return Woven(ids, positions, torch.cat([piece.hints for piece in pieces]))
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
