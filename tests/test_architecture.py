@@ -36,7 +36,11 @@ ALWAYS_ALLOWED = {"__init__"}  # `from wfm_ar import __version__`: wfm_ar/__init
 ONLY_HERE = {  # outside library -> the places that may import it
     "hydra": {"wfm_ar/cli.py"},
     "omegaconf": {"wfm_ar/cli.py", "wfm_ar/config.py"},
-    "av": {"wfm_ar/data/video.py", "wfm_ar/decoding/pictures.py"},  # to encode our frames; to decode foreign ones, in a child
+    "av": {
+        "wfm_ar/data/video.py",
+        "wfm_ar/decoding/pictures.py",
+        "wfm_ar/decoding/reading.py",
+    },  # to encode our frames; to decode foreign ones, in a child
     "sentencepiece": {"wfm_ar/tokenizers/text.py"},
     "pyarrow": {"wfm_ar/data/parquet.py"},
     "h5py": {"wfm_ar/decoding/hdf5_file.py"},

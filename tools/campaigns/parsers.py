@@ -83,7 +83,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "checkpoint": checkpoint,
     "shapes": shapes,
     "tfrecord": tfrecord,
-    "mp4": lambda content: mp4.declared(_file(content), 1),
+    "mp4": lambda content: [look(_file(content), 1) for look in (mp4.declared, mp4.samples, mp4.matrices)],
     "matroska": lambda content: matroska.stored_frames(_file(content), 0, 1000),
     "avi": lambda content: avi.stored_frames(_file(content), 1000),
 }

@@ -1,11 +1,13 @@
-"""How many frames an AVI file stores, counted from its chunks without decoding.
+"""Which frames an AVI file stores, found from its chunks without decoding.
 
+An AVI stores no times: a frame follows another at the file's rate, and an empty chunk stands for the frame before it, shown again.
 The lists must lie one after another to the end of the file, and the chunks of the first video stream must be as many as its
 header says.
 """
 
 import os
 import struct
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,8 +21,15 @@ class _Chunk(NamedTuple):
     is_list: bool
 
 
-def stored_frames(fd: int, most: int) -> int:
-    """Chunks of the first video stream. Raises Refused where the file is damaged or cut off."""
+class Stored(NamedTuple):
+    """The chunks of the first video stream, in order."""
+
+    places: array  # of each, bytes from the start of the file
+    empty: frozenset[int]  # chunks of no bytes
+
+
+def stored_frames(fd: int, most: int) -> Stored:
+    """Raises Refused where the file is damaged or cut off."""
     size = os.fstat(fd).st_size
     riffs = list(_chunks(fd, 0, size))
     if not riffs or riffs[0].kind != b"AVI " or any(riff.kind not in (b"AVI ", b"AVIX") for riff in riffs):
@@ -30,20 +39,24 @@ def stored_frames(fd: int, most: int) -> int:
     if len(headers) != 1:
         raise _damaged(f"{len(headers)} headers, expected one")
     number, length = _video_stream(fd, headers[0])
-    count = 0
+    places, empty = array("Q"), []
     for movie in (chunk for chunk in lists if chunk.kind == b"movi"):
         for chunk in _chunks(fd, movie.start, movie.end):
             records = _chunks(fd, chunk.start, chunk.end) if chunk.is_list and chunk.kind == b"rec " else (chunk,)
             for record in records:
                 _check_kind(record)
-                count += record.kind[:2] == number and record.kind[2:] in (b"dc", b"db")
-                if count > most:
+                if record.kind[:2] != number or record.kind[2:] not in (b"dc", b"db"):
+                    continue
+                if record.start == record.end:
+                    empty.append(len(places))
+                places.append(record.start)
+                if len(places) > most:
                     raise Refused(f"got more than {most} frames, expected fewer; fix: cut it into shorter clips")
-    if count < length:
+    if len(places) < length:
         raise Refused(
-            f"got {count} frames, expected {length} as the file declares: it is truncated or damaged; fix: copy or encode it again"
+            f"got {len(places)} frames, expected {length} as the file declares: it is truncated or damaged; fix: copy or encode it again"
         )
-    return count
+    return Stored(places, frozenset(empty))
 
 
 def _check_kind(chunk: _Chunk) -> None:

@@ -27,8 +27,10 @@ def main(fd: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the parent, which ends us by closing the socket or with SIGKILL
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     _set(resource.RLIMIT_CORE, 0)
-    from wfm_ar.decoding import pictures
+    from wfm_ar.decoding import pictures, reading
+    from wfm_ar.decoding.frame_table import FrameTables
 
+    tables = FrameTables()
     channel = socket.socket(fileno=fd)
     _send(channel, {"ready": os.getpid()})
     while True:
@@ -39,7 +41,7 @@ def main(fd: int) -> None:
         limits = DecodeLimits(**request["limits"])
         work = _Work(channel, limits)
         try:
-            answer = _answer(pictures, request, files, limits, work)
+            answer = _answer(pictures, reading, tables, request, files, limits, work)
         except Refused as refused:
             answer = {"error": str(refused)}
         except MemoryError:
@@ -57,7 +59,7 @@ def main(fd: int) -> None:
             return  # after a failed allocation, who knows what is left: the next request gets a new child
 
 
-def _answer(pictures, request: dict, files: list[int], limits: DecodeLimits, work: "_Work") -> dict:
+def _answer(pictures, reading, tables, request: dict, files: list[int], limits: DecodeLimits, work: "_Work") -> dict:
     if len(files) != 2:
         raise Refused("cannot be read (no file came with the request); fix: raise the limit of open files")
     source, target = files
@@ -65,14 +67,14 @@ def _answer(pictures, request: dict, files: list[int], limits: DecodeLimits, wor
     if what.startswith("hdf5"):
         return _answer_hdf5(request, source, target, limits, work)
     if what == "info":
-        return {"info": pictures.info(source, limits)}
+        return {"info": pictures.info(source, limits, tables)}
     if what == "count":
-        return {"count": pictures.count(source, limits, work.progress)}
+        return {"count": pictures.count(source, limits, work.progress, tables)}
     sink = pictures.Sink(target, limits)
     if what == "image":
         pictures.read_image(source, sink)
     else:
-        pictures.read(source, request["start"], request["count"], sink, work.progress)
+        reading.read(source, request["start"], request["count"], sink, work.progress, tables)
     return {"shape": [sink.frames, *sink.size, 3]}
 
 

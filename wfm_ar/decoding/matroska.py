@@ -1,10 +1,11 @@
-"""How many frames a Matroska or WebM file stores, counted from its elements without decoding.
+"""Which frames a Matroska or WebM file stores, and when each is shown, found from its elements without decoding.
 
 libav looks for the next cluster after damage and goes on, a few frames short. Here the elements must lie one after another to
 the very end of the file, each of a known kind.
 """
 
 import os
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ _EBML, _SEGMENT, _TRACKS, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1654AE6B, 0x1F43B
 _VOID, _CRC = 0xEC, 0xBF
 _IN_SEGMENT = {_TRACKS, _CLUSTER, _VOID, _CRC, 0x114D9B74, 0x1549A966, 0x1254C367, 0x1C53BB6B, 0x1043A770, 0x1941A469}
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
-_IN_CLUSTER = {_SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CRC, 0xE7, 0xA7, 0xAB, 0x5854}
+_TIME = 0xE7  # of a cluster
+_IN_CLUSTER = {_SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CRC, _TIME, 0xA7, 0xAB, 0x5854}
+_INFO, _SCALE, _USUAL_SCALE = 0x1549A966, 0x2AD7B1, 1_000_000  # nanoseconds a tick
 _TRACK, _NUMBER, _TYPE = 0xAE, 0xD7, 0x83
 _VIDEO = 1
 
@@ -25,8 +28,16 @@ class _Element(NamedTuple):
     end: int
 
 
-def stored_frames(fd: int, track_index: int, most: int) -> int:
-    """Blocks of the `track_index`-th video track. Raises Refused where the file is damaged, cut off, or was never finished."""
+class Stored(NamedTuple):
+    """The blocks of a video track, in the order of the file."""
+
+    places: array  # of each, bytes from the start of the file
+    times: list[int]  # when each is shown, in ticks
+    ticks_per_second: float
+
+
+def stored_frames(fd: int, track_index: int, most: int) -> Stored:
+    """Of the `track_index`-th video track. Raises Refused where the file is damaged, cut off, or was never finished."""
     size = os.fstat(fd).st_size
     top = [element for element in _elements(fd, 0, size, "the file") if element.kind not in (_VOID, _CRC)]
     if [element.kind for element in top] != [_EBML, _SEGMENT]:
@@ -34,10 +45,11 @@ def stored_frames(fd: int, track_index: int, most: int) -> int:
     segment = list(_elements(fd, top[1].start, top[1].end, "the segment"))
     _known(segment, _IN_SEGMENT, "the segment")
     number = _track_number(fd, segment, track_index)
-    count = 0
+    places, times = array("Q"), []
     for cluster in (element for element in segment if element.kind == _CLUSTER):
         inside = list(_elements(fd, cluster.start, cluster.end, "a cluster"))
         _known(inside, _IN_CLUSTER, "a cluster")
+        now = next((_unsigned(fd, element) for element in inside if element.kind == _TIME), 0)
         for element in inside:
             if element.kind == _BLOCK_GROUP:
                 element = next((one for one in _elements(fd, element.start, element.end, "a block group") if one.kind == _BLOCK), None)
@@ -47,12 +59,22 @@ def stored_frames(fd: int, track_index: int, most: int) -> int:
                 head = os.pread(fd, 12, element.start)
                 track, used = _vint(head, 0, keep_marker=False)
                 if track == number:
-                    count += 1
                     if len(head) < used + 3 or head[used + 2] & 0x06:
                         raise _damaged("a block of several frames, expected one frame a block")
-        if count > most:
+                    places.append(element.start)
+                    times.append(now + int.from_bytes(head[used : used + 2], "big", signed=True))
+        if len(places) > most:
             raise Refused(f"got more than {most} frames, expected fewer; fix: cut it into shorter clips")
-    return count
+    return Stored(places, times, 1e9 / _scale(fd, segment))
+
+
+def _scale(fd: int, segment: list[_Element]) -> int:
+    """Nanoseconds a tick."""
+    for info in (element for element in segment if element.kind == _INFO):
+        for field in _elements(fd, info.start, info.end, "the info"):
+            if field.kind == _SCALE:
+                return max(1, _unsigned(fd, field))
+    return _USUAL_SCALE
 
 
 def _track_number(fd: int, segment: list[_Element], track_index: int) -> int:

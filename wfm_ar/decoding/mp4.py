@@ -29,6 +29,15 @@ class Declared(NamedTuple):
     hidden: int
 
 
+class Samples(NamedTuple):
+    """The samples of one track in the order of the file."""
+
+    places: array | None  # bytes from the start of the file; None where the tables do not give sizes sample by sample
+    times: list[int]  # when each is shown, in ticks
+    ticks_per_second: int
+    hidden: frozenset[int]  # samples that the edit list hides
+
+
 class _Box(NamedTuple):
     kind: bytes
     start: int  # of the content
@@ -37,26 +46,63 @@ class _Box(NamedTuple):
 
 def declared(fd: int, track_id: int) -> Declared:
     """Counts of the track with that id. Raises Refused where the file contradicts itself or cannot be whole."""
+    track = _track(fd, track_id)
+    if track.fragmented:
+        return Declared(_fragments(fd, track.top, track_id) + _stored(fd, track.parts, track.size).count, 0)
+    stored = _stored(fd, track.parts, track.size)
+    return Declared(stored.count, len(_hidden(fd, track, stored)))
+
+
+def samples(fd: int, track_id: int) -> Samples | None:
+    """Where and when each sample of the track lies; None for a fragmented file. Raises Refused like `declared`."""
+    track = _track(fd, track_id)
+    if track.fragmented:
+        return None
+    stored = _stored(fd, track.parts, track.size)
+    return Samples(stored.places, _shown_at(fd, track, stored), _times(fd, _media_header(fd, track))[0], _hidden(fd, track, stored))
+
+
+def matrices(fd: int, track_id: int) -> list[tuple[int, ...]]:
+    """The movie's and the track's display matrix, nine integers each."""
+    track = _track(fd, track_id)
+    found = []
+    for box, (short, long) in ((track.movie, (36, 48)), (_only(track.parts, b"tkhd", "trak"), (40, 52))):
+        content = _content(fd, box)
+        at = long if content[:1] == b"\1" else short
+        if len(content) < at + 36:
+            raise _damaged(f"box {box.kind.decode('latin1')!r} of {len(content)} bytes, expected {at + 36} or more")
+        found.append(struct.unpack_from(">9i", content, at))
+    return found
+
+
+class _Track(NamedTuple):
+    top: list[_Box]  # boxes of the file
+    movie: _Box  # its header
+    parts: list[_Box]  # of the track
+    fragmented: bool
+    size: int  # bytes of the file
+
+
+def _track(fd: int, track_id: int) -> _Track:
     size = os.fstat(fd).st_size
     top, rest = _top_level(fd, size)
     moov = _only(top, b"moov", "the file")
     inside = list(_boxes(fd, moov.start, moov.end))
-    if any(one.kind == b"mvex" for one in inside):
+    fragmented = any(one.kind == b"mvex" for one in inside)
+    if fragmented:
         if rest:
             raise rest
         odd = [box.kind for box in top if box.kind not in TOP_LEVEL]
         if odd:
             raise _damaged(f"box {odd[0].decode('latin1')!r} at the top, expected a known one")
-    movie_scale = _times(fd, _only(inside, b"mvhd", "moov"))[0]
+    movie = _only(inside, b"mvhd", "moov")
     for box in inside:
         if box.kind == b"trak":
             parts = list(_boxes(fd, box.start, box.end))
             header = _content(fd, _only(parts, b"tkhd", "trak"))
             (found,) = struct.unpack_from(">I", header, 20 if header[:1] == b"\1" else 12)
             if found == track_id:
-                if any(one.kind == b"mvex" for one in inside):
-                    return Declared(_fragments(fd, top, track_id) + _stored(fd, parts, size).count, 0)
-                return _track(fd, parts, size, movie_scale)
+                return _Track(top, movie, parts, fragmented, size)
     raise _damaged(f"no track {track_id}, expected the one that is shown")
 
 
@@ -77,6 +123,7 @@ def _top_level(fd: int, size: int) -> tuple[list[_Box], Refused | None]:
 class _Stored(NamedTuple):
     count: int
     deltas: list[tuple[int, int]]  # (samples, duration) runs
+    places: array | None  # of each sample, bytes from the start of the file
 
 
 def _stored(fd: int, parts: list[_Box], size: int) -> _Stored:
@@ -95,51 +142,55 @@ def _stored(fd: int, parts: list[_Box], size: int) -> _Stored:
         raise _damaged(f"a table of sample sizes of {len(content)} bytes, expected {expected} for {count} samples")
     if sum(run for run, _ in deltas) != count:
         raise _damaged(f"times of {sum(run for run, _ in deltas)} samples but sizes of {count}, expected the same number")
-    _check_chunks(fd, stbl, count, fixed, lengths, size)
-    return _Stored(count, deltas)
+    return _Stored(count, deltas, _places(fd, stbl, count, fixed, lengths, size))
 
 
-def _track(fd: int, parts: list[_Box], size: int, movie_scale: int) -> Declared:
-    stored = _stored(fd, parts, size)
-    edits = [box for box in parts if box.kind == b"edts"]
+def _hidden(fd: int, track: _Track, stored: _Stored) -> frozenset[int]:
+    """The samples that the edit list hides: some first ones at most. Raises Refused where it hides others."""
+    edits = [box for box in track.parts if box.kind == b"edts"]
     lists = [box for one in edits for box in _boxes(fd, one.start, one.end) if box.kind == b"elst"]
     if not lists:
-        return Declared(stored.count, 0)
-    media_scale = _times(fd, _only(list(_inside(fd, parts, b"mdia")), b"mdhd", "mdia"))[0]
+        return frozenset()
+    media_scale, movie_scale = _times(fd, _media_header(fd, track))[0], _times(fd, track.movie)[0]
     shown = [edit for edit in _edits(fd, lists[0]) if edit[1] != -1]
     if len(shown) != 1 or shown[0][2] != 65536:
         raise Refused(f"got an edit list of {len(shown)} pieces, expected one played at its own speed; {_REMUX}")
     length, first, _ = shown[0]
-    offsets = [box for box in _tables(fd, parts) if box.kind == b"ctts"]
-    times = _shown_at(stored, _pairs(fd, offsets[0], signed=True) if offsets else [])
+    times = _shown_at(fd, track, stored)
     if not times:
-        return Declared(stored.count, 0)
-    last_delta = max((delta for _, delta in stored.deltas), default=0)
+        return frozenset()
+    order = sorted(range(len(times)), key=times.__getitem__)
+    lasting = [stored.deltas[-1][1]] * len(times)  # of each sample, until the next is shown: not one length for all
+    for i, following in zip(order, order[1:], strict=False):
+        lasting[i] = times[following] - times[i]
     end = first + length * media_scale / max(movie_scale, 1)
     tick = media_scale / max(movie_scale, 1)  # the list's lengths are rounded to the movie's time scale
     hidden = [i for i, at in enumerate(times) if at < first]
-    lost = sum(at > end - last_delta / 4 + tick for at in times) if length else 0
+    lost = sum(at > end - lasting[i] / 4 + tick for i, at in enumerate(times)) if length else 0
     if lost:
         raise Refused(f"got an edit list that hides the last {lost} of {len(times)} frames, expected all to the end; {_REMUX}")
     if hidden:
-        ordered = sorted(times)
-        steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)][: len(hidden)]
-        overshoot = length and end > max(times) + last_delta + 1.5 * tick
+        steps = [lasting[i] for i in order[: len(hidden)]]
+        overshoot = length and end > times[order[-1]] + lasting[order[-1]] + 1.5 * tick
         # by the standard a frame that begins a little before the cut is shown, but libav drops it
-        dropped = any(first - times[i] < last_delta / 4 for i in hidden)
-        odd = len(hidden) == len(times) or max(hidden) > len(hidden) + 16 or max(steps) > 4 * max(last_delta, 1)
+        dropped = any(first - times[i] < lasting[i] / 4 for i in hidden)
+        odd = (
+            len(hidden) == len(times) or max(hidden) > len(hidden) + 16 or max(steps) > 4 * max(1, max(delta for _, delta in stored.deltas))
+        )
         if overshoot or dropped or odd:
             raise Refused(f"got an edit list that hides {len(hidden)} frames and fits the rest badly, expected all of them; {_REMUX}")
-    return Declared(stored.count, len(hidden))
+    return frozenset(hidden)
 
 
-def _shown_at(stored: _Stored, offsets: list[tuple[int, int]]) -> list[int]:
+def _shown_at(fd: int, track: _Track, stored: _Stored) -> list[int]:
     """When each sample is shown, in the track's time scale."""
+    boxes = [box for box in _tables(fd, track.parts) if box.kind == b"ctts"]
     times, now = [], 0
     for run, delta in stored.deltas:
         times += range(now, now + run * delta, delta) if delta else [now] * run
         now += run * delta
-    if offsets:
+    if boxes:
+        offsets = _pairs(fd, boxes[0], signed=True)
         if sum(run for run, _ in offsets) != stored.count:
             raise _damaged(f"display times of {sum(run for run, _ in offsets)} samples, expected {stored.count}")
         shifts = [shift for run, shift in offsets for _ in range(run)]
@@ -147,8 +198,8 @@ def _shown_at(stored: _Stored, offsets: list[tuple[int, int]]) -> list[int]:
     return times
 
 
-def _check_chunks(fd: int, stbl: list[_Box], count: int, fixed: int, lengths: array | None, size: int) -> None:
-    """Every sample has a place in the file."""
+def _places(fd: int, stbl: list[_Box], count: int, fixed: int, lengths: array | None, size: int) -> array | None:
+    """Where each sample lies; None where sizes are not told sample by sample. Raises Refused unless all lie in the file."""
     place = _only([box for box in stbl if box.kind in (b"stco", b"co64")] or stbl, None, "stco")
     content = _content(fd, place)
     (chunks,) = struct.unpack_from(">I", content, 4)
@@ -167,17 +218,20 @@ def _check_chunks(fd: int, stbl: list[_Box], count: int, fixed: int, lengths: ar
     if held != count:
         raise _damaged(f"chunks of {held} samples, expected {count}")
     if lengths is None and not fixed:
-        return
-    sample = 0
+        return None
+    sample, places = 0, array("Q")
     for chunk, each in ((c, n) for a, b, n in zip(firsts, firsts[1:], numbers[1::3], strict=False) for c in range(a, b)):
-        stop = sample + each
-        stored = fixed * each if lengths is None else sum(lengths[sample:stop])
-        if starts[chunk - 1] + stored > size:
+        stop, end = sample + each, starts[chunk - 1]
+        for length in [fixed] * each if lengths is None else lengths[sample:stop]:
+            places.append(end)
+            end += length
+        if end > size:
             raise Refused(
                 f"samples {sample} to {stop - 1} lie beyond the end of the file, expected them inside: it is truncated or damaged; "
                 "fix: copy or encode it again"
             )
         sample = stop
+    return places
 
 
 def _fragments(fd: int, top: list[_Box], track_id: int) -> int:
@@ -256,6 +310,10 @@ def _only(boxes: list[_Box], kind: bytes | None, where: str) -> _Box:
 def _inside(fd: int, boxes: list[_Box], kind: bytes) -> Iterator[_Box]:
     box = _only(boxes, kind, "its place")
     return _boxes(fd, box.start, box.end)
+
+
+def _media_header(fd: int, track: _Track) -> _Box:
+    return _only(list(_inside(fd, track.parts, b"mdia")), b"mdhd", "mdia")
 
 
 def _tables(fd: int, parts: list[_Box]) -> list[_Box]:

@@ -1,9 +1,8 @@
-"""Demuxing and decoding, as the child does it; the only file besides data/video.py (which encodes) that imports av.
+"""Opening foreign files, what their containers say, and pictures; reading.py takes frames out of them.
 
-Reading promises all the frames or a refusal: what was decoded is counted against what the container's own tables declare
-(mp4.py, matroska.py, avi.py), so a truncated or damaged file never passes as a short clip. Decoding uses one thread, because
-frame threading (`thread_type = "AUTO"`) drops the last H.264 frames of a stream without a word. Only containers that declare
-their frames are opened, and only codecs that clips come in.
+av is imported here, in reading.py and in data/video.py (which encodes), nowhere else. Decoding uses one thread, because frame
+threading (`thread_type = "AUTO"`) drops the last H.264 frames of a stream without a word. Only containers that declare their frames
+are opened, and only codecs that clips come in.
 """
 
 import math
@@ -15,7 +14,7 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from wfm_ar.decoding import avi, matroska, mp4
+from wfm_ar.decoding.frame_table import FrameTable, FrameTables, evenly_spaced, is_picture
 from wfm_ar.decoding.limits import DecodeLimits, Refused
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
@@ -59,39 +58,17 @@ class Sink:
         self.frames += 1
 
 
-def info(fd: int, limits: DecodeLimits) -> dict[str, Any]:
+def info(fd: int, limits: DecodeLimits, tables: FrameTables) -> dict[str, Any]:
     """What the container says: frames, fps, height, width, codec, duration_s."""
-    with _open(fd, limits) as (container, stream):
-        fps, duration, context = _rate(stream), _duration(container, stream), stream.codec_context
-        frames = stream.frames or round(duration * fps)
-        if container.format.name.startswith("mov"):
-            count = mp4.declared(fd, stream.id)
-            frames = count.samples - count.hidden
-        return {
-            "frames": frames,
-            "fps": fps,
-            "height": context.height,
-            "width": context.width,
-            "codec": context.name,
-            "duration_s": duration,
-        }
+    with open_video(fd, limits) as (container, stream):
+        fps, duration, context = rate_of(stream), duration_of(container, stream), stream.codec_context
+        about = {"fps": fps, "height": context.height, "width": context.width, "codec": context.name, "duration_s": duration}
+        return about | {"frames": tables.of(fd, container, stream, limits).frames}
 
 
-def read(fd: int, start: int, count: int | None, sink: Sink, progress: Progress) -> None:
-    """Frames `start` to `start + count` into the sink. Raises Refused unless they are all there."""
-    limits = sink.limits
-    if start and count is not None:
-        with _open(fd, limits) as (container, stream):
-            if _constant_rate(stream) and _read_after_seek(container, stream, start, count, sink, progress):
-                return
-    sink.clear()
-    with _open(fd, limits) as (container, stream):
-        _read_from_start(fd, container, stream, start, count, sink, progress)
-
-
-def count(fd: int, limits: DecodeLimits, progress: Progress) -> int:
+def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables) -> int:
     """Frames really stored in the file, without decoding. Raises Refused if there are fewer than declared."""
-    with _open(fd, limits) as (container, stream):
+    with open_video(fd, limits) as (container, stream):
         shown = hidden = 0
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -100,9 +77,12 @@ def count(fd: int, limits: DecodeLimits, progress: Progress) -> int:
                 hidden += packet.is_discard
                 shown += not packet.is_discard
                 progress(1000)
-                _limit_frames(shown + hidden, limits)
-        _check_count(fd, container, stream, shown, hidden, limits)
-        return shown
+                limit_frames(shown + hidden, limits)
+    with open_video(fd, limits) as (container, stream):
+        table = tables.of(fd, container, stream, limits)
+        check_count(table, shown, hidden)
+        check_end(table, container, stream)
+        return table.frames
 
 
 def read_image(fd: int, sink: Sink) -> None:
@@ -126,95 +106,40 @@ def read_image(fd: int, sink: Sink) -> None:
     sink.put(frames[0])
 
 
-def _read_from_start(fd: int, container, stream, start: int, count: int | None, sink: Sink, progress: Progress) -> None:
-    end = math.inf if count is None else start + count
-    seen = hidden = sent = 0
-    even = _constant_rate(stream)  # else, nothing tells a lost frame before the end
-    origin, per_tick = stream.start_time or 0, float(stream.time_base * stream.average_rate) if even else 0.0
-    if container.format.name.startswith("mov"):
-        mp4.declared(fd, stream.id)  # an edit list or count that lies would shift the frames
-    for packet in container.demux(stream):
-        if packet.size:
-            hidden += packet.is_discard
-            sent += not packet.is_discard
-        for frame in packet.decode():
-            if frame.is_corrupt or packet.is_corrupt:
-                raise Refused(f"frame {seen} is damaged, expected a whole video; fix: copy or encode the file again")
-            _check_pixels(frame.width, frame.height, sink.limits)
-            even = even and frame.pts is not None and round((frame.pts - origin) * per_tick) == seen
-            if start <= seen < end:
-                sink.put(frame)
-            seen += 1
-            progress(frame.width * frame.height)
-            _limit_frames(seen, sink.limits)
-        if seen >= end and even:
-            break  # all that was asked for is here, and none was lost on the way
-    else:
-        if seen < sent:
-            raise Refused(f"got {seen} frames from {sent} stored ones, expected each: it is damaged; fix: copy or encode it again")
-        _check_count(fd, container, stream, seen, hidden, sink.limits)
-    if not sink.frames or (count is not None and sink.frames < count):
-        asked = f"frames {start} to {end - 1}" if count else f"frame {start}"
-        raise Refused(f"got {seen} frames in all, expected {asked} too; fix: ask for frames that exist")
-
-
-def _read_after_seek(container, stream, start: int, count: int, sink: Sink, progress: Progress) -> bool:
-    """The frames, found from their time stamps after a jump to the key frame before them; False where that is not sure."""
-    rate, base, origin = stream.average_rate, stream.time_base, stream.start_time or 0
-    at = origin + int(start / rate / base)
-    if abs(at) >= 1 << 62:
-        return False
-    container.seek(at, stream=stream, backward=True)
-    expected = None
-    for frame in container.decode(stream):
-        if frame.pts is None or frame.is_corrupt:
-            return False
-        index = round((frame.pts - origin) * base * rate)
-        if index > start if expected is None else index != expected:
-            return False  # the jump went too far, or frames are not evenly spaced
-        _check_pixels(frame.width, frame.height, sink.limits)
-        progress(frame.width * frame.height)
-        expected = index + 1
-        if index >= start:
-            sink.put(frame)
-            if sink.frames == count:
-                return True
-    return False
-
-
-def _check_count(fd: int, container, stream, shown: int, hidden: int, limits: DecodeLimits) -> None:
-    """`hidden` frames are stored but cut away by the container's edit list."""
-    stored, may_hide = stream.frames, hidden
-    name = container.format.name
-    if name.startswith("mov"):
-        stored, may_hide = mp4.declared(fd, stream.id)
-    elif name.startswith("matroska"):
-        index = [one.index for one in container.streams.video if not _is_picture(one)].index(stream.index)
-        stored = max(matroska.stored_frames(fd, index, limits.frames), _from_duration(container, stream))
-    elif name == "avi":
-        stored = max(avi.stored_frames(fd, limits.frames), stored)
-    if shown + hidden < stored:
+def check_count(table: FrameTable, shown: int, hidden: int) -> None:
+    """Raises Refused unless as many packets were shown, and hidden by an edit list, as the container declares."""
+    if shown + hidden < table.packets:
         raise Refused(
-            f"got {shown + hidden} frames, expected {stored} as the file declares: it is truncated or damaged; fix: copy or encode it again"
+            f"got {shown + hidden} frames, expected {table.packets} as the file declares: it is truncated or damaged; "
+            "fix: copy or encode it again"
         )
-    if hidden > may_hide:
+    if hidden > table.hidden:
         raise Refused(
-            f"got {shown} frames and {hidden} hidden ones, expected at most {may_hide} hidden by an edit list; fix: copy or encode it again"
+            f"got {shown} frames and {hidden} hidden ones, expected at most {table.hidden} hidden by an edit list; "
+            "fix: copy or encode it again"
         )
     if not shown:
         raise Refused("got 0 frames, expected at least 1; fix: leave this file out")
 
 
-def _from_duration(container, stream) -> int:
-    """Frames by a Matroska file's duration, which may be that of a longer sound track."""
-    declared = round(_duration(container, stream) * _rate(stream))
-    if "DURATION" not in stream.metadata and len(container.streams) > 1:
+def check_end(table: FrameTable, container, stream) -> None:
+    """Raises Refused where a Matroska file of even times lasts longer than its frames."""
+    rate = rate_of(stream)
+    if not container.format.name.startswith("matroska") or not rate or not evenly_spaced(table.times):
+        return
+    begin = float((stream.start_time or 0) * stream.time_base)
+    declared = round((duration_of(container, stream) - begin) * rate)
+    if "DURATION" not in stream.metadata and len(container.streams) > 1:  # the length may be that of the sound
         declared = math.floor(declared * 0.99) - 1
-    return declared
+    if table.frames < declared:
+        raise Refused(
+            f"got {table.frames} frames, expected {declared} from the file's length: it is truncated or damaged; "
+            "fix: copy or encode it again"
+        )
 
 
 @contextmanager
-def _open(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
+def open_video(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
     """(container, first video stream); every error of libav becomes one Refused line."""
     try:
         # only this open file: no protocol but `file`, no demuxer that reads others (playlists, concat)
@@ -227,7 +152,7 @@ def _open(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
         }
         os.lseek(fd, 0, os.SEEK_SET)
         with av.open(f"file:/dev/fd/{fd}", "r", options=options) as container:
-            streams = [stream for stream in container.streams.video if not _is_picture(stream)]
+            streams = [stream for stream in container.streams.video if not is_picture(stream)]
             if not streams:
                 raise Refused("got no video stream, expected one; fix: give a file with pictures")
             stream = streams[0]
@@ -237,40 +162,31 @@ def _open(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
                     "cannot be read as video (no decoder for its first stream): truncated or no video; fix: copy or encode it again"
                 )
             stream.thread_type, context.thread_count = "NONE", 1
-            _check_pixels(context.width, context.height, limits)
+            check_pixels(context.width, context.height, limits)
             yield container, stream
     except av.FFmpegError as error:
         raise Refused(f"cannot be read as video ({_reason(error)}): truncated or no video; fix: copy or encode it again") from error
-
-
-def _is_picture(stream) -> bool:
-    """A cover picture, not a video."""
-    return "attached_pic" in str(stream.disposition)
 
 
 def _reason(error: av.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
+def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
     if width * height > limits.pixels:
         raise Refused(f"got frames of {width}x{height} pixels, expected at most {limits.pixels} in all; fix: encode it smaller")
 
 
-def _limit_frames(seen: int, limits: DecodeLimits) -> None:
+def limit_frames(seen: int, limits: DecodeLimits) -> None:
     if seen > limits.frames:
         raise Refused(f"got more than {limits.frames} frames, expected fewer; fix: cut it into shorter clips")
 
 
-def _rate(stream) -> float:
+def rate_of(stream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 0)
 
 
-def _constant_rate(stream) -> bool:
-    return bool(stream.average_rate) and stream.average_rate == stream.base_rate and stream.time_base is not None
-
-
-def _duration(container, stream) -> float:
+def duration_of(container, stream) -> float:
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if "DURATION" in stream.metadata:  # mkv keeps each stream's in a tag, "00:00:10.333000000"

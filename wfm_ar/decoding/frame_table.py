@@ -1,0 +1,126 @@
+"""Which packet of a file holds which frame, and when it is shown: what makes a part of a file that part of the whole.
+
+Frames are numbered in the order in which they are shown. The tables are the container's own, read without libav where that can be,
+and kept for the next part of the same file. Where a file does not tell (AVI has no times, and its codec may reorder frames), `find`
+knows nothing, and the frames have to be counted from the first one.
+"""
+
+import os
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wfm_ar.decoding import avi, matroska, mp4
+from wfm_ar.decoding.limits import DecodeLimits, Refused
+
+_KEPT_FRAMES = 2_000_000  # of all tables together, 20 bytes each
+
+
+class FrameTable(NamedTuple):
+    """The frames of one video stream."""
+
+    frames: int  # shown ones
+    packets: int  # stored ones
+    hidden: int  # packets at the beginning that an edit list hides
+    places: array  # of the packets, in the order of the file's bytes
+    numbers: array | None  # which frame each holds, -1 for none; None where nothing tells before decoding
+    times: array  # seconds after the first frame, in the order shown; empty where every frame lasts equally long
+    empty: frozenset[int] = frozenset()  # AVI: chunks without a picture, the one before is shown again
+
+    def find(self, place: int | None) -> int | None:
+        """The number of the frame that the packet at `place` holds; None where that is not known, or it is not shown."""
+        if self.numbers is None or place is None:
+            return None
+        i = bisect_left(self.places, place)
+        known = i < len(self.places) and self.places[i] == place and self.numbers[i] >= 0
+        return self.numbers[i] if known else None
+
+    def chunk(self, place: int | None, otherwise: int) -> int:
+        """Which packet lies at `place`, counted in the order of the file."""
+        i = len(self.places) if place is None else bisect_left(self.places, place)
+        return i if i < len(self.places) and self.places[i] == place else otherwise
+
+
+class FrameTables:
+    """The tables of the files that were read last, known by what the system says of a file: its number, size and time."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple, FrameTable] = OrderedDict()
+
+    def of(self, fd: int, container, stream, limits: DecodeLimits) -> FrameTable:
+        """The table of `stream`. Reads a fragmented MP4 through to its end: the container has to be opened anew.
+
+        Raises Refused for a file that contradicts itself, is damaged or cut off.
+        """
+        about = os.fstat(fd)
+        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, stream.index)
+        table = self._known.pop(key, None) or _table(fd, container, stream, limits)
+        self._known[key] = table
+        while len(self._known) > 1 and sum(one.packets for one in self._known.values()) > _KEPT_FRAMES:
+            self._known.popitem(last=False)
+        return table
+
+
+def _table(fd: int, container, stream, limits: DecodeLimits) -> FrameTable:
+    name = container.format.name
+    if name.startswith("mov"):
+        found = mp4.samples(fd, stream.id)
+        if found is None:
+            return _from_packets(container, stream, mp4.declared(fd, stream.id).samples, limits)
+        return _from_times(found.places, found.times, found.ticks_per_second, found.hidden)
+    if name.startswith("matroska"):
+        index = [one.index for one in container.streams.video if not is_picture(one)].index(stream.index)
+        stored = matroska.stored_frames(fd, index, limits.frames)
+        return _from_times(stored.places, stored.times, stored.ticks_per_second, frozenset())
+    chunks = avi.stored_frames(fd, limits.frames)
+    context = stream.codec_context
+    in_order = not (context.codec.reorder and context.has_b_frames)
+    numbers = array("l", range(len(chunks.places))) if in_order else None
+    return FrameTable(len(chunks.places), len(chunks.places) - len(chunks.empty), 0, chunks.places, numbers, array("d"), chunks.empty)
+
+
+def _from_times(places: array | None, times: list[int], ticks_per_second: float, hidden: frozenset[int]) -> FrameTable:
+    shown = sorted((i for i in range(len(times)) if i not in hidden), key=times.__getitem__)
+    seconds = array("d", ((times[i] - times[shown[0]]) / ticks_per_second for i in shown))
+    numbers = None
+    if places is not None and len({times[i] for i in shown}) == len(shown):
+        number_of = array("l", [-1]) * len(times)
+        for number, i in enumerate(shown):
+            number_of[i] = number
+        order = sorted(range(len(places)), key=places.__getitem__)
+        places, numbers = array("Q", (places[i] for i in order)), array("l", (number_of[i] for i in order))
+    return FrameTable(len(shown), len(times), len(hidden), places or array("Q"), numbers, seconds)
+
+
+def _from_packets(container, stream, declared: int, limits: DecodeLimits) -> FrameTable:
+    """From what libav finds on the way through the file, where nothing may be hidden."""
+    places, times, hidden, sure = array("Q"), [], 0, True
+    for packet in container.demux(stream):
+        if packet.size:
+            sure = sure and packet.pts is not None and packet.pos is not None and packet.pos >= 0
+            hidden += packet.is_discard
+            places.append(packet.pos if sure else 0)
+            times.append(packet.pts if sure else 0)
+            if len(times) > limits.frames:
+                raise Refused(f"got more than {limits.frames} frames, expected fewer; fix: cut it into shorter clips")
+    if len(times) - hidden < declared:
+        raise Refused(
+            f"got {len(times) - hidden} frames, expected {declared} as the file declares: it is truncated or damaged; "
+            "fix: copy or encode it again"
+        )
+    return _from_times(places if sure else None, times, float(1 / stream.time_base), frozenset())
+
+
+def evenly_spaced(times: Sequence[float]) -> bool:
+    """Whether each time is nearer to its own place on an even scale than to another; true of fewer than three."""
+    if len(times) < 3:
+        return True
+    step = (times[-1] - times[0]) / (len(times) - 1)
+    return step > 0 and all(abs(at - times[0] - number * step) < 0.5 * step for number, at in enumerate(times))
+
+
+def is_picture(stream) -> bool:
+    """A cover picture, not a video."""
+    return "attached_pic" in str(stream.disposition)
