@@ -92,6 +92,19 @@ def test_blocks_of_a_matroska(tmp_path, fd_of):
         read_video(tmp_path / "b.mkv")
 
 
+def test_a_matroska_without_its_first_block(tmp_path, fd_of):
+    """A block that became a void: what is left begins in the middle of a group of pictures."""
+    make(tmp_path / "a.mkv")
+    content = bytearray((tmp_path / "a.mkv").read_bytes())
+    first = matroska.stored_frames(fd_of(tmp_path / "a.mkv"), 0, 100).places[0]
+    content[content.rindex(b"\xa3", 0, first)] = 0xEC
+    (tmp_path / "b.mkv").write_bytes(content)
+    with pytest.raises(BadClip, match="begins with a frame that needs another before it"):
+        count_frames(tmp_path / "b.mkv")
+    with pytest.raises(BadClip, match="damaged"):
+        read_video(tmp_path / "b.mkv")
+
+
 def test_a_live_matroska_cannot_be_known_whole(tmp_path):
     make(tmp_path / "a.mkv", container_options={"live": "1"})
     with pytest.raises(BadClip, match="was not finished when it was written"):

@@ -47,6 +47,7 @@ def with_field(content: bytes, box: bytes, at: int, value: int, nth: int = 0) ->
         ("h264.mp4", b"stts", 16, 6, 0),  # times of half of the samples
         ("h264.mp4", b"stsz", 16, 6, 0),  # sizes of half of the samples
         ("h264.mp4", b"stsc", 20, 6, 0),
+        ("h264-index-first.mp4", b"ctts", 20, 1, 0),  # the first frame shown earlier, before the edit begins
     ],
 )
 def test_what_long_runs_found(tmp_path, name, box, at, value, nth):

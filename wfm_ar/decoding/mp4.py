@@ -175,7 +175,9 @@ def _hidden(fd: int, track: _Track, stored: _Stored) -> frozenset[int]:
         # by the standard a frame that begins a little before the cut is shown, but libav drops it
         dropped = any(first - times[i] < lasting[i] / 4 for i in hidden)
         odd = (
-            len(hidden) == len(times) or max(hidden) > len(hidden) + 16 or max(steps) > 4 * max(1, max(delta for _, delta in stored.deltas))
+            len(hidden) == len(times)
+            or max(hidden) > len(hidden) + 16
+            or max(steps) > 1.5 * max(1, max(delta for _, delta in stored.deltas))
         )
         if overshoot or dropped or odd:
             raise Refused(f"got an edit list that hides {len(hidden)} frames and fits the rest badly, expected all of them; {_REMUX}")

@@ -74,6 +74,10 @@ def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables
             if packet.is_corrupt:
                 raise Refused(f"frame {shown} is cut off, expected a whole video; fix: copy or encode the file again")
             if packet.size:
+                if not shown + hidden and not packet.is_keyframe and container.format.name.startswith("matroska"):
+                    raise Refused(
+                        "begins with a frame that needs another before it, expected a key frame; fix: copy or encode the file again"
+                    )
                 hidden += packet.is_discard
                 shown += not packet.is_discard
                 progress(1000)
