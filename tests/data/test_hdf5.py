@@ -114,3 +114,18 @@ def test_each_demo_and_camera_has_a_fingerprint_of_its_own(make):
     front, side = origins(open_episodes(path)), origins(open_episodes(path, camera="side_image"))
     assert len({origin.frames for origin in (*front, *side)}) == 6 and front[1].actions == side[1].actions
     assert origins(open_episodes(path)) == front
+
+
+def test_a_row_beside_the_last_frame_may_hold_anything(make):
+    def odd(row):
+        def apply(file):
+            file["data/demo_2/actions"][row] = np.nan
+
+        return apply
+
+    path = make(odd(5))
+    episodes = open_episodes(path)
+    with h5py.File(path) as file:
+        assert (episodes.load_actions(1) == file["data/demo_2/actions"][:5]).all()
+    with pytest.raises(BadActions, match=r"demo.hdf5: data/demo_2/actions: got nan in row 4, column 0 \(a0\)"):
+        open_episodes(make(odd(4)))

@@ -9,7 +9,7 @@ import pytest
 from wfm_ar.data import open_episodes, write_image, write_video
 from wfm_ar.data.fingerprint import origins
 from wfm_ar.data.lerobot_write import CAMERA, Clip, write_lerobot
-from wfm_ar.errors import BadClip, BadConfig, BadData, OutputExists
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, OutputExists
 from wfm_ar.schema import ActionChannel, ActionSchema
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, the extra [lerobot]")
@@ -271,3 +271,25 @@ def test_fingerprints_tell_episodes_of_a_shared_file_and_cameras_apart(v3, v21):
     video.write_bytes(video.read_bytes() + b"\0")
     assert [a.frames == b.frames for a, b in zip(top, origins(open_episodes(v21)), strict=True)] == [True, False, True]
     assert origins(open_episodes(v21, camera="wrist")) == wrist
+
+
+@pytest.mark.parametrize("with_schema", [False, True])
+def test_a_row_beside_the_last_frame_may_hold_anything(v3, with_schema):
+    """The sets of others often end each episode in NaN."""
+    if not with_schema:
+        (v3 / "actions.json").unlink()
+    expected, file = open_episodes(v3).load_actions(1), v3 / "data/chunk-000/file-000.parquet"
+    table = parquet.read_table(file)
+    rows, nan = table.column("action").to_pylist(), [float("nan")] * 2
+
+    def write(*odd):
+        values = [nan if i in odd else row for i, row in enumerate(rows)]
+        column = pyarrow.array(values, table.schema.field("action").type)
+        parquet.write_table(table.set_column(table.schema.get_field_index("action"), "action", column), file)
+
+    write(4, 7, 14)  # the last rows of three episodes
+    episodes = open_episodes(v3)
+    assert (episodes.load_actions(1) == expected).all() and np.isfinite(episodes.load_actions(2)).all()
+    write(4, 6, 14)
+    with pytest.raises(BadActions, match=r"file-000.parquet episode 1: got .*row 1\b"):
+        open_episodes(v3).load_actions(1)

@@ -169,3 +169,12 @@ def test_a_record_is_known_by_its_own_bytes_and_cameras(make):
     assert [a.frames == b.frames for a, b in zip(before, after, strict=True)] == [True, False, True]
     wrist = origins(open_episodes(make(), camera="wrist"))
     assert len({origin.frames for origin in (*before, *wrist)}) == 6 and wrist[0].actions == before[0].actions
+
+
+def test_a_row_beside_the_last_step_may_hold_anything(make):
+    rows = np.arange(1, 9, dtype=np.float32)
+    rows[6:] = np.nan
+    assert (open_episodes(make(steps__action=rows)).load_actions(1) == [[1, 2], [3, 4], [5, 6]]).all()
+    rows[5] = np.inf
+    with pytest.raises(BadActions, match=r"record 1: got inf in row 2, column 1 \(a1\), expected finite numbers"):
+        open_episodes(make(steps__action=rows))

@@ -130,3 +130,15 @@ def test_make_refuses_what_it_did_not_make(tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and str(tmp_path) in err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"] and (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_texts_too_long_to_train_on(episodes, capsys):
+    index = episodes / "episodes.jsonl"
+    index.write_text(index.read_text().replace('"go"', '"' + "0123456789" * 4 + '"', 1))
+    assert main(["data", "check", str(episodes), "sheet=null"]) == 0  # one text of ten times the digits: few pieces
+    capsys.readouterr()
+    assert main(["data", "check", str(episodes), "sheet=null", "max_text=3"]) == 2
+    out, err = capsys.readouterr()
+    assert f"{episodes} episode a: text of " in out and "expected at most sequence.max_text=3; fix: " in out and "1 defect found" in err
+    assert main(["data", "check", str(episodes), "sheet=null", "max_text=null"]) == 0
+    assert main(["data", "check", str(episodes), "max_text=0"]) == 2

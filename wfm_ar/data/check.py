@@ -17,13 +17,14 @@ from wfm_ar.data.episodes import (
     SCHEMA,
     Episode,
     EpisodeSet,
+    FileReader,
     load_actions,
     load_state,
     parse_line,
     read_lines,
     read_schema,
 )
-from wfm_ar.data.folder import videos_in
+from wfm_ar.data.folder import NpzReader, videos_in
 from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
@@ -206,26 +207,32 @@ def _check_other(path: Path, decode: bool, on_progress: Callable[[int, int], Non
         episodes = None
     defects = [_located(error, path, "") for error in problems]
     for i, episode in enumerate(episodes or ()):
+        found = episode_defects(episodes, i, decode)
         errors: list[WfmError] = []
-        frames = _try(errors, lambda i=i: _readable_frames(episodes, i, decode))
-        actions = None
-        if episodes.schema is not None:  # none could be made where no actions can be read, which is told already
-            actions = _try(errors, lambda i=i: episodes.load_actions(i))
         _try(errors, lambda i=i: episodes.load_state(i))
-        if frames is not None and actions is not None and len(actions) != frames - 1:
-            errors.append(
-                BadData(f"got {len(actions)} actions for {frames} frames, expected {frames - 1}; fix: one between every two frames")
-            )
-        defects += [_located(error, path, f" episode {episode.id}") for error in errors]
+        defects += [*found, *(_located(error, path, f" episode {episode.id}") for error in errors)]
         if on_progress:
             on_progress(i + 1, len(episodes))
     return list(dict.fromkeys(defects))  # a file that several episodes lie in is told once
 
 
+def episode_defects(episodes: EpisodeSet, i: int, decode: bool = False) -> list[Defect]:
+    """What is wrong with the frames and the actions of episode i, as training would meet it sooner or later."""
+    errors: list[WfmError] = []
+    frames = _try(errors, lambda: _readable_frames(episodes, i, decode))
+    actions = None
+    if episodes.schema is not None:  # none could be made where no actions can be read, which is told already
+        actions = _try(errors, lambda: episodes.load_actions(i))
+    if frames is not None and actions is not None and len(actions) != frames - 1:
+        told = f"got {len(actions)} actions for {frames} frames, expected {frames - 1}"
+        errors.append(BadData(f"{told}; fix: one between every two frames"))
+    return [_located(error, episodes.path, f" episode {episodes[i].id}") for error in errors]
+
+
 def _readable_frames(episodes: EpisodeSet, i: int, decode: bool) -> int:
     if decode:
         return len(episodes.load_frames(i))
-    if episodes.format in ("videos", "bridge"):  # a file each: every packet is looked at
+    if isinstance(episodes.reader, (FileReader, NpzReader)):  # a file each: every packet is looked at
         return count_frames(episodes[i].video)
     count = episodes.num_frames(i)
     episodes.load_frames(i, 0, 1)

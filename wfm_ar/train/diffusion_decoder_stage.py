@@ -8,7 +8,7 @@ from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.edm import LossConfig, denoising_loss, measure_scale
 from wfm_ar.diffusion_decoder.sampler import refine
-from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.clips import load_beginning, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler
 
@@ -20,6 +20,12 @@ class DiffusionDecoderTraining(Windows):
     loss: LossConfig = field(default_factory=LossConfig)
     steps: int = 2  # sampler steps at validation
     val_clips: int = 12
+
+
+def fitted_decoder(config: DenoiserConfig, tokenizer: VideoTokenizerConfig) -> DenoiserConfig:
+    """The config with the rates and code channels of the tokenizer whose clips it refines. Raises BadConfig where they do not fit."""
+    rates = {"temporal_compression": tokenizer.temporal_compression, "spatial_compression": tokenizer.spatial_compression}
+    return replace(config, **rates, code_channels=len(tokenizer.levels))
 
 
 class DiffusionDecoderStage:
@@ -42,12 +48,11 @@ class DiffusionDecoderStage:
         settings = tokenizer.config
         background = tokenizer.background.clone() if settings.background else None
         self.windows = WindowSampler(training, settings, train_set, background)
-        rates = {"temporal_compression": settings.temporal_compression, "spatial_compression": settings.spatial_compression}
         if residual_scale is None:
             with torch.no_grad():
                 true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))
             residual_scale = round(measure_scale(true, decoded), 4)
-        self.config = replace(config, **rates, code_channels=len(settings.levels), residual_scale=residual_scale)
+        self.config = replace(fitted_decoder(config, settings), residual_scale=residual_scale)
         self.model = Denoiser(self.config)
 
     def describe(self) -> dict:

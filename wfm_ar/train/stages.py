@@ -8,7 +8,9 @@ run/diffusion_decoder/ checkpoints of stage 3
 run/world/             the three packed into a world folder
 """
 
+import math
 import tempfile
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from wfm_ar.data.files import write_atomic
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.rollout.world_folder import WorldParts, save_world
+from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
@@ -71,23 +74,39 @@ def world_model_stage(
         for name, episodes in sets.items()
     }
     texts = [episode.text for episode in train_set if episode.text]
-    text = _text_tokenizer(run, texts, text_vocab, max_text) if texts else None
-    settings = tokenizer.config
-    sequence = SequenceConfig(
-        video_vocab=tokenizer.codebook_size,
-        levels=settings.levels,
-        grid_h=settings.grid[0],
-        grid_w=settings.grid[1],
-        rate=settings.temporal_compression,
-        action_bins=actions.bins if (actions := action_vocabulary(train_set.schema)) else (),
+    text = text_tokenizer(run, texts, text_vocab, max_text)
+    if text:
+        keep_text_tokenizer(run, text)
+    lengths = {"max_latents": max_latents, "max_text": max_text}
+    sequence = sequence_config(tokenizer.config, text, train_set.schema, **lengths, action_sums=action_sums)
+    train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
+    return WorldModelStage(
+        config, sequence, training, train_store, val_store, text, train_set.schema, tokenizer, micro_batches, policy_store
+    )
+
+
+def sequence_config(
+    tokenizer: VideoTokenizerConfig,
+    text: TextTokenizer | None,
+    schema: Schema | None,
+    *,
+    max_latents: int,
+    max_text: int,
+    action_sums: bool,
+) -> SequenceConfig:
+    """The sequence that these tokenizers and actions make. Raises BadConfig."""
+    actions = action_vocabulary(schema)
+    return SequenceConfig(
+        video_vocab=math.prod(tokenizer.levels),
+        levels=tokenizer.levels,
+        grid_h=tokenizer.grid[0],
+        grid_w=tokenizer.grid[1],
+        rate=tokenizer.temporal_compression,
+        action_bins=actions.bins if actions else (),
         text_vocab=text.vocab_size if text else 0,
         max_text=max_text,
         max_latents=max_latents,
         action_sums=action_sums,
-    )
-    train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
-    return WorldModelStage(
-        config, sequence, training, train_store, val_store, text, train_set.schema, tokenizer, micro_batches, policy_store
     )
 
 
@@ -171,11 +190,14 @@ def keep_text_tokenizer(run: Path, text: TextTokenizer) -> None:
         write_atomic(run / TEXT_MODEL, text.model_bytes)
 
 
-def _text_tokenizer(run: Path, texts: list[str], vocab: int, max_tokens: int) -> TextTokenizer:
-    path = run / TEXT_MODEL
-    if not path.exists():
-        keep_text_tokenizer(run, TextTokenizer.train(sorted(set(texts)), vocab_size=vocab, max_tokens=max_tokens))
-    return _pinned_text_tokenizer(path, max_tokens)
+def text_tokenizer(run: Path, texts: Iterable[str], vocab: int, max_tokens: int) -> TextTokenizer | None:
+    """The run's own text tokenizer, else one trained on the texts; None without texts. Raises BadConfig, BadCheckpoint."""
+    texts = sorted(set(texts))
+    if not texts:
+        return None
+    if (run / TEXT_MODEL).exists():
+        return _pinned_text_tokenizer(run / TEXT_MODEL, max_tokens)
+    return TextTokenizer.train(texts, vocab_size=vocab, max_tokens=max_tokens)
 
 
 def _pinned_text_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:

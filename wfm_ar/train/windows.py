@@ -26,15 +26,20 @@ class Windows:
     emphasis: float = 4.0  # extra weight of pixels that differ from the background or move
 
 
+def check_windows(windows: Windows, tokenizer: VideoTokenizerConfig) -> None:
+    """Raises BadConfig where windows of this size cannot be cut from the tokenizer's clips."""
+    rate, least = tokenizer.spatial_compression, min(tokenizer.height, tokenizer.width)
+    if windows.crop % rate or windows.crop > least:
+        raise BadConfig(f"crop: got {windows.crop}, expected a multiple of {rate} up to {least}, or 0")
+    if (windows.window - 1) % tokenizer.temporal_compression:
+        raise BadConfig(f"window: got {windows.window} frames, expected 1 + {tokenizer.temporal_compression}*n")
+
+
 class WindowSampler:
     """Draws batches of windows; `background` float [3, H, W] in [-1, 1] is what a fixed camera always sees, or None."""
 
     def __init__(self, windows: Windows, tokenizer: VideoTokenizerConfig, episodes: EpisodeSet, background: torch.Tensor | None):
-        rate, least = tokenizer.spatial_compression, min(tokenizer.height, tokenizer.width)
-        if windows.crop % rate or windows.crop > least:
-            raise BadConfig(f"crop: got {windows.crop}, expected a multiple of {rate} up to {least}, or 0")
-        if (windows.window - 1) % tokenizer.temporal_compression:
-            raise BadConfig(f"window: got {windows.window} frames, expected 1 + {tokenizer.temporal_compression}*n")
+        check_windows(windows, tokenizer)
         if len(episodes) == 0:
             raise BadData("training split: it is empty; fix: give more clips")
         self.windows, self.tokenizer, self.episodes = windows, tokenizer, episodes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wfm_ar.errors import BadConfig
+from wfm_ar.errors import BadConfig, WfmError
 
 AUTO = "auto"
 SAMPLES = 12  # rows of the contact sheet
@@ -20,9 +20,13 @@ class Settings:
     camera: str | None
     fps: float | None
     decode: bool
+    max_text: int | None
+    text_vocab: int
     sheet: Path | None
 
     def __post_init__(self) -> None:
+        if self.max_text is not None and self.max_text < 1:
+            raise BadConfig(f"max_text: got {self.max_text}, expected at least 1; fix: null measures no texts")
         if self.sheet is not None and str(self.sheet) != AUTO and self.sheet.suffix.lower() != ".png":
             raise BadConfig(f"sheet: got {self.sheet}, expected a name that ends in .png; fix: sheet={self.sheet.with_suffix('.png')}")
 
@@ -35,6 +39,8 @@ def run(settings: Settings) -> int:
 
     how = {"camera": settings.camera, "fps": settings.fps}
     defects = check_data(settings.path, **how, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None)
+    if settings.max_text is not None:
+        defects += _long_texts(settings, how)
     for defect in defects:
         print(defect)
     sheet = _draw(settings, how)
@@ -50,6 +56,24 @@ def run(settings: Settings) -> int:
     if sheet is not None:
         print(f"samples: {sheet}")
     return 0
+
+
+def _long_texts(settings: Settings, how: dict[str, Any]) -> list[Any]:
+    """The defects of texts that are too long to train on; of a set that does not open, none: why is told already."""
+    from wfm_ar.data.formats import open_episodes
+    from wfm_ar.tokenizers.text import TextTokenizer
+    from wfm_ar.train.preflight import long_texts, texts_of
+    from wfm_ar.verbs.training_data import parted
+
+    try:
+        found = open_episodes(settings.path, **how)
+        texts = texts_of(parted(found)[0])
+    except WfmError:
+        return []
+    if not texts:
+        return []
+    tokenizer = TextTokenizer.train(set(texts), vocab_size=settings.text_vocab)
+    return long_texts([found], tokenizer, settings.max_text)
 
 
 def _draw(settings: Settings, how: dict[str, Any]) -> Path | None:

@@ -23,6 +23,7 @@ from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetune
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.distributed import Ranks, all_ranks
 from wfm_ar.train.loop import Stage, train
+from wfm_ar.train.preflight import Needs, check_needs, refuse, unreadable
 from wfm_ar.train.rng import seed_all
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.tokens import tokenize
@@ -185,10 +186,15 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     if before is not None:
         with ranks.one_after_another():
             settings = _begin(settings, before.parts, train_set)
+    policy = _policy_set(settings, train_set)
+    if settings.stage != "world":
+        with ranks.one_after_another():
+            if ranks.first:
+                check_needs(settings.run, _needs(settings), train_set, val_set, policy, max(1, settings.num_workers))
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
-                stage = _stage(settings, name, train_set, val_set)
+                stage = _stage(settings, name, train_set, val_set, policy)
             train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks)
     if packs and ranks.first:
         stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
@@ -219,6 +225,7 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
         raise BadData(f"{settings.data}: got several robots, or episodes without actions among others, expected one robot's with init=; "
                       "fix: part the data by robot")  # fmt: skip
     tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
+    refuse(unreadable([train_set, val_set], workers), settings.data)
     stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
               (("train", train_set), ("val", val_set))]  # fmt: skip
     seed_all(settings.seed)  # new rows and updates begin the same where a run is killed before its first checkpoint
@@ -230,15 +237,39 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
     return 0
 
 
-def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet) -> Stage:
+def _policy_set(settings: Settings, train_set: EpisodeSet) -> EpisodeSet | None:
+    """The episodes that the world model's steps on the policy alone are of, where they are not the run's own."""
+    own = settings.stages.world_model.training
+    if settings.stage not in (stages.WORLD_MODEL, "all") or not (own.policy_data and own.policy_share):
+        return None
+    return policy_set(own.policy_data, train_set, camera=settings.camera, fps=settings.fps)
+
+
+def _needs(settings: Settings) -> Needs:
+    """What the stages asked for will be made of; where stage 1 is not among them, the tokenizer is the run's own."""
+    wanted = stages.STAGES if settings.stage == "all" else (settings.stage,)
+    tokenizer = settings.tokenizer
+    if stages.VIDEO_TOKENIZER not in wanted:
+        tokenizer = stages.trained_video_tokenizer(settings.run)[0].config
+    return Needs(
+        stages=wanted,
+        tokenizer=tokenizer,
+        model=settings.model,
+        decoder=settings.decoder,
+        windows={name: getattr(settings.stages, name).training for name in (stages.VIDEO_TOKENIZER, stages.DIFFUSION_DECODER)},
+        world_model=settings.stages.world_model.training,
+        begun=settings.init is not None,
+        **vars(settings.sequence),
+    )
+
+
+def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet, policy: EpisodeSet | None) -> Stage:
     seed_all(settings.seed)  # first weights: a run that is killed before its first checkpoint begins again with the same ones
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
     if name == stages.WORLD_MODEL:
-        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
-        if own.policy_data and own.policy_share:
-            loop["policy_set"] = policy_set(own.policy_data, train_set, camera=settings.camera, fps=settings.fps)
+        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate, "policy_set": policy}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
 

@@ -17,10 +17,17 @@ def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | Non
     print(found.about(), flush=True)
     if found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
-    if len(found) == 1 or not any(episode.split == "val" for episode in found):
-        train_set = found if len(found) == 1 else found.of_split("train")
+    train_set, val_set = parted(found)
+    if train_set is val_set:
         clips = "its one episode is trained on and" if len(found) == 1 else "none of its episodes is held out: those trained on are"
         print(f"{data}: {clips} validated with: validation says nothing of clips not seen", flush=True)
+    return train_set, val_set
+
+
+def parted(found: EpisodeSet) -> tuple[EpisodeSet, EpisodeSet]:
+    """The episodes to train on and those held out; where none is held out, those trained on are both. Raises BadData."""
+    if len(found) == 1 or not any(episode.split == "val" for episode in found):
+        train_set = found if len(found) == 1 else found.of_split("train")
         return train_set, train_set
     return found.of_split("train"), found.of_split("val")
 

@@ -1,0 +1,127 @@
+"""What a run needs of its settings and its data, looked at before the first stage begins.
+
+Hours lie between the start of a run and the stage that would fail. So every episode is opened at both ends and its actions read,
+texts are measured, and the networks of all stages asked for are configured, before any of them is trained.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wfm_ar.data.check import Defect, episode_defects
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
+from wfm_ar.errors import BadData
+from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train.diffusion_decoder_stage import fitted_decoder
+from wfm_ar.train.metrics import Progress
+from wfm_ar.train.stages import DIFFUSION_DECODER, VIDEO_TOKENIZER, WORLD_MODEL, sequence_config, text_tokenizer
+from wfm_ar.train.windows import Windows, check_windows
+from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.world_model import Sequence as TokenSequence
+from wfm_ar.world_model import WorldModelConfig
+
+MOST_TOKENS = 1 << 40  # of a text that is only measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the stages that are to run will be made of."""
+
+    stages: tuple[str, ...]
+    tokenizer: VideoTokenizerConfig
+    model: WorldModelConfig
+    decoder: DenoiserConfig
+    windows: dict[str, Windows]  # of the stages that learn from pixels
+    world_model: WorldModelTraining
+    max_latents: int
+    max_text: int
+    text_vocab: int
+    action_sums: bool
+    begun: bool = False  # the run goes on from a world, whose length of texts stays
+
+
+def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: EpisodeSet, policy_set: EpisodeSet | None, workers: int) -> None:
+    """Raises BadConfig, BadData, BadClip or BadActions for what would end one of the stages, in one line; `workers` threads read."""
+    for name in (VIDEO_TOKENIZER, DIFFUSION_DECODER):
+        if name in needs.stages:
+            check_windows(needs.windows[name], needs.tokenizer)
+    if DIFFUSION_DECODER in needs.stages:
+        fitted_decoder(needs.decoder, needs.tokenizer)
+    sets = list({id(one): one for one in (train_set, val_set, policy_set) if one is not None}.values())
+    if WORLD_MODEL in needs.stages:
+        text = text_tokenizer(run, texts_of(train_set), needs.text_vocab, needs.max_text)
+        lengths = {"max_latents": needs.max_latents, "max_text": needs.max_text}
+        sequence = sequence_config(needs.tokenizer, text, train_set.schema, **lengths, action_sums=needs.action_sums)
+        WorldModelConfig(**(asdict(needs.model) | TokenSequence(sequence).model_vocabularies()))
+        _refuse_policy_without_actions(needs.world_model.policy_share, policy_set or train_set)
+        if text is not None:
+            refuse(long_texts(sets, text, needs.max_text, begun=needs.begun), train_set.path)
+    refuse(unreadable(sets, workers), train_set.path)
+    for name, windows in needs.windows.items():
+        if name in needs.stages:
+            _refuse_short(train_set, windows.window)
+
+
+def unreadable(sets: Sequence[EpisodeSet], workers: int) -> list[Defect]:
+    """The defects of all episodes' frames and actions, in order."""
+    places = [(one, i) for one in sets for i in range(len(one))]
+    progress, defects = Progress("looking at the data", 0, len(places)), []
+    with ThreadPoolExecutor(workers) as pool:
+        for done, found in enumerate(pool.map(lambda place: episode_defects(*place), places), 1):
+            defects += found
+            progress.update(done, {})
+    progress.close()
+    return list(dict.fromkeys(defects))  # a file that several episodes lie in is told once
+
+
+def long_texts(sets: Iterable[EpisodeSet], tokenizer: TextTokenizer, max_text: int, *, begun: bool = False) -> list[Defect]:
+    """A defect for each text of more than `max_text` tokens, at the first episode that has it. begun: `max_text` cannot be chosen."""
+    measure, first = TextTokenizer(tokenizer.model_bytes, max_tokens=MOST_TOKENS), {}
+    for one in sets:
+        for episode in one:
+            if episode.text:
+                first.setdefault(episode.text, f"{one.path} episode {episode.id}")
+    counts = {text: len(measure.encode(text)) for text in first}
+    longest = max(counts.values(), default=0)
+    fix = "shorten it, or train without init=" if begun else f"shorten it, or train with sequence.max_text={longest}"
+    return [
+        Defect(
+            file=place,
+            line=None,
+            what=f"text of {counts[text]} tokens ({len(text)} characters), expected at most sequence.max_text={max_text}",
+            fix=fix,
+        )
+        for text, place in first.items()
+        if counts[text] > max_text
+    ]
+
+
+def texts_of(episodes: EpisodeSet) -> list[str]:
+    """The texts that a text tokenizer is trained on."""
+    return [episode.text for episode in episodes if episode.text]
+
+
+def refuse(defects: list[Defect], path: Path) -> None:
+    """Raises BadData with the first defect, and how many more there are."""
+    if not defects:
+        return
+    line, more = str(defects[0]), len(defects) - 1
+    if more:
+        what, _, fix = line.partition("; fix: ")
+        line = f"{what} (and {more} more: `wfm data check {path}` lists them); fix: {fix}"
+    raise BadData(line)
+
+
+def _refuse_short(episodes: EpisodeSet, window: int) -> None:
+    lengths = [episodes.num_frames(i) for i in range(len(episodes))]
+    if all(0 < length < window for length in lengths):
+        got = f"got {len(episodes)} episodes of {max(lengths)} frames at most"
+        raise BadData(f"{episodes.path}: {got}, expected some of window={window} or more; fix: a smaller window, or longer clips")
+
+
+def _refuse_policy_without_actions(share: float, episodes: EpisodeSet) -> None:
+    if share > 0 and not any(episode.actions for episode in episodes):
+        raise BadData(f"{episodes.path}: got no episode with actions, expected some for policy_share={share}; fix: policy_share=0")
