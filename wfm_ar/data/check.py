@@ -30,6 +30,8 @@ from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
 from wfm_ar.schema import ActionSchema, same_rate
 
+A_FILE_EACH = ("episodes", "videos", "bridge")  # formats with a video file an episode
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
@@ -232,7 +234,7 @@ def episode_defects(episodes: EpisodeSet, i: int, decode: bool = False) -> list[
 def _readable_frames(episodes: EpisodeSet, i: int, decode: bool) -> int:
     if decode:
         return len(episodes.load_frames(i))
-    if isinstance(episodes.reader, (FileReader, NpzReader)):  # a file each: every packet is looked at
+    if episodes.format in A_FILE_EACH and isinstance(episodes.reader, (FileReader, NpzReader)):  # every packet is looked at
         return count_frames(episodes[i].video)
     count = episodes.num_frames(i)
     episodes.load_frames(i, 0, 1)
