@@ -16,6 +16,8 @@ from pathlib import Path
 import h5py
 import hostile
 import numpy as np
+import small_sets
+from small_sets import FRAMES
 
 from wfm_ar.data.check import check_data
 from wfm_ar.data.convert import convert_set
@@ -24,7 +26,6 @@ from wfm_ar.decoding import pool
 from wfm_ar.errors import WfmError
 
 SECRET = b"CANARY-7f3a" * 400
-FRAMES, SIDE = 4, 32
 SECONDS = 60.0  # for one set, after which it is taken to wait for ever
 
 Route = Callable[[Path, Path], None]  # makes a set in the first folder that leads into the second
@@ -49,23 +50,16 @@ class Watch:
 
 
 def secrets(outside: Path) -> None:
-    """Files that no set may reach: bytes, an HDF5 file of the right shapes, a pipe."""
+    """What no set may reach: bytes, an HDF5 file of the right shapes, a pipe, a sound set of each format."""
     outside.mkdir()
+    for format, make in small_sets.MAKERS.items():
+        (outside / format).mkdir()
+        make(outside / format)
     (outside / "canary").write_bytes(SECRET)
     with h5py.File(outside / "canary.hdf5", "w") as file:
-        _fill(file)
+        small_sets.fill_hdf5(file)
         file["bytes"] = np.frombuffer(SECRET, np.uint8)
     os.mkfifo(outside / "pipe")
-
-
-def _fill(file: h5py.File) -> None:
-    rng = np.random.default_rng(0)
-    for k in range(2):
-        demo = file.create_group(f"data/demo_{k}")
-        demo["actions"] = rng.normal(size=(FRAMES, 2)).astype(np.float32)
-        demo["obs/front_image"] = np.full((FRAMES, SIDE, SIDE, 3), 100, np.uint8)
-        demo["obs/joint"] = rng.normal(size=(FRAMES, 2)).astype(np.float32)
-    file["mask/train"], file["mask/valid"] = np.array([b"demo_0"]), np.array([b"demo_1"])
 
 
 PLACES = {
@@ -79,7 +73,7 @@ PLACES = {
 def _hdf5(edit: Callable[[h5py.File, Path], None]) -> Route:
     def make(root: Path, outside: Path) -> None:
         with h5py.File(root / "set.hdf5", "w") as file:
-            _fill(file)
+            small_sets.fill_hdf5(file)
             edit(file, outside)
 
     return make
@@ -150,13 +144,73 @@ def hdf5_routes() -> Iterator[tuple[str, Route]]:
     yield "the file is a link to a pipe", _whole_file("pipe")
 
 
+FILES = {  # format -> files of its small set, one of each kind, and lists that a set may have beside
+    "episodes": ("episodes.jsonl", "actions.json", "videos/e0.mp4", "actions/e0.npy", "states/e0.npz", "videos"),
+    "lerobot": (
+        *("meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"),
+        *("videos/observation.images.main/chunk-000/file-000.mp4", "actions.json", "data"),
+    ),
+    "lerobot_v2": ("meta/tasks.jsonl", "meta/episodes.jsonl", "data/chunk-000/episode_000001.parquet"),
+    "rlds": ("set-train.tfrecord-00000-of-00001",),
+    "npz": ("train/a.mp4", "train/a.npz", "train/a.txt", "train"),
+}
+
+
+def _instead(format: str, name: str, target: str = "") -> Route:
+    """A link where a file was: to its like in a sound set outside, or to `target`."""
+
+    def make(root: Path, outside: Path) -> None:
+        small_sets.MAKERS[format](root)
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.symlink_to(outside / (target or f"{format}/{name}"))
+
+    return make
+
+
+def _pipe(format: str, name: str) -> Route:
+    """A pipe that nobody writes to where a file was."""
+
+    def make(root: Path, outside: Path) -> None:
+        small_sets.MAKERS[format](root)
+        (root / name).unlink()
+        os.mkfifo(root / name)
+
+    return make
+
+
+def _written_to(format: str, name: str, old: str, new: str) -> Route:
+    """A list of files that names one outside."""
+
+    def make(root: Path, outside: Path) -> None:
+        small_sets.MAKERS[format](root)
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new.format(outside=outside)))
+
+    return make
+
+
+def file_routes() -> Iterator[tuple[str, Route]]:
+    for format, names in FILES.items():
+        for name in names:
+            yield f"{format}: {name} is a link", _instead(format, name)
+            if "." in name:
+                yield f"{format}: {name} is a link to a pipe", _instead(format, name, "pipe")
+                yield f"{format}: {name} is a pipe", _pipe(format, name)
+    for what, new in (("relative", "../outside/episodes/videos/e0.mp4"), ("absolute", "{outside}/episodes/videos/e0.mp4")):
+        yield f"episodes: a {what} path", _written_to("episodes", "episodes.jsonl", "videos/e0.mp4", new)
+    for what, new in (("relative", "../outside/lerobot/data/"), ("absolute", "{outside}/lerobot/data/")):
+        yield f"lerobot: a {what} template", _written_to("lerobot", "meta/info.json", '"data/', f'"{new}')
+
+
 def routes() -> list[tuple[str, Route]]:
-    return list(hdf5_routes())
+    return [*hdf5_routes(), *file_routes()]
 
 
 def use(root: Path, out: Path) -> None:
     """What the verbs do with a set; refusals are fine."""
-    for path in (root, next(root.glob("*.hdf5"), root)):
+    for path in {root, next(root.glob("*.hdf5"), root)}:
         try:
             check_data(path, decode=True)
             episodes = open_episodes(path)

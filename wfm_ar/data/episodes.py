@@ -326,7 +326,7 @@ def read_schema(root: Path, *, needed: bool) -> Schema | None:
             raise BadData(f"{path}: does not exist, expected the schema of the actions; fix: write it, see the README")
         return None
     try:
-        data = read_json(path)
+        data = read_json(inside(root, SCHEMA, str(path)))
     except (OSError, ValueError) as error:
         raise BadData(f"{path}: is not JSON ({error}), expected an action schema; fix: repair or remake it") from None
     try:
@@ -375,7 +375,7 @@ def _parse_index(root: Path) -> Iterator[Episode]:
 def read_lines(root: Path) -> list[bytes]:
     """The lines of episodes.jsonl, at least one. Raises BadData."""
     try:
-        lines = read_bytes(root / INDEX, INDEX_BYTES).splitlines()
+        lines = read_bytes(inside(root, INDEX, str(root / INDEX)), INDEX_BYTES).splitlines()
     except (OSError, ValueError) as error:
         raise BadData(f"{root / INDEX}: cannot be read ({error}), expected one line an episode; fix: make the data set again") from None
     if not lines:

@@ -206,7 +206,7 @@ def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> E
 
 def read_info(root: Path) -> Info:
     """meta/info.json, checked. Raises BadData."""
-    where, data = root / INFO, _json(root / INFO)
+    where, data = root / INFO, _json(root, INFO)
     version = str(data.get("codebase_version", ""))
     found = re.match(r"v?([23])\.", version)
     if not found:
@@ -239,7 +239,7 @@ def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...], problems: Pro
         raise BadData(f"{root / EPISODES}: holds no .parquet file, expected the list of episodes; fix: copy the data set again")
     rows: list[dict[str, Any]] = []
     for file in files:
-        columns = read_rows(file, [name for name in column_names(file) if not name.startswith("stats/")])
+        columns = read_rows(file, without="stats/")
         for needed in ("episode_index", "length"):
             if needed not in columns:
                 raise BadData(f"{file}: column {needed!r} is missing, got {sorted(columns)[:12]}; fix: write the data set again")
@@ -282,7 +282,7 @@ def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, 
 def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
     where, rows = root / f"{EPISODES}.jsonl", []
     tasks = _tasks(root)
-    for number, row in enumerate(_json_lines(where), 1):
+    for number, row in enumerate(_json_lines(root, f"{EPISODES}.jsonl"), 1):
         with noted(problems):
             index, length = row.get("episode_index"), row.get("length")
             if not isinstance(index, int) or not isinstance(length, int) or index < 0 or length < 1:
@@ -364,7 +364,7 @@ def _tasks(root: Path) -> dict[int, str]:
             raise BadData(f"{table}: got columns {sorted(columns)}, expected task_index and a text; fix: write the data set again")
         return dict(zip(columns["task_index"], texts, strict=True))
     if lines.exists():
-        rows = _json_lines(lines)
+        rows = _json_lines(root, f"{TASKS}.jsonl")
         return {
             row["task_index"]: row["task"] for row in rows if isinstance(row.get("task"), str) and isinstance(row.get("task_index"), int)
         }
@@ -419,7 +419,8 @@ def _files(root: Path, folder: str, suffix: str) -> list[Path]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(root: Path, name: str) -> dict[str, Any]:
+    path = inside(root, name, str(root / name))
     try:
         data = json.loads(read_bytes(path, MOST_INFO))  # other people's files: NaN and keys that occur twice are let pass
     except (OSError, ValueError, RecursionError) as error:
@@ -429,7 +430,8 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _json_lines(root: Path, name: str) -> list[dict[str, Any]]:
+    path = inside(root, name, str(root / name))
     try:
         lines = [line for line in read_bytes(path, MOST_LINES).splitlines() if line.strip()]
     except (OSError, ValueError) as error:

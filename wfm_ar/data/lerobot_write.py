@@ -16,7 +16,7 @@ import numpy as np
 from wfm_ar.data.episodes import SCHEMA
 from wfm_ar.data.files import as_wfm_error, whole_folder
 from wfm_ar.data.lerobot import ID, SPLIT, STATE_NAME, STATE_SHAPE
-from wfm_ar.data.parquet import need_pyarrow
+from wfm_ar.data.parquet import import_pyarrow
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.data.video import write_clips
 from wfm_ar.errors import BadData
@@ -65,7 +65,7 @@ def write_lerobot(
     Raises BadData for clips that differ in size or columns, OutputExists, NoSpace, MissingDependency.
     """
     root = Path(root)
-    need_pyarrow(str(root))
+    import_pyarrow(str(root))
     refuse_set(root, overwrite)
     try:
         with whole_folder(root) as part:
@@ -125,7 +125,7 @@ class _Rows:
 
     def add(self, clip: Clip) -> np.ndarray:
         """Notes all of a clip but its frames, which come back for the video."""
-        pyarrow, count = need_pyarrow(""), len(clip.frames)
+        pyarrow, count = import_pyarrow(""), len(clip.frames)
         columns = self._columns(clip)
         given = {name: _feature(values) for name, values in columns.items()}
         for name, values in clip.states.items():
@@ -187,7 +187,7 @@ class _Rows:
 
     def finish(self, robot: str | None, pixels: str, meanings: dict[str, dict[str, str]]) -> None:
         """Writes meta/ and actions.json."""
-        pyarrow = need_pyarrow("")
+        pyarrow = import_pyarrow("")
         self._writer.close()
         height, width = self.size
         about = {"video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": pixels, "video.is_depth_map": False}

@@ -114,6 +114,8 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Probl
     """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions."""
     files = [path] if path.is_file() else [one for one in files_below(path) if ".tfrecord" in one.name]
     root = path.parent if path.is_file() else path
+    if not files:
+        raise BadData(f"{path}: holds no regular .tfrecord file, expected one; fix: copy it in")
     for file in files:
         refuse_leading_out(root, file)
     found, cameras, shown, camera_note = [], [], (), ""

@@ -1,7 +1,7 @@
 """The decoding child: answers one request at a time on a socket until its other end closes, within limits it cannot exceed.
 
 A request is a line of JSON with two open files, the video to read and the file that takes the pixels; the answer is a line of
-JSON. Nothing but av and the standard library is imported (and h5py, once an HDF5 file comes): the child starts in a tenth of a
+JSON. Nothing but av and the standard library is imported (and h5py or pyarrow, once their files come): the child starts in a tenth of a
 second and its address space, which is limited, is its own. It knows no path and needs none.
 """
 
@@ -50,7 +50,7 @@ def main(fd: int) -> None:
                 "last": True,
             }
         except Exception as error:  # whatever else a hostile file makes av or h5py raise is that file's fault
-            kind = "HDF5" if request["do"].startswith("hdf5") else "video"
+            kind = {"hdf5": "HDF5", "parquet": "Parquet"}.get(request["do"].split()[0], "video")
             answer = {"error": f"cannot be read as {kind} ({type(error).__name__}): damaged; fix: copy or make it again"}
         for one in files:
             os.close(one)
@@ -64,8 +64,8 @@ def _answer(pictures, reading, tables, request: dict, files: list[int], limits: 
         raise Refused("cannot be read (no file came with the request); fix: raise the limit of open files")
     source, target = files
     what = request["do"]
-    if what.startswith("hdf5"):
-        return _answer_hdf5(request, source, target, limits, work)
+    if " " in what:
+        return _answer_arrays(request, source, target, limits, work)
     if what == "info":
         return {"info": pictures.info(source, limits, tables)}
     if what == "count":
@@ -78,15 +78,35 @@ def _answer(pictures, reading, tables, request: dict, files: list[int], limits: 
     return {"shape": [sink.frames, *sink.size, 3]}
 
 
-def _answer_hdf5(request: dict, source: int, target: int, limits: DecodeLimits, work: "_Work") -> dict:
-    from wfm_ar.decoding import hdf5_file  # needs packages that not everybody has, and a third of a second
+def _answer_arrays(request: dict, source: int, target: int, limits: DecodeLimits, work: "_Work") -> dict:
+    """The readers of HDF5 and Parquet are imported once they are asked for: their packages are optional, and take their time."""
+    kind, what = request["do"].split()
+    if kind == "hdf5":
+        from wfm_ar.decoding import hdf5_file
 
-    if request["do"] == "hdf5 arrays":
-        place = (request["group"], request["names"], request["start"], request["count"])
-        return {"arrays": hdf5_file.read(source, *place, target, limits, work.progress)}
-    content = json.dumps(hdf5_file.survey(source, limits, work.progress)).encode()
-    os.pwrite(target, content, 0)
-    return {"arrays": [("|u1", [len(content)])]}
+        if what == "arrays":
+            place = (request["group"], request["names"], request["start"], request["count"])
+            return {"arrays": hdf5_file.read(source, *place, target, limits, work.progress)}
+        return _put(target, json.dumps(hdf5_file.survey(source, limits, work.progress)).encode())
+    from wfm_ar.decoding import parquet_file
+
+    if what == "names":
+        return _put(target, json.dumps(parquet_file.names(source)).encode())
+    if what == "rows":
+        return _put(target, parquet_file.rows(source, request["columns"], request["without"], limits, work.progress))
+    if what == "arrays":
+        return _put(target, *parquet_file.arrays(source, request["columns"], limits, work.progress))
+    return _put(target, *parquet_file.images(source, request["column"], request["rows"], limits, work.progress))
+
+
+def _put(target: int, *contents) -> dict:
+    """Bytes and arrays one after the other in the file `target`, and what they are."""
+    os.lseek(target, 0, os.SEEK_SET)
+    for content in contents:
+        left = memoryview(content).cast("B") if len(content) else b""
+        while left:
+            left = left[os.write(target, left) :]
+    return {"arrays": [("|u1", [len(one)]) if isinstance(one, bytes) else (one.dtype.str, one.shape) for one in contents]}
 
 
 class _Work:

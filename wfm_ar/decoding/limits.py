@@ -20,9 +20,9 @@ class DecodeLimits:
         return asdict(self)
 
 
-def most_bytes(size: int) -> int:
-    """What a file of numbers or pictures may unpack to: real ones shrink tenfold at most, a bomb a thousandfold."""
-    return max(256 << 20, 100 * size)
+def most_bytes(size: int, growth: int = 100) -> int:
+    """What a file of `size` bytes may unpack to: real ones shrink tenfold or so, a bomb a thousandfold and more."""
+    return max(256 << 20, growth * size)
 
 
 class Refused(Exception):

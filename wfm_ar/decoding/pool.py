@@ -1,7 +1,7 @@
 """Our side of the decoding children: starts them when needed, keeps idle ones for the next call, kills those that misbehave.
 
 `decode` is the one way from a foreign video or picture file to pixels, for training, evaluation and generation alike, and
-`read_arrays` the one from an HDF5 file to numbers. A child gets the opened file, never its path, so what was checked to be a
+`read_arrays` the one from HDF5 and Parquet files to numbers. A child gets the opened file, never its path, so what was checked to be a
 regular file is what is read. One that crashes, hangs or takes too much is killed and the file refused in one line; the process
 that asked goes on. Children end with their parent, however it ends: their socket closes.
 """
