@@ -82,3 +82,8 @@ def test_what_cannot_be():
         schema_from_data([np.array([[0, np.inf]])], 10, where="here")
     with pytest.raises(BadData, match="no actions at all"):
         schema_from_data([np.zeros((0, 2))], 10)
+
+
+def test_numbers_that_no_channel_may_have_are_told_with_their_file():
+    with pytest.raises(BadActions, match=r"^a.hdf5: action channel 'a1': high is .*e\+38, expected a finite number"):
+        schema_from_data([np.array([[0, 1], [0, 1.5e38], [0, 2]])], 10, where="a.hdf5")

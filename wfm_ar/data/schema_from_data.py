@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from wfm_ar.errors import BadActions, BadData
+from wfm_ar.errors import BadActions, BadData, WfmError
 from wfm_ar.schema import ActionChannel, ActionSchema
 
 TAIL = 0.001  # share of values beyond either end of the range; with fewer than a thousand values the range is all of them
@@ -66,8 +66,11 @@ def schema_from_data(
     channels = []
     for i in range(width):
         channel = dict(name=names[i], unit=units[i], motion=motions[i], rotation=rotations[i])
-        channels.append(ActionChannel(**channel, **_range(values[:, i], bins)))
-    return ActionSchema(channels=tuple(channels), rate_hz=rate_hz)
+        channels.append(channel | _range(values[:, i], bins))
+    try:
+        return ActionSchema(channels=tuple(ActionChannel(**channel) for channel in channels), rate_hz=rate_hz)
+    except WfmError as error:  # numbers or names that no channel may have
+        raise BadActions(f"{where}: {error}") from None
 
 
 def _refuse_not_finite(values: np.ndarray, names: Sequence[str], where: str) -> None:

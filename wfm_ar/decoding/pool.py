@@ -30,6 +30,7 @@ from wfm_ar.decoding.limits import DecodeLimits
 from wfm_ar.errors import BadClip, BadData, WfmError
 
 LIMITS = DecodeLimits()
+OF_ARRAYS = DecodeLimits(cpu_seconds=3.0)  # a damaged HDF5 file may keep its reader busy for ever
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR", "LANG")
 _START_SECONDS = 120.0  # to import av on a machine that is very busy
 _ANSWER_BYTES = 1 << 16
@@ -51,7 +52,7 @@ def decode(path: str | Path, do: str, *, start: int = 0, count: int | None = Non
     return _decode(source, str(path), do, start, count, limits)
 
 
-def read_arrays(path: str | Path, do: str, expected: str, *, limits: DecodeLimits = LIMITS, **request: Any) -> list[np.ndarray]:
+def read_arrays(path: str | Path, do: str, expected: str, *, limits: DecodeLimits = OF_ARRAYS, **request: Any) -> list[np.ndarray]:
     """What a child reads of a file of arrays: `do` and `request` as child.py knows them. Raises BadData, in one line with the path."""
     source = _open_regular(path, expected, BadData)
     return _ask({"do": do, **request}, source, str(path), limits, BadData).arrays
