@@ -14,12 +14,13 @@ from wfm_ar.errors import BadActions, BadData, nearest
 
 MOTIONS = ("", "delta", "absolute", "velocity")  # what a value says: a step from here, a place to be at, a speed; "" = not declared
 ROTATIONS = ("", "euler", "axis_angle", "quaternion", "6d", "joint")  # of a channel that is part of one; "" = none, or not declared
+RATE_SLACK = 0.01  # part of a rate by which two may differ and be one: 29.97 and 30
 MOST_BINS = 32767  # of a channel: bins are stored as int16
 
 
 def same_rate(a: float, b: float) -> bool:
-    """Whether two rates agree within 1 %: 29.97 and 30 are one rate."""
-    return abs(a - b) <= 0.01 * max(a, b)
+    """Whether two rates are one."""
+    return abs(a - b) <= RATE_SLACK * max(a, b)
 
 
 @dataclass(frozen=True, kw_only=True)

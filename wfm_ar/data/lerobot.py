@@ -5,159 +5,32 @@ What info.json says is taken as a hint and checked against the files: real sets 
 split ranges beyond their episodes, codecs they do not use, no stats.json, no file indices, and task texts in a column or an index.
 """
 
-import functools
 import json
-import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wfm_ar.data.cameras import choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, Place, hashed_splits, inside, read_schema
+from wfm_ar.data.cameras import choose_cameras, view_of
+from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.json_files import read_bytes
+from wfm_ar.data.lerobot_reader import INFO, Info, LeRobotReader, Span, where_of
+from wfm_ar.data.lerobot_times import Stretch
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
-from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_images, read_rows
+from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_rows
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
-from wfm_ar.data.video import decode_image, read_video, video_info
-from wfm_ar.errors import BadClip, BadData
+from wfm_ar.errors import BadData
 from wfm_ar.schema import ActionSchema
 
-INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks", "meta/episodes"
-INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+TASKS, EPISODES = "meta/tasks", "meta/episodes"
 ID, SPLIT = "wfm_id", "wfm_split"  # columns of meta/episodes that our own writer adds
-STATE_NAME, STATE_SHAPE = "wfm_name", "wfm_shape"  # and keys of a feature: the state array it was
 MOST_INFO, MOST_LINES = 16 << 20, 1 << 30  # bytes of a JSON file of the meta folder, and of one of JSON lines
 _DATA_V3, _VIDEO_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"  # fmt: skip  # noqa: E501
 _DATA_V2, _VIDEO_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # fmt: skip  # noqa: E501
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """What meta/info.json says."""
-
-    codebase: str  # such as v3.0
-    version: int  # 2 or 3
-    fps: float
-    features: dict[str, dict[str, Any]]
-    data_path: str
-    video_path: str
-    chunks_size: int
-    splits: dict[str, Any]
-
-    @property
-    def actions(self) -> list[str]:
-        """The columns that are actions: `action`, or all of `action.*` and `actions.*`, joined in this order."""
-        names = [name for name, one in self.features.items() if re.match(r"actions?(\.|$)", name) and _is_numbers(one)]
-        return ["action"] if "action" in names else names
-
-    @property
-    def cameras(self) -> list[str]:
-        out = [name for name, one in self.features.items() if one.get("dtype") in ("video", "image") and not _is_depth(one)]
-        return out
-
-    @property
-    def states(self) -> list[str]:
-        known = {*self.actions, *INDICES}
-        return [name for name, one in self.features.items() if _is_numbers(one) and name not in known and not name.startswith("action")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Where one episode lies in the files."""
-
-    index: int
-    length: int  # frames, and rows
-    data: Path
-    videos: dict[str, tuple[Path, float]]  # camera -> (file, seconds at which it begins there)
-
-
-class LeRobotReader:
-    """Reads episodes of one data set; the columns of the last few data files stay in memory."""
-
-    def __init__(self, info: Info, cameras: tuple[str, ...]) -> None:
-        self.info, self.cameras = info, cameras
-        self._columns = functools.lru_cache(maxsize=8)(self._read_columns)
-        self._rate = functools.lru_cache(maxsize=4096)(lambda path: video_info(path).fps)
-
-    @staticmethod
-    def _read_columns(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        return read_arrays(path, names)
-
-    def num_frames(self, episode: Episode) -> int:
-        return episode.source.length
-
-    def frames_from(self, episode: Episode) -> list[Place]:
-        span, fps = episode.source, self.info.fps
-        videos = {camera: Place(path, within=[begin, span.length, fps]) for camera, (path, begin) in span.videos.items()}
-        return [videos.get(camera) or Place(span.data, within=[camera, span.index]) for camera in self.cameras]
-
-    def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
-        span = episode.source
-        count = span.length - start if count is None else count
-        if start < 0 or count < 1 or start + count > span.length:
-            asked = f"frames {start} to {start + count - 1}"
-            raise BadClip(f"{_where(episode)}: got {span.length} frames, expected {asked} too; fix: ask for frames that exist")
-        return tiled(self.cameras, lambda camera: self._view(episode, camera, start, count), _where(episode))
-
-    def _view(self, episode: Episode, camera: str, start: int, count: int) -> np.ndarray:
-        span = episode.source
-        if self.info.features[camera].get("dtype") == "image":
-            images = read_images(span.data, camera, self._rows(span)[start : start + count])
-            return np.stack([decode_image(image, f"{_where(episode)}, {camera} frame {start + t}") for t, image in enumerate(images)])
-        path, begin = span.videos[camera]
-        rate = self._rate(path)
-        if abs(rate - self.info.fps) > 0.01 * self.info.fps:
-            raise BadClip(f"{path}: plays at {rate:g} frames a second, expected {self.info.fps:g} as {INFO} says; fix: encode it again")
-        return read_video(path, round(begin * self.info.fps) + start, count)
-
-    def _rows(self, span: Span) -> np.ndarray:
-        """The rows of an episode in its data file, in the order of its frames. Raises BadData."""
-        columns = self._columns(span.data, ("episode_index", "frame_index"))
-        rows = np.flatnonzero(columns["episode_index"].reshape(-1) == span.index)
-        frames = columns["frame_index"].reshape(-1)[rows]
-        rows, frames = rows[np.argsort(frames, kind="stable")], np.sort(frames)
-        if len(rows) != span.length or (frames != np.arange(span.length)).any():
-            raise BadData(
-                f"{span.data}: got {len(rows)} rows of episode {span.index}, expected frames 0 to {span.length - 1} as meta/episodes "
-                "says; fix: write the data set again"
-            )
-        return rows
-
-    def columns(self, episode: Episode, names: list[str]) -> dict[str, np.ndarray]:
-        """Some columns of an episode, [T, ...] each. Raises BadData."""
-        rows, columns = self._rows(episode.source), self._columns(episode.source.data, tuple(names))
-        return {name: columns[name][rows] for name in names}
-
-    def values(self, episode: Episode, names: list[str]) -> np.ndarray:
-        """Columns joined, float32 [T, numbers in all of them]."""
-        columns = self.columns(episode, names)
-        return np.concatenate([columns[name].reshape(episode.source.length, -1).astype(np.float32) for name in names], axis=1)
-
-    def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
-        values = self.used_actions(episode)
-        schema.validate(values, _where(episode))
-        return np.ascontiguousarray(values)
-
-    def used_actions(self, episode: Episode) -> np.ndarray:
-        """The actions between frames, float32 [T - 1, A]: the last row leads nowhere, and what it holds does not matter."""
-        return self.values(episode, self.info.actions)[:-1]
-
-    def state(self, episode: Episode) -> dict[str, np.ndarray]:
-        out = {}
-        for name, values in self.columns(episode, self.info.states).items():
-            feature = self.info.features[name]
-            shape = feature.get(STATE_SHAPE, list(values.shape[1:]))
-            known = isinstance(shape, list) and all(isinstance(side, int) for side in shape)
-            if not known or math.prod(shape) != math.prod(values.shape[1:]):
-                raise BadData(f"{_where(episode)}: {name} is said to be {shape}, expected {list(values.shape[1:])}; fix: write it again")
-            out[str(feature.get(STATE_NAME, name))] = values.reshape(len(values), *shape)
-        return out
 
 
 def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> EpisodeSet:
@@ -175,7 +48,7 @@ def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> E
     episodes = tuple(
         Episode(
             id=name,
-            video=row["span"].videos[shown[0]][0] if shown[0] in row["span"].videos else row["span"].data,
+            video=row["span"].videos[shown[0]].path if shown[0] in row["span"].videos else row["span"].data,
             text=row["text"],
             actions=row["span"].data if info.actions and row["span"].length > 1 else None,
             state=row["span"].data if info.states else None,
@@ -185,7 +58,8 @@ def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> E
         )
         for name, row in zip(named, rows, strict=True)
     )
-    reader, schema, made, notes = LeRobotReader(info, shown), read_schema(root, needed=False), False, [note] if note else []
+    reader = LeRobotReader(info, shown, [row["span"] for row in rows])
+    schema, made, notes = read_schema(root, needed=False), False, [note] if note else []
     actors = sample([episode for episode in episodes if episode.actions])
     actors = sound(actors, reader.used_actions, problems)
     if actors and schema is None:
@@ -266,17 +140,18 @@ def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...], problems: Pro
     return [row for row in rows if "span" in row]
 
 
-def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> tuple[Path, float]:
-    """(file, second at which the episode begins). Without the columns that say it there must be one file only."""
-    numbers, begin = _indices(row, f"videos/{key}"), row.get(f"videos/{key}/from_timestamp")
+def _video_v3(root: Path, info: Info, row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> Stretch:
+    """Where an episode lies. Without the columns that say it there must be one file only."""
+    numbers, (begin, end) = _indices(row, f"videos/{key}"), (row.get(f"videos/{key}/{which}_timestamp") for which in ("from", "to"))
     if numbers is not None and isinstance(begin, (int, float)) and 0 <= begin <= 1e9:
-        return _fill(root, info.video_path, numbers | {"video_key": key}, "video_path"), float(begin)
+        path = _fill(root, info.video_path, numbers | {"video_key": key}, "video_path")
+        return Stretch(path, float(begin), float(end) if isinstance(end, (int, float)) else None)
     files = [path for path in _files(root, "videos", ".mp4") if key in path.parts and re.fullmatch(r"\D*\d+\.mp4", path.name)]
     if len(files) != 1:
         raise BadData(f"{root / EPISODES}: does not say which of {len(files)} files episode {row['episode_index']} of {key} lies in, "
                       f"expected columns videos/{key}/...; fix: write the data set again")  # fmt: skip
     before = sum(other["length"] for other in rows if other["episode_index"] < row["episode_index"])
-    return files[0], before / info.fps
+    return Stretch(files[0], before / info.fps, None)
 
 
 def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...], problems: Problems) -> list[dict[str, Any]]:
@@ -292,7 +167,7 @@ def _episodes_v2(root: Path, info: Info, cameras: tuple[str, ...], problems: Pro
             values |= {"chunk_index": values["episode_chunk"], "file_index": index}
             data = _fill(root, info.data_path, values, "data_path")
             shown = [key for key in cameras if info.features[key].get("dtype") == "video"]
-            videos = {key: (_fill(root, info.video_path, values | {"video_key": key}, "video_path"), 0.0) for key in shown}
+            videos = {key: Stretch(_fill(root, info.video_path, values | {"video_key": key}, "video_path"), 0.0, None) for key in shown}
             span = Span(index=index, length=length, data=data, videos=videos)
             rows.append(row | {"span": span, "text": _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)})
     return rows
@@ -320,7 +195,7 @@ def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[E
         names += [f"{prefix}{name}" for name in own or [f"a{i}" for i in range(width)]]
         given = feature.get("units") or feature.get("unit") or ""
         units += [str(unit) for unit in given] if isinstance(given, list) and len(given) == width else [str(given)] * width
-    arrays, places = [reader.used_actions(episode) for episode in episodes], [_where(episode) for episode in episodes]
+    arrays, places = [reader.used_actions(episode) for episode in episodes], [where_of(episode) for episode in episodes]
     states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
     told = states if len(states) == len(arrays) and all(state is not None for state in states) else None
     return schema_from_data(arrays, info.fps, names=names, units=units, states=told, places=places, where=str(root))
@@ -457,16 +332,3 @@ def _first_text(value: Any) -> str | None:
 
 def _texts(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
-
-
-def _is_numbers(feature: dict[str, Any]) -> bool:
-    return bool(re.fullmatch(r"(float|int|uint)\d+|bool", str(feature.get("dtype", ""))))
-
-
-def _is_depth(feature: dict[str, Any]) -> bool:
-    about = feature.get("info") or feature.get("video_info") or {}
-    return isinstance(about, dict) and bool(about.get("video.is_depth_map") or about.get("is_depth_map"))
-
-
-def _where(episode: Episode) -> str:
-    return f"{episode.source.data} episode {episode.source.index}"

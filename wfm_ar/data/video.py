@@ -60,6 +60,11 @@ def read_video(path: str | Path, start: int = 0, count: int | None = None, *, li
     return frames_THWC
 
 
+def frame_times(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
+    """When each frame is shown, float64 [T] seconds after the first, from the container's tables. Raises BadClip."""
+    return decode(path, "times", limits=limits).arrays[0]
+
+
 def count_frames(path: str | Path, *, limits: DecodeLimits = LIMITS) -> int:
     """Frames really stored in the file, counted without decoding. Raises BadClip if there are fewer than declared."""
     return int(_decoded(path, "count", limits=limits).answer["count"])

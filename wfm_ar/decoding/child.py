@@ -70,6 +70,10 @@ def _answer(pictures, reading, tables, request: dict, files: list[int], limits: 
         return {"info": pictures.info(source, limits, tables)}
     if what == "count":
         return {"count": pictures.count(source, limits, work.progress, tables)}
+    if what == "times":
+        times = pictures.times(source, limits, tables)
+        os.pwrite(target, times.tobytes(), 0)
+        return {"arrays": [("<f8", [len(times)])]}
     sink = pictures.Sink(target, limits)
     if what == "image":
         pictures.read_image(source, sink)

@@ -7,6 +7,7 @@ are opened, and only codecs that clips come in.
 
 import math
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,6 +88,13 @@ def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables
         check_count(table, shown, hidden)
         check_end(table, container, stream)
         return table.frames
+
+
+def times(fd: int, limits: DecodeLimits, tables: FrameTables) -> array:
+    """When each frame is shown, doubles, seconds after the first."""
+    with open_video(fd, limits) as (container, stream):
+        rate, table = rate_of(stream), tables.of(fd, container, stream, limits)
+        return table.times or array("d", (number / rate for number in range(table.frames if rate else 0)))
 
 
 def read_image(fd: int, sink: Sink) -> None:

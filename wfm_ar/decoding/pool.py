@@ -47,7 +47,7 @@ class Decoded(NamedTuple):
 
 
 def decode(path: str | Path, do: str, *, start: int = 0, count: int | None = None, limits: DecodeLimits = LIMITS) -> Decoded:
-    """do: "read" (frames `start` to `start + count`), "count", "info" or "image". Raises BadClip, in one line with the path."""
+    """do: "read" (frames `start` to `start + count`), "count", "info", "times" or "image". Raises BadClip, in one line with the path."""
     source = _open_regular(path, "an image" if do == "image" else "a local video file", BadClip)
     return _decode(source, str(path), do, start, count, limits)
 
