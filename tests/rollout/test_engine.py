@@ -86,7 +86,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
         for i, tokens_hw in enumerate(row.tokens):
             if i and known_bins[i] is not None:
                 pieces.append(sequence.action_piece(i, known_bins[i]))
-            pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[i - 1] if i else None, known_bins[1 : i + 1]))
+            pieces.append(sequence.latent_piece(i, tokens_hw, row.tokens[:i], known_bins[1 : i + 1]))
         return pieces
 
     def logits_behind(pieces, known: list[int], coming) -> torch.Tensor:
@@ -117,9 +117,8 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
                 ids.append(int(sample(logits, torch.tensor([action[i]]), sampling, sequence.action_range(i % 2))))
             bins = torch.tensor(ids).view(2, 2) - torch.tensor([sequence.action_range(0)[0], sequence.action_range(1)[0]])
         led = [sequence.action_piece(latent, bins)]
-    previous = row.tokens[-1] if row.tokens else None
     empty, blind = (
-        sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), previous, known)
+        sequence.latent_piece(latent, torch.zeros(2, 3, dtype=torch.int64), row.tokens, known)
         for known in ((*row.bins[1:], bins), (None,) * len(row.bins) if row.bins else ())
     )
     ids = []

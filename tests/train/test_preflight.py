@@ -33,6 +33,7 @@ NEEDS = Needs(
     max_text=16,
     text_vocab=300,
     action_sums=True,
+    hint_latents=1,
 )
 
 

@@ -162,13 +162,30 @@ def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_trut
         assert all(torch.equal(batch[name], truth[name]) for name in truth)
         seen = stage._shown_own_errors(stage.model, batch)
         assert all(torch.equal(seen[name], truth[name]) for name in ("targets", "weights", "positions"))
-        assert torch.equal(seen["tokens"].flatten(1)[batch["swap"]], torch.full((int(batch["swap"].sum()),), 7))
+        row, column = batch["swap"].nonzero().T
+        assert (seen["tokens"].flatten(1)[row, batch["video"][row, column]] == 7).all()
         changed = seen["ids"] != truth["ids"]
         assert 0.03 < changed.float().mean() < 0.7 and (seen["ids"][changed] == 7).all()
         for ids, other in zip(truth["ids"], changed, strict=True):
             begin = int((ids == stage.sequence.bov).nonzero())
             assert not other[: begin + 5].any()  # text, BOV and the first latent
     assert stage.loss(stage.model, stage.batch(0, 6, 0), None)[0].requires_grad
+
+
+def test_own_errors_begin_after_a_number_of_steps(store):
+    stage = make(store, own_errors=1.0, own_errors_after=3)
+    assert ["swap" in stage.batch(step, 4, 0) for step in range(6)] == [False] * 3 + [True] * 3
+
+
+def test_image_steps_have_a_text_and_one_latent(store):
+    stage = make(store, image_share=1.0, text_dropout=0.0)
+    batch = stage.batch(0, 4, 0)
+    assert batch["tokens"].shape[1] == 1 and batch["ids"].shape[1] == stage.sequence.length(1) - 1
+    assert ((batch["weights"] > 0).sum(1) == 4).all() and (batch["bins"] < 0).all()
+    first = [np.array_equal(batch["tokens"][row, 0], store[int(i)].video[0]) for row, i in enumerate(batch["clip"])]
+    assert sum(first) >= len(first) // 3
+    loss, logs = stage.loss(stage.model, batch, None)
+    assert loss.requires_grad and 0 <= logs["accuracy"] <= 1
 
 
 def test_policy_steps_have_many_short_rows_whose_actions_alone_count(store):

@@ -48,18 +48,21 @@ def test_unpack_finds_the_video_whatever_stands_between(text, acting):
 
 
 @pytest.mark.parametrize("sums", [False, True])
-def test_rows_woven_together_are_those_woven_alone(sums):
+@pytest.mark.parametrize("hint_latents", [1, 2])
+def test_rows_woven_together_are_those_woven_alone(sums, hint_latents):
     """With text and actions, without either, and with actions from the second latent on; padded to one length."""
-    sequence, (tokens, bins) = make(action_sums=sums), clip()
+    sequence, (tokens, bins) = make(action_sums=sums, hint_latents=hint_latents), clip()
     late = torch.cat((torch.full_like(bins[:1], -1), bins[1:]))
     rows = [([1, 2], bins), (None, None), ([3], late)]
     all_bins = torch.stack([torch.full_like(bins, -1) if each is None else each for _, each in rows])
     many, length = tokens.expand(3, -1, -1, -1), sequence.max_length
     ids, positions, video, actions = sequence.weave_rows(many, [text for text, _ in rows], all_bins, length)
-    hints = sequence.hints(many, all_bins, video, actions, length)
+    at_video, at_slots = (each[:, 1:] for each in sequence.kinds(video, actions, length))
+    hints = sequence.hints(many, all_bins, at_video, at_slots)
     assert ids.shape == (3, length) and hints.shape == (3, length - 1, sequence.hint_width)
-    pieces = [sequence.text_piece([3]), sequence.latent_piece(0, tokens[0], None), sequence.latent_piece(1, tokens[1], tokens[0], [None])]
-    pieces += [sequence.action_piece(2, bins[1]), sequence.latent_piece(2, tokens[2], tokens[1], [None, bins[1]])]
+    pieces = [sequence.text_piece([3]), sequence.latent_piece(0, tokens[0], ())]
+    pieces += [sequence.latent_piece(1, tokens[1], tokens[:1], [None])]
+    pieces += [sequence.action_piece(2, bins[1]), sequence.latent_piece(2, tokens[2], tokens[:2], [None, bins[1]])]
     alone = [sequence.weave(tokens, *rows[0]), sequence.weave(tokens, *rows[1]), sequence.join(pieces)]
     for i, row in enumerate(alone):
         n = len(row.ids)
@@ -67,7 +70,7 @@ def test_rows_woven_together_are_those_woven_alone(sums):
         assert torch.equal(positions[i, :n], row.positions) and torch.equal(hints[i, : n - 1], row.hints[:-1])
         assert torch.equal(ids[i, video[i]], tokens.flatten()) and (actions[i] == length).sum() == (all_bins[i] < 0).sum()
     other = torch.randint(50, many.shape)
-    of_other = sequence.hints(other, all_bins, video, actions, length)
+    of_other = sequence.hints(other, all_bins, at_video, at_slots)
     assert torch.equal(of_other[0, : len(alone[0].ids) - 1], sequence.weave(other[0], *rows[0]).hints[:-1])
 
 
@@ -82,7 +85,7 @@ def test_hints_hold_the_sum_of_the_actions_since_the_first_latent():
         angles = sums[:, None] * 2 * torch.pi / torch.tensor(WAVES)
         expected = torch.cat((sums[:, None] / 4, angles.sin(), angles.cos()), 1).flatten()
         torch.testing.assert_close(row.hints[end, plain.hint_width :], torch.cat((torch.ones(1), expected)))
-    late = sequence.video_hints(tokens[1], [None, bins[1]])  # what came before is not known: then nor is the sum
+    late = sequence.video_hints(tokens[:2], [None, bins[1]])  # what came before is not known: then nor is the sum
     assert late[:, plain.hint_width - 17].all() and not late[:, plain.hint_width :].any()
 
 

@@ -54,9 +54,9 @@ def test_a_row_woven_at_once_is_its_pieces_joined(channels, acting, latents, tex
     sequence = Sequence(config, channels)
     tokens = torch.randint(12, (latents, 2, 2), generator=generator)
     bins = torch.randint(3, (latents - 1, 2, len(channels)), generator=generator) if acting else None
-    pieces = [sequence.text_piece(text), sequence.latent_piece(0, tokens[0], None)]
+    pieces = [sequence.text_piece(text), sequence.latent_piece(0, tokens[0], ())]
     for k in range(1, latents):
         pieces += [sequence.action_piece(k, bins[k - 1])] if acting else []
-        pieces.append(sequence.latent_piece(k, tokens[k], tokens[k - 1], bins[:k] if acting else ()))
+        pieces.append(sequence.latent_piece(k, tokens[k], tokens[:k], bins[:k] if acting else ()))
     for name, a, b in zip(("ids", "positions", "hints"), sequence.weave(tokens, text, bins), sequence.join(pieces), strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b), name

@@ -40,6 +40,7 @@ class Needs:
     max_text: int
     text_vocab: int
     action_sums: bool
+    hint_latents: int
     begun: bool = False  # the run goes on from a world, whose length of texts stays
 
 
@@ -54,7 +55,8 @@ def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: Episode
     if WORLD_MODEL in needs.stages:
         text = text_tokenizer(run, texts_of(train_set), needs.text_vocab, needs.max_text)
         lengths = {"max_latents": needs.max_latents, "max_text": needs.max_text}
-        sequence = sequence_config(needs.tokenizer, text, train_set.schema, **lengths, action_sums=needs.action_sums)
+        told = {"action_sums": needs.action_sums, "hint_latents": needs.hint_latents}
+        sequence = sequence_config(needs.tokenizer, text, train_set.schema, **lengths, **told)
         WorldModelConfig(**(asdict(needs.model) | TokenSequence(sequence).model_vocabularies()))
         _refuse_policy_without_actions(needs.world_model.policy_share, policy_set or train_set)
         if text is not None:

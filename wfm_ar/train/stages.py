@@ -56,6 +56,7 @@ def world_model_stage(
     max_text: int,
     text_vocab: int,
     action_sums: bool = False,
+    hint_latents: int = 1,
     workers: int = 1,
     micro_batches: int = 1,
     policy_set: EpisodeSet | None = None,
@@ -67,7 +68,8 @@ def world_model_stage(
     tokenizer, _ = trained_video_tokenizer(run)
     if torch.cuda.is_available():
         tokenizer.cuda()
-    asked = (policy_set or train_set) if training.policy_share > 0 else None  # a policy is asked at images
+    alone = training.policy_share > 0 and not tokenizer.config.frames_apart  # a policy is asked at images
+    asked = (policy_set or train_set) if alone else None
     sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
     stores = {
         name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked)
@@ -78,7 +80,7 @@ def world_model_stage(
     if text:
         keep_text_tokenizer(run, text)
     lengths = {"max_latents": max_latents, "max_text": max_text}
-    sequence = sequence_config(tokenizer.config, text, train_set.schema, **lengths, action_sums=action_sums)
+    sequence = sequence_config(tokenizer.config, text, train_set.schema, **lengths, action_sums=action_sums, hint_latents=hint_latents)
     train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
     return WorldModelStage(
         config, sequence, training, train_store, val_store, text, train_set.schema, tokenizer, micro_batches, policy_store
@@ -93,6 +95,7 @@ def sequence_config(
     max_latents: int,
     max_text: int,
     action_sums: bool,
+    hint_latents: int,
 ) -> SequenceConfig:
     """The sequence that these tokenizers and actions make. Raises BadConfig."""
     actions = action_vocabulary(schema)
@@ -107,6 +110,7 @@ def sequence_config(
         max_text=max_text,
         max_latents=max_latents,
         action_sums=action_sums,
+        hint_latents=hint_latents,
     )
 
 

@@ -16,9 +16,13 @@ from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
 from wfm_ar.train.loop import Batch
+from wfm_ar.train.sparse_rows import keep_probability, usual_tokens
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
+USUAL_CLIPS = 200  # that tell what token an empty place has
 SHOWN = 3  # held-out clips rolled out at each validation
+SPARSE_ROWS = 4  # sparse rows in the place of a dense one
+BY_TOKEN = ("ids", "positions", "targets", "weights", "video", "slots")  # of a batch: [B, L, ...]
 TRIES = 100  # clips drawn for one that has actions
 
 
@@ -36,7 +40,10 @@ class WorldModelTraining:
     policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it
     policy_data: str | None = None  # episodes those rows are of, demonstrations say, which may be short; None = the run's data
     corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
+    image_share: float = 0.0  # share of steps on the first latent alone: rows of a text and an image
+    sparse: float = 0.0  # share of the other steps whose rows leave out most tokens that stand still: four times the rows
     own_errors: float = 0.0  # share of steps whose input has some tokens as the model itself draws them; each such step takes 1.5x
+    own_errors_after: int = 0  # steps before the first of those: errors of a model that has learnt nothing teach nothing
     z_loss: float = 1e-4
     val_clips: int = 96
 
@@ -82,6 +89,8 @@ class WorldModelStage:
             raise BadData("training tokens: there are none; fix: give more clips")
         self.model = WorldModel(self.config)
         self._text_ids: dict[str, list[int]] = {}
+        some = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
+        self._usual = usual_tokens([train_store[int(i)].video for i in some], sequence.video_vocab) if training.sparse else None
 
     def describe(self) -> dict:
         about = {"model": asdict(self.config), "sequence": asdict(self.sequence.config), "training": asdict(self.training)}
@@ -90,19 +99,39 @@ class WorldModelStage:
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """ids [B, L], positions [B, L, 3], targets [B, L], weights [B, L], clip [B] (see clip_ids), and what the hints are made of
-        where the network is: tokens [B, t, h, w], bins [B, t - 1, r, A], video [B, t * h * w], actions [B, (t - 1) * r * A].
+        where the network is: tokens [B, t, h, w], bins [B, t - 1, r, A], video [B, L] and slots [B, L] as `Sequence.hints` has them.
 
-        B and L depend on the window alone.
+        B depends on the kind of step alone, and so does L, but for sparse rows.
         """
         rng = np.random.default_rng((seed, step))
-        latents, store = self.sequence.config.max_latents, self.stores["train"]
-        of_policy, of_own_errors = np.random.default_rng((seed, step // self.micro_batches, 0)).random(2)
-        if of_policy < self.training.policy_share:
+        training, latents, store = self.training, self.sequence.config.max_latents, self.stores["train"]
+        kind = np.random.default_rng((seed, step // self.micro_batches, 0))
+        of_policy, of_own_errors, of_images, of_sparse = kind.random(4)
+        if of_policy < training.policy_share:
             return self._policy_batch(size, rng)
-        if self.training.short < latents and rng.random() < self.training.short_share:
-            size, latents = size * latents // self.training.short, self.training.short
-        batch = self._woven([self._cut(store, latents, rng) for _ in range(size)], latents)
-        return batch | self._swaps(batch, rng) if of_own_errors < self.training.own_errors else batch
+        if of_images < training.image_share:
+            return self._image_batch(size, rng)
+        if of_sparse < training.sparse:
+            cuts = [self._cut(store, latents, rng) for _ in range(size * SPARSE_ROWS)]
+            batch = self._woven(cuts, latents, rng)
+        else:
+            if training.short < latents and rng.random() < training.short_share:
+                size, latents = size * latents // training.short, training.short
+            batch = self._woven([self._cut(store, latents, rng) for _ in range(size)], latents)
+        return batch | self._swaps(batch, rng) if step >= training.own_errors_after and of_own_errors < training.own_errors else batch
+
+    def _image_batch(self, size: int, rng: np.random.Generator) -> Batch:
+        """Rows of a text and one latent, half of them a clip's first: what a text alone must announce."""
+        store = self.stores["train"]
+        cuts = []
+        for _ in range(max(1, size * self.sequence.max_length // self.sequence.length(1) // 2)):
+            index = int(rng.integers(len(store)))
+            clip = store[index]
+            start = int(rng.integers(len(clip.video))) if rng.random() < 0.5 else 0
+            truth = clip.video[start : start + 1].astype(np.int64)
+            text = clip.text if rng.random() >= self.training.text_dropout else None
+            cuts.append(Cut(index, truth, truth, text, None))
+        return self._woven(cuts, 1)
 
     def _cut(self, store: TokenStore, latents: int, rng: np.random.Generator) -> Cut:
         """A window of a clip, drawn."""
@@ -152,15 +181,18 @@ class WorldModelStage:
             raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
         batch = self._woven(cuts, 2)
         batch["weights"][batch["targets"] < sequence.action_start] = 0
-        return batch | {name: batch[name][:, : length - 1] for name in ("ids", "positions", "targets", "weights")}
+        return batch | {name: batch[name][:, : length - 1] for name in BY_TOKEN}
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The ids of the clips in a batch, each once."""
         clips = dict.fromkeys(batch["clip"].tolist())  # those of the policy's store are counted from -1 down
         return [self.stores["train"][i].id if i >= 0 else self.stores["policy"][-1 - i].id for i in clips]
 
-    def _woven(self, cuts: list[Cut], latents: int) -> Batch:
-        """The batch of these windows. A shorter one stands still at its end, where nothing counts and causal attention never looks."""
+    def _woven(self, cuts: list[Cut], latents: int, sparse: np.random.Generator | None = None) -> Batch:
+        """The batch of these windows. A shorter one stands still at its end, where nothing counts and causal attention never looks.
+
+        sparse: draws which tokens the rows keep (see sparse_rows.py); None: all of them.
+        """
         sequence, training, t = self.sequence, self.training, latents
         length, config = sequence.length(t), sequence.config
         truth, seen = (
@@ -175,32 +207,40 @@ class WorldModelStage:
         row = torch.arange(len(cuts))[:, None]
         targets, weights = ids.clone(), torch.zeros(len(cuts), length + 1)
         targets[row, video] = truth.flatten(1)
+        targets = targets.masked_fill(targets >= sequence.text_start, 0)
         long = torch.tensor([len(cut.truth) for cut in cuts])[:, None]
         of_latent = (torch.arange(t) < long).float()
-        of_latent[:, 0] = training.first_weight
+        of_latent[:, 0] = training.first_weight if sparse is None else 0.0
         weights[row, actions], weights[row, video] = training.action_weight, of_latent.repeat_interleave(sequence.latent_size, 1)
-        targets = targets[:, 1:].masked_fill(targets[:, 1:] >= sequence.text_start, 0)
-        batch = {"ids": ids[:, :-1], "positions": positions[:, :-1], "targets": targets, "weights": weights[:, 1:length]}
-        about = {"clip": torch.tensor([cut.clip for cut in cuts])}
-        return batch | about | {"tokens": seen, "bins": bins, "video": video, "actions": actions}
+        at_video, at_slots = sequence.kinds(video, actions, length)
+        about = {"clip": torch.tensor([cut.clip for cut in cuts]), "tokens": seen, "bins": bins}
+        if sparse is not None:
+            chance = np.stack([keep_probability(tokens_thw, self._usual) for tokens_thw in seen.numpy()])
+            kept = torch.ones(len(cuts), length + 1, dtype=torch.bool)
+            kept[row, video] = torch.from_numpy(sparse.random(chance.shape, np.float32) < chance).flatten(1)
+            weights[row, video] /= torch.from_numpy(chance).flatten(1)
+            kept = kept[:, :length] & ((at_video >= 0) | (at_slots >= 0))
+            ids, positions, targets, weights, at_video, at_slots = _gathered(
+                kept, ids, positions, targets, weights[:, :length], at_video, at_slots
+            )
+        batch = {"ids": ids[:, :-1], "positions": positions[:, :-1], "targets": targets[:, 1:], "weights": weights[:, 1 : ids.shape[1]]}
+        return batch | about | {"video": at_video[:, 1:], "slots": at_slots[:, 1:]}
 
     def _hints(self, batch: Batch) -> torch.Tensor:
         """float32 [B, L, F], made on the batch's device: they are many times the bytes of all else."""
-        length = self.sequence.length(batch["tokens"].shape[1])
-        hints = self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["actions"], length)
-        return hints[:, : batch["ids"].shape[1]]
+        return self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["slots"])
 
     def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Which video tokens the model is to draw itself: swap bool and uniforms float32, [B, latents * h * w].
+        """Which of the coming video tokens the model is to draw itself: swap bool and uniforms float32, [B, L].
 
         Rates differ from row to row and from latent to latent, as a rollout's errors do; the first latent is always the true one.
         """
-        B, latents = batch["tokens"].shape[:2]
-        rates = 2 * rng.random((B, 1, 1)) * rng.random((B, latents, 1))
+        (B, latents), size = batch["tokens"].shape[:2], self.sequence.latent_size
+        rates = torch.from_numpy(2 * rng.random((B, 1)) * rng.random((B, latents))).float()
         rates[:, 0] = 0
-        draws = rng.random((2, B, latents, self.sequence.latent_size), dtype=np.float32)
-        present = batch["video"] < batch["ids"].shape[1]  # the last token of the longest row is a target only
-        return {"swap": torch.from_numpy(draws[0] < rates).flatten(1) & present, "uniforms": torch.from_numpy(draws[1]).flatten(1)}
+        draws = torch.from_numpy(rng.random((2, *batch["video"].shape), dtype=np.float32))
+        swap = (batch["video"] >= 0) & (draws[0] < rates.gather(1, batch["video"].clamp_min(0) // size))
+        return {"swap": swap, "uniforms": draws[1]}
 
     @torch.no_grad()
     def _shown_own_errors(self, model, batch: Batch) -> Batch:
@@ -208,15 +248,16 @@ class WorldModelStage:
 
         So it learns to go on from what it will see in a rollout: not only from the truth.
         """
-        places, vocab = batch["video"], self.sequence.config.video_vocab
+        vocab = self.sequence.config.video_vocab
         logits_BLV = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
-        row, token = torch.where(batch["swap"])
-        mass_RV = logits_BLV[row, places[row, token] - 1, :vocab].softmax(-1).cumsum(-1)
-        threshold_R1 = batch["uniforms"][row, token, None] * mass_RV[:, -1:]
-        tokens_BM = batch["tokens"].flatten(1).clone()
-        tokens_BM[row, token] = torch.searchsorted(mass_RV, threshold_R1, right=True).squeeze(1).clamp_max(vocab - 1)
-        ids = F.pad(batch["ids"], (0, 1)).scatter(1, places, tokens_BM)[:, :-1]
-        return batch | {"ids": ids, "tokens": tokens_BM.view_as(batch["tokens"])}
+        row, column = torch.where(batch["swap"])
+        mass_RV = logits_BLV[row, column, :vocab].softmax(-1).cumsum(-1)
+        threshold_R1 = batch["uniforms"][row, column, None] * mass_RV[:, -1:]
+        drawn_R = torch.searchsorted(mass_RV, threshold_R1, right=True).squeeze(1).clamp_max(vocab - 1)
+        tokens_BM, ids = batch["tokens"].flatten(1).clone(), F.pad(batch["ids"], (0, 1))
+        tokens_BM[row, batch["video"][row, column]] = drawn_R
+        ids[row, column + 1] = drawn_R
+        return batch | {"ids": ids[:, :-1], "tokens": tokens_BM.view_as(batch["tokens"])}
 
     def _acting(self, bins: np.ndarray | None) -> tuple[Sequence, torch.Tensor | None]:
         """The sequence of the robot whose columns of `bins` [n, r, columns] are filled (the others hold -1), and its bins."""
@@ -282,6 +323,18 @@ class WorldModelStage:
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))
         return {"rollouts": one_below_another(shown)} if shown else {}
+
+
+def _gathered(kept_BL: torch.Tensor, *of_tokens: torch.Tensor) -> list[torch.Tensor]:
+    """The kept tokens of each row, moved together: [B, K, ...], K a multiple of 64. Behind a row's end: 0, and -1 in the last two."""
+    longest = -(-int(kept_BL.sum(1).max()) // 64) * 64
+    order_BK = (~kept_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    row, there_BK = torch.arange(len(kept_BL))[:, None], torch.arange(order_BK.shape[1]) < kept_BL.sum(1, keepdim=True)
+    gathered = []
+    for i, values in enumerate(of_tokens):
+        values, filler = values[row, order_BK], -1 if i >= len(of_tokens) - 2 else 0
+        gathered.append(values.masked_fill(~(there_BK if values.ndim == 2 else there_BK[..., None]), filler))
+    return gathered
 
 
 def _share(hit: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:

@@ -106,6 +106,7 @@ class SequenceSettings:
     max_text: int
     text_vocab: int
     action_sums: bool
+    hint_latents: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +211,7 @@ def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Sett
     sums = parts.sequence.action_sums or settings.sequence.action_sums
     begin_from(parts, settings.run, train_set, background, sums)
     sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text, action_sums=sums)
+    sequence = replace(sequence, hint_latents=parts.sequence.hint_latents)
     decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
     return replace(settings, sequence=sequence, tokenizer=tokenizer, model=parts.world_model.config, decoder=decoder)
 

@@ -10,9 +10,10 @@ ones of the embedding; BOV is at no position, models without cross-attention beg
 there are neither text tokens nor hints.
 
 Hints tell the model what is known of each *next* token before it is predicted, as numbers: its place in the latent (or the
-action slot), the codes around that place one latent earlier, the actions that lead to it, and their sum since the row's first
-latent. Copying what stands still, and moving what an action moves, then needs no attention; and codes that are alike have hints
-that are alike, however rare they are. The sum does not drift as a picture drawn after a drawn picture does.
+action slot), the codes around that place in the latent before, or in the last `hint_latents`, the actions that lead to it, and
+their sum since the row's first latent. Copying what stands still, and moving what an action moves, then needs no attention; and
+codes that are alike have hints that are alike, however rare they are. The sum does not drift as a picture drawn after a drawn
+picture does.
 """
 
 import math
@@ -30,7 +31,7 @@ REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the p
 WAVES = (2, 4, 8, 16, 32, 64)  # periods of the sines of a sum of actions, in steps at full deflection
 
 # Of a SequenceConfig: what files from before a setting came leave unsaid.
-EARLIER = {"action_sums": False, "hints": True, "bov": True, "published": False, "vocab": 0}
+EARLIER = {"action_sums": False, "hint_latents": 1, "hints": True, "bov": True, "published": False, "vocab": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class SequenceConfig:
     max_text: int = 32  # text tokens
     max_latents: int = 9  # trained length; longer rollouts roll on from the last latents
     action_sums: bool = False  # hints hold the sum of the actions since the row's first latent
+    hint_latents: int = 1  # earlier latents whose codes hints hold: with two, how fast things move is known
     hints: bool = True  # the model is told what is known of each next token
     bov: bool = True  # rows begin with BOV
     published: bool = False  # ids and the position of BOV as in the published Cosmos models
@@ -60,6 +62,7 @@ class SequenceConfig:
             raise BadConfig(f"sequence levels: got {self.levels}, expected a product of video_vocab={self.video_vocab}")
         check_sizes(self, "sequence", video_vocab=(1, 1 << 23), grid_h=(1, 4096), grid_w=(1, 4096), rate=(1, 256), action_bins=(1, 1 << 20))
         check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16), vocab=(0, 1 << 24))
+        check_sizes(self, "sequence", hint_latents=(1, 8))
         if self.published and (self.hints or self.text_vocab):
             raise BadConfig("sequence published: got hints or text tokens, expected neither in a published model")
         least = self.video_vocab + self.bov + sum(self.action_bins) if self.published else 0
@@ -141,7 +144,7 @@ class Sequence:
         self.slots = 1 + self.latent_size + every_action
         self._codes = _code_table(c.video_vocab if c.hints else 0, c.levels)
         self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
-        self._acts = self.slots + self._around
+        self._acts = self.slots + c.hint_latents * self._around
         sums = 1 + (1 + 2 * len(WAVES)) * len(c.action_bins) if c.action_sums else 0
         self.hint_width = self._acts + (1 + 2 * every_action + sums if every_action else 0) if c.hints else 0
         self._none = F.one_hot(torch.tensor(0), self.hint_width).float() if c.hints else torch.zeros(0)
@@ -203,10 +206,10 @@ class Sequence:
         return Piece(ids, self._at(self._action_places, latent), self.action_hints())
 
     def latent_piece(
-        self, latent: int, tokens_hw: torch.Tensor, previous_hw: torch.Tensor | None, bins: Items[torch.Tensor | None] = ()
+        self, latent: int, tokens_hw: torch.Tensor, earlier: Items[torch.Tensor], bins: Items[torch.Tensor | None] = ()
     ) -> Piece:
         """int64 tokens [h, w] of `latent`; the rest as in `video_hints`."""
-        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(previous_hw, bins))
+        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(earlier, bins))
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
@@ -214,30 +217,24 @@ class Sequence:
             return torch.zeros(self.action_size, 0)
         return F.one_hot(self._action_slots, self.hint_width).float()
 
-    def video_hints(self, previous_hw: torch.Tensor | None, bins: Items[torch.Tensor | None] = ()) -> torch.Tensor:
-        """float32 [h * w, F] of the tokens that follow the latent `previous_hw` (None = there is none).
+    def video_hints(self, earlier: Items[torch.Tensor], bins: Items[torch.Tensor | None] = ()) -> torch.Tensor:
+        """float32 [h * w, F] of the tokens that follow the latents `earlier`, int64 [h, w] each, the newest last; only the
+        last `hint_latents` count.
 
         bins: int64 [r, A] of the actions that led to each latent since the row's first, the coming one included; None where there
         were none. Without action_sums the last one is enough.
         """
-        acts_1F = None
-        if len(bins) and self.config.action_bins and self.config.hints:
-            none = torch.full((self.config.rate, len(self.channels)), -1)
-            bins_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
-            acts_1F = self._of_actions(self._of_all_channels(bins_1tra))[0, -1:]
-        return self._described(1, None if previous_hw is None else previous_hw[None].cpu(), acts_1F)[0]
-
-    def _described(self, n: int, previous_nhw: torch.Tensor | None, acts_nF: torch.Tensor | None, device=None) -> torch.Tensor:
-        """float32 [n, h * w, F], the hints of n latents' tokens: their places, the latents before them, the actions that lead to them."""
-        if not self.config.hints:
-            return torch.zeros(n, self.latent_size, 0, device=device)
-        hints_nSF, place = torch.zeros(n, self.latent_size, self.hint_width, device=device), torch.arange(self.latent_size, device=device)
-        hints_nSF[:, place, 1 + place] = 1
-        if previous_nhw is not None:
-            hints_nSF[:, :, self.slots : self._acts] = self._codes_around(previous_nhw)
-        if acts_nF is not None:
-            hints_nSF[:, :, self._acts :] = acts_nF[:, None]
-        return hints_nSF
+        c, t = self.config, len(earlier) + 1
+        if not c.hints:
+            return torch.zeros(self.latent_size, 0)
+        tokens_1thw = torch.stack([*(tokens_hw.cpu() for tokens_hw in earlier), torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64)])[None]
+        bins_1trA = self._no_bins(1, t)
+        if t > 1 and len(bins) and c.action_bins:
+            none = torch.full((c.rate, len(self.channels)), -1)
+            known_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
+            bins_1trA[:, -len(bins) :] = self._of_all_channels(known_1tra)
+        video_1S = ((t - 1) * self.latent_size + torch.arange(self.latent_size))[None]
+        return self.hints(tokens_1thw, bins_1trA, video_1S, torch.full_like(video_1S, -1))[0]
 
     def _of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
         """Bins of this sequence's channels as columns of the whole action vocabulary, -1 in the others."""
@@ -260,12 +257,6 @@ class Sequence:
             of_each_BtAf = of_each_BtAf * (there_BtrA.any(2) * known_Bt1)[..., None]
             parts += [known_Bt1, of_each_BtAf.flatten(2)]
         return torch.cat(parts, 2)
-
-    def _codes_around(self, tokens_nhw: torch.Tensor) -> torch.Tensor:
-        """float32 [n, h * w, codes]: the codes at and around each place of n latents, as hints have them."""
-        padded = F.pad(tokens_nhw, (REACH,) * 4, value=self.config.video_vocab)
-        around = padded.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1).reshape(len(tokens_nhw), self.latent_size, -1)
-        return F.embedding(around, self._codes.to(around.device)).flatten(2)
 
     def weave_rows(
         self, tokens_Bthw: torch.Tensor, texts: Items[list[int] | None], bins_BtrA: torch.Tensor | None = None, length: int | None = None
@@ -296,26 +287,48 @@ class Sequence:
         positions[row, actions_BK] = (self._every_action_place + latent[1:]).flatten(0, 1)
         return Rows(ids[:, :L], positions[:, :L], video_BM, actions_BK)
 
-    def hints(
-        self, tokens_Bthw: torch.Tensor, bins_BtrA: torch.Tensor, video_BM: torch.Tensor, actions_BK: torch.Tensor, length: int
-    ) -> torch.Tensor:
-        """float32 [B, length - 1, F] of rows woven to `length`, made where their tokens are: hints[:, i] describes token i + 1.
+    def kinds(self, video_BM: torch.Tensor, actions_BK: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each token of rows woven to `length` is, int64 [B, length] twice, as `hints` takes it; places as in `Rows`."""
+        (B, M), row = video_BM.shape, torch.arange(len(video_BM))[:, None]
+        video, slots = (torch.full((B, length + 1), -1) for _ in range(2))
+        slots[:, :length][torch.arange(length) < video_BM[:, :1]] = 0
+        video[row, video_BM] = torch.arange(M)
+        action_slots = torch.arange(1 + self.latent_size, self.slots)
+        slots[row, actions_BK] = action_slots.repeat(actions_BK.shape[1] // max(1, len(action_slots)))
+        return video[:, :length], slots[:, :length]
 
-        tokens and bins as `weave_rows` took them, or other tokens: then of the rows that those would make. Places as in `Rows`.
+    def hints(self, tokens_Bthw: torch.Tensor, bins_BtrA: torch.Tensor, video_BK: torch.Tensor, slots_BK: torch.Tensor) -> torch.Tensor:
+        """float32 [B, K, F] of chosen tokens of rows of the tokens [B, t, h, w] and the bins [B, t - 1, r, A]; made where these are.
+
+        video_BK: int64, latent * h * w + place of a video token, -1 where it is none; slots_BK: the action slot of an action
+        token, 0 where nothing is known, -1 where it is a video token or padding.
         """
-        (B, t), device = tokens_Bthw.shape[:2], tokens_Bthw.device
-        if not self.config.hints:
-            return torch.zeros(B, length - 1, 0, device=device)
-        row, hints = torch.arange(B, device=device)[:, None], torch.zeros(B, length, self.hint_width, device=device)
-        hints[:, :, 0] = (torch.arange(length, device=device) < video_BM[:, :1] - 1).float()  # nothing is known of text and BOV
-        slots = torch.arange(1 + self.latent_size, self.slots, device=device).repeat(t - 1)
-        hints[row, actions_BK - 1, slots] = 1  # those that are not there mark the last hint, which is cut
-        first, later = video_BM[:, : self.latent_size] - 1, video_BM[:, self.latent_size :] - 1
-        hints[row, first] = self._described(1, None, None, device)
-        if t > 1:
-            acts_nF = self._of_actions(bins_BtrA).flatten(0, 1) if self.config.action_bins else None
-            hints[row, later] = self._described(B * (t - 1), tokens_Bthw[:, :-1].flatten(0, 1), acts_nF, device).view(B, later.shape[1], -1)
-        return hints[:, :-1]
+        c, t, device = self.config, tokens_Bthw.shape[1], tokens_Bthw.device
+        hints = torch.zeros(*video_BK.shape, self.hint_width, device=device)
+        if not c.hints:
+            return hints
+        row, column = torch.where(slots_BK >= 0)
+        hints[row, column, slots_BK[row, column]] = 1
+        row, column = torch.where(video_BK >= 0)
+        at = video_BK[row, column]
+        latent, place = at // self.latent_size, at % self.latent_size
+        described = torch.zeros(len(at), self.hint_width, device=device)
+        described[torch.arange(len(at), device=device), 1 + place] = 1
+        padded_BtP = F.pad(tokens_Bthw, (REACH,) * 4, value=c.video_vocab).flatten(2)
+        width, side = c.grid_w + 2 * REACH, torch.arange(2 * REACH + 1, device=device)
+        around = (side[:, None] * width + side).flatten()
+        corner = (place // c.grid_w) * width + place % c.grid_w
+        table = self._codes.to(device)
+        for i in range(c.hint_latents):
+            there = latent > i
+            ids = padded_BtP[row[there, None], latent[there, None] - 1 - i, corner[there, None] + around]
+            start = self.slots + i * self._around
+            described[there, start : start + self._around] = F.embedding(ids, table).flatten(1)
+        if c.action_bins and t > 1:
+            later = latent > 0
+            described[later, self._acts :] = self._of_actions(bins_BtrA)[row[later], latent[later] - 1]
+        hints[row, column] = described
+        return hints
 
     def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
         """Video tokens [n, h, w], text ids, bins [n - 1, r, A] of this sequence's channels (None = no actions) -> the whole row.
@@ -325,7 +338,9 @@ class Sequence:
         tokens = tokens_thw[None].cpu()
         bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self._of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
         (ids,), (positions,), video, actions = self.weave_rows(tokens, [text_ids], bins)
-        return Woven(ids, positions, torch.cat((self.hints(tokens, bins, video, actions, len(ids))[0], self._none[None])))
+        at_video, at_slots = self.kinds(video, actions, len(ids))
+        hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:])[0]
+        return Woven(ids, positions, torch.cat((hints, self._none[None])))
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
@@ -336,7 +351,7 @@ class Sequence:
         for latent, tokens_hw in enumerate(tokens):
             if latent and bins[latent] is not None:
                 pieces.append(self.action_piece(latent, bins[latent]))
-            pieces.append(self.latent_piece(latent, tokens_hw, tokens[latent - 1] if latent else None, bins[1 : latent + 1]))
+            pieces.append(self.latent_piece(latent, tokens_hw, tokens[:latent], bins[1 : latent + 1]))
         return self.join(pieces)
 
     def coming(
@@ -347,10 +362,9 @@ class Sequence:
         ids: that last token and the actions; positions of these and of all video tokens but the last; hints of what follows each.
         """
         latent, c = len(tokens), self.config
-        previous = tokens[-1] if latent else None
-        before = self.latent_piece(latent - 1, previous, None) if latent else self.text_piece(text_ids)
+        before = self.latent_piece(latent - 1, tokens[-1], ()) if latent else self.text_piece(text_ids)
         led_by = (*bins[1:], coming_rA) if latent else ()
-        video = self.latent_piece(latent, torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64), previous, led_by)
+        video = self.latent_piece(latent, torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64), tokens, led_by)
         pieces = [video] if coming_rA is None else [self.action_piece(latent, coming_rA), video]
         ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]

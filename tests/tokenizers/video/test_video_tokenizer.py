@@ -8,6 +8,7 @@ from wfm_ar.tokenizers.video.model import LatentNorm
 SMALL = {"height": 32, "width": 48, "encoder_channels": 8, "decoder_channels": 8, "z_channels": 8, "decoder_blocks": 1}
 PUBLISHED = {"norm": "frame", "attention": True, "factorised_ends": True, "background": False, "normalise": False}
 RATES = [
+    {"temporal_compression": 1, "patch_time": 1, "spatial_compression": 8, "multipliers": (1, 2), "time_kernel": 1},
     {"temporal_compression": 1, "patch_time": 1, "spatial_compression": 8, "multipliers": (1, 2)},
     {"temporal_compression": 2, "patch_time": 1, "spatial_compression": 8, "multipliers": (1, 2)},
     {"temporal_compression": 4, "patch_time": 4, "spatial_compression": 16, "multipliers": (1, 2, 2)},
@@ -135,3 +136,15 @@ def test_golden(golden, name):
             torch.testing.assert_close(latents, tensors[f"t{frames}.latent_prequant"], atol=2e-5, rtol=0)
             assert torch.equal(tokenizer.encode(video), indices)
             torch.testing.assert_close(tokenizer.decode(indices), tensors[f"t{frames}.recon"], atol=1e-3, rtol=0)
+
+
+def test_frames_apart_are_coded_as_if_each_were_alone():
+    tokenizer = make(temporal_compression=1, patch_time=1, spatial_compression=8, multipliers=(1, 2), time_kernel=1)
+    assert tokenizer.config.frames_apart and not make(temporal_compression=1, patch_time=1).config.frames_apart
+    video = torch.rand(1, 3, 4, 32, 48) * 2 - 1
+    with torch.no_grad():
+        tokens = tokenizer.encode(video)
+        alone = torch.cat([tokenizer.encode(video[:, :, t : t + 1]) for t in range(4)], 1)
+        shuffled = tokenizer.decode(tokens.flip(1)).flip(2)
+        assert torch.equal(tokens, alone)
+        torch.testing.assert_close(tokenizer.decode(tokens), shuffled)

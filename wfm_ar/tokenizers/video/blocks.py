@@ -10,10 +10,10 @@ from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, FactorisedC
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))) with factorised convolutions; [B, c_in, T, H, W] -> [B, c_out, T, H, W]."""
 
-    def __init__(self, c_in: int, c_out: int, norm: str):
+    def __init__(self, c_in: int, c_out: int, norm: str, time: int = 3):
         super().__init__()
-        self.norm1, self.conv1 = NORMS[norm](c_in), FactorisedConv(c_in, c_out)
-        self.norm2, self.conv2 = NORMS[norm](c_out), FactorisedConv(c_out, c_out)
+        self.norm1, self.conv1 = NORMS[norm](c_in), FactorisedConv(c_in, c_out, time)
+        self.norm2, self.conv2 = NORMS[norm](c_out), FactorisedConv(c_out, c_out, time)
         self.nin_shortcut = CausalConv3d(c_in, c_out) if c_in != c_out else nn.Identity()
 
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
@@ -53,12 +53,12 @@ class FrameAttention(nn.Module):
 class Middle(nn.Module):
     """ResBlock, attention over space then time, ResBlock: the only place where far-apart places meet."""
 
-    def __init__(self, channels: int, norm: str, attention: bool):
+    def __init__(self, channels: int, norm: str, attention: bool, time: int = 3):
         super().__init__()
-        self.block_1 = ResBlock(channels, channels, norm)
+        self.block_1 = ResBlock(channels, channels, norm, time)
         axes = ("space", "time") if attention else ()
         self.attn_1 = nn.ModuleList(FrameAttention(channels, norm, axis) for axis in axes)
-        self.block_2 = ResBlock(channels, channels, norm)
+        self.block_2 = ResBlock(channels, channels, norm, time)
 
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         x = self.block_1(x, memory)

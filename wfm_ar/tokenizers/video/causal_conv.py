@@ -114,13 +114,16 @@ def tiled(x: torch.Tensor) -> bool:
 
 
 class FactorisedConv(nn.Sequential):
-    """(1, 3, 3) then (3, 1, 1): space first, then time, with no norm between."""
+    """(1, 3, 3) then (time, 1, 1): space first, then time, with no norm between. time=1: space alone."""
 
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__(CausalConv3d(c_in, c_out, space=3), CausalConv3d(c_out, c_out, time=3))
+    def __init__(self, c_in: int, c_out: int, time: int = 3):
+        super().__init__(CausalConv3d(c_in, c_out, space=3))
+        if time > 1:
+            self.append(CausalConv3d(c_out, c_out, time=time))
 
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
-        return self[1](self[0](x), memory)
+        x = self[0](x)
+        return self[1](x, memory) if len(self) > 1 else x
 
 
 class FrameNorm(nn.GroupNorm):

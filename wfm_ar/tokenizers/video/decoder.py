@@ -19,11 +19,11 @@ class Decoder(nn.Module):
         channels = [config.decoder_channels * m for m in config.multipliers]
         ends = FactorisedConv if config.factorised_ends else lambda i, o: CausalConv3d(i, o, space=3)
         self.conv_in = ends(config.z_channels, channels[-1])
-        self.mid = Middle(channels[-1], config.norm, config.attention)
+        self.mid = Middle(channels[-1], config.norm, config.attention, config.time_kernel)
         self.up = nn.ModuleList()  # index = level, so up[0] comes last, as in the published key names
         for level, c_out in enumerate(channels):
             c_in = channels[min(level + 1, len(channels) - 1)]
-            blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm) for i in range(config.decoder_blocks)]
+            blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.decoder_blocks)]
             time, space = config.halves(level - 1) if level > 0 else (False, False)
             up = nn.Module()
             up.block = nn.ModuleList(blocks)

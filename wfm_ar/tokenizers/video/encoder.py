@@ -21,13 +21,13 @@ class Encoder(nn.Module):
         self.conv_in = ends(width, channels[0])
         self.down = nn.ModuleList()
         for level, (c_in, c_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
-            blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm) for i in range(config.encoder_blocks)]
+            blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.encoder_blocks)]
             time, space = config.halves(level)
             down = nn.Module()
             down.block = nn.ModuleList(blocks)
             down.downsample = Downsample(c_out, time, space) if time or space else None
             self.down.append(down)
-        self.mid = Middle(channels[-1], config.norm, config.attention)
+        self.mid = Middle(channels[-1], config.norm, config.attention, config.time_kernel)
         self.norm_out = NORMS[config.norm](channels[-1])
         self.conv_out = ends(channels[-1], config.z_channels)
 

@@ -40,6 +40,7 @@ class VideoTokenizerConfig:
     decoder_blocks: int = 2
     z_channels: int = 64  # width between encoder and quantiser
     levels: tuple[int, ...] = (8, 5, 5, 5)  # FSQ levels; their product is the codebook
+    time_kernel: int = 3  # frames that a convolution in time sees; 1 with temporal_compression=1: each frame is coded by itself
     norm: str = "place"  # "frame" = the published per-frame norm; "place" = per place, so still regions keep their codes
     attention: bool = False  # factorised attention in the middle (the published networks have it)
     factorised_ends: bool = False  # (1,3,3)+(3,1,1) first and last convolution as published, else (1,3,3) alone
@@ -65,6 +66,7 @@ class VideoTokenizerConfig:
         check_sizes(self, "tokenizer", height=(1, 1 << 14), width=(1, 1 << 14), encoder_channels=(1, 8192), decoder_channels=(1, 8192))
         check_sizes(self, "tokenizer", multipliers=(1, 64), encoder_blocks=(0, 256), decoder_blocks=(0, 256), z_channels=(1, 1 << 16))
         check_sizes(self, "tokenizer", levels=(2, 1 << 16), temporal_compression=(1, 256), spatial_compression=(1, 256))
+        check_sizes(self, "tokenizer", time_kernel=(1, 16))
         if len(self.multipliers) > 16 or math.prod(self.levels) > 1 << 23:
             raise BadConfig(
                 f"tokenizer multipliers and levels: got {len(self.multipliers)} levels and {math.prod(self.levels):.3g} codes, "
@@ -83,6 +85,11 @@ class VideoTokenizerConfig:
         """Whether the encoder's level halves (time, space) at its end."""
         time, space = self._halvings()
         return level < time, level < space
+
+    @property
+    def frames_apart(self) -> bool:
+        """Whether each frame is encoded and decoded by itself, whatever comes before it."""
+        return self.temporal_compression == self.time_kernel == 1 and not self.attention
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,0 +1,40 @@
+"""Which tokens of a latent a training row keeps: all where something may move, few of those that stand still.
+
+Most tokens of a frame repeat the one before them, and a small network has learnt to copy them in minutes; nearly all of what a
+dense row costs is spent on them. The choice rests on earlier latents alone, so that being chosen says nothing of the token
+itself, and a token that is kept with probability p counts 1 / p in the loss: its expectation is that of dense rows.
+"""
+
+import numpy as np
+
+SURE, NEAR_CONTENT, ELSEWHERE = 1.0, 0.15, 0.03  # probability to be kept: near a change, near any content, of an empty place
+UNKNOWN = 0.6  # near any content, of a row's second latent: nothing says what moves
+
+
+def usual_tokens(clips: list[np.ndarray], codebook_size: int) -> np.ndarray:
+    """int64 [h, w]: the token that a place most often has in clips [t, h, w]; where the camera stands still, that of an empty place."""
+    tokens_nhw = np.concatenate(clips).astype(np.int64)
+    n, h, w = tokens_nhw.shape
+    places = np.arange(h * w) * codebook_size
+    counts = np.bincount((tokens_nhw.reshape(n, -1) + places).ravel(), minlength=h * w * codebook_size)
+    return counts.reshape(h * w, codebook_size).argmax(1).reshape(h, w)
+
+
+def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray) -> np.ndarray:
+    """float32 [t, h, w] in (0, 1] for a window of a clip, int [t, h, w]. The first latent is only seen: what is in it is kept."""
+    content_thw = tokens_thw != usual_hw
+    near_thw = _dilated(content_thw)
+    kept = np.full(tokens_thw.shape, ELSEWHERE, np.float32)
+    kept[1:][near_thw[:-1]] = NEAR_CONTENT
+    if len(kept) > 1:
+        kept[1][near_thw[0]] = UNKNOWN
+    kept[2:][_dilated(tokens_thw[1:-1] != tokens_thw[:-2])] = SURE
+    kept[0][content_thw[0]] = SURE
+    return kept
+
+
+def _dilated(mask_thw: np.ndarray) -> np.ndarray:
+    """True wherever a mask is true at a place or one of its eight neighbours."""
+    padded = np.pad(mask_thw, ((0, 0), (1, 1), (1, 1)))
+    h, w = mask_thw.shape[1:]
+    return np.logical_or.reduce([padded[:, y : y + h, x : x + w] for y in range(3) for x in range(3)])
