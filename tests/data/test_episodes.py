@@ -158,6 +158,22 @@ def test_missing_and_bad_files_are_named_when_read(tmp_path):
             episodes.load_state(i)
 
 
+@pytest.mark.parametrize("rows", [0, 3, 5, 12])
+def test_action_rows_that_are_not_those_of_the_frames(tmp_path, rows):
+    """A log at three times the rate has three times the rows: its first ones belong to other frames."""
+    make_set(tmp_path)
+    np.save(tmp_path / "actions/001.npy", np.zeros((rows, 2), np.float32))
+    found = open_episodes(tmp_path)
+    assert found.load_actions(0).shape == (4, 2)
+    with pytest.raises(BadActions) as caught:
+        found.load_actions(1)
+    assert str(caught.value).startswith(f"{tmp_path}/actions/001.npy: got {rows} actions for 5 frames, expected 4; fix: ")
+    (defect,) = check_data(tmp_path)
+    assert (defect.line, defect.what) == (2, f"{tmp_path}/actions/001.npy: got {rows} actions for 5 frames, expected 4")
+    with pytest.raises(BadActions, match=f"got {rows} actions for 5 frames"):  # through several sets too
+        open_episodes(f"{tmp_path}:{tmp_path}").load_actions(4)
+
+
 def test_pickles_are_not_loaded(tmp_path):
     make_set(tmp_path)
     np.save(tmp_path / "actions/000.npy", np.array([object()]), allow_pickle=True)

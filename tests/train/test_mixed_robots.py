@@ -64,6 +64,9 @@ def test_the_loss_is_finite_and_the_schema_is_kept():
 
 
 class _Reader:
+    def num_frames(self, episode):
+        return 5
+
     def actions(self, episode, schema):
         return np.zeros((4, schema.width), np.float32)
 

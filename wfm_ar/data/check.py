@@ -18,6 +18,7 @@ from wfm_ar.data.episodes import (
     Episode,
     EpisodeSet,
     FileReader,
+    check_count,
     load_actions,
     load_state,
     parse_line,
@@ -169,11 +170,8 @@ def _check_actions(episode: Episode, schema: ActionSchema | None, frames: int | 
     if schema is None:
         return  # said once, for actions.json
     actions = load_actions(episode.actions, schema)
-    if frames is not None and len(actions) != frames - 1:
-        shape = f"[{frames - 1}, {schema.width}]"
-        raise BadData(
-            f"{episode.actions}: got {len(actions)} actions, expected {shape} for {frames} frames; fix: one action between every two frames"
-        )
+    if frames is not None:
+        check_count(actions, frames, str(episode.actions))
     if not same_rate(schema.rate_hz, episode.fps):
         raise BadData(
             f"{episode.actions}: actions.json says {schema.rate_hz:g} actions a second, expected {episode.fps:g}, "
@@ -221,25 +219,21 @@ def _check_other(path: Path, decode: bool, on_progress: Callable[[int, int], Non
 def episode_defects(episodes: EpisodeSet, i: int, decode: bool = False) -> list[Defect]:
     """What is wrong with the frames and the actions of episode i, as training would meet it sooner or later."""
     errors: list[WfmError] = []
-    frames = _try(errors, lambda: _readable_frames(episodes, i, decode))
-    actions = None
+    _try(errors, lambda: _read_frames(episodes, i, decode))
     if episodes.schema is not None:  # none could be made where no actions can be read, which is told already
-        actions = _try(errors, lambda: episodes.load_actions(i))
-    if frames is not None and actions is not None and len(actions) != frames - 1:
-        told = f"got {len(actions)} actions for {frames} frames, expected {frames - 1}"
-        errors.append(BadData(f"{told}; fix: one between every two frames"))
+        _try(errors, lambda: episodes.load_actions(i))
     return [_located(error, episodes.path, f" episode {episodes[i].id}") for error in errors]
 
 
-def _readable_frames(episodes: EpisodeSet, i: int, decode: bool) -> int:
+def _read_frames(episodes: EpisodeSet, i: int, decode: bool) -> None:
     if decode:
-        return len(episodes.load_frames(i))
-    if episodes.format in A_FILE_EACH and isinstance(episodes.reader, (FileReader, NpzReader)):  # every packet is looked at
-        return count_frames(episodes[i].video)
-    count = episodes.num_frames(i)
-    episodes.load_frames(i, 0, 1)
-    episodes.load_frames(i, max(0, count - 1), 1)
-    return count
+        episodes.load_frames(i)
+    elif episodes.format in A_FILE_EACH and isinstance(episodes.reader, (FileReader, NpzReader)):  # every packet is looked at
+        count_frames(episodes[i].video)
+    else:
+        count = episodes.num_frames(i)
+        episodes.load_frames(i, 0, 1)
+        episodes.load_frames(i, max(0, count - 1), 1)
 
 
 def _broken_videos(path: Path, decode: bool) -> list[WfmError]:

@@ -128,8 +128,13 @@ class EpisodeSet(Sequence):
         return self.reader.num_frames(self.episodes[i])
 
     def load_actions(self, i: int) -> np.ndarray | None:
-        """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions."""
-        return None if self.episodes[i].actions is None else self.reader.actions(self.episodes[i], self.schema_of(i))
+        """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions, also where they are more or fewer; BadClip."""
+        episode = self.episodes[i]
+        if episode.actions is None:
+            return None
+        actions = self.reader.actions(episode, self.schema_of(i))
+        check_count(actions, self.num_frames(i), str(episode.actions) if self.format == "episodes" else f"{episode.actions} ({episode.id})")
+        return actions
 
     def load_state(self, i: int) -> dict[str, np.ndarray] | None:
         """The state arrays of episode i by name, or None. Raises BadData."""
@@ -342,6 +347,14 @@ def load_actions(path: Path, schema: ActionSchema) -> np.ndarray:
         raise BadActions(f"{path}: got {actions.dtype} values, expected float32; fix: save actions.astype(np.float32)")
     schema.validate(actions, str(path))
     return actions
+
+
+def check_count(actions: np.ndarray, frames: int, where: str) -> None:
+    """Raises BadActions unless there is an action [A] between every two frames: of other counts nothing tells which belong together."""
+    if len(actions) != frames - 1:
+        raise BadActions(
+            f"{where}: got {len(actions)} actions for {frames} frames, expected {frames - 1}; fix: one action between every two frames"
+        )
 
 
 def load_state(path: Path) -> dict[str, np.ndarray]:

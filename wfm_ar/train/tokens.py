@@ -14,7 +14,7 @@ from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.fingerprint import origins
 from wfm_ar.data.renewal import drop_set_aside, renew
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
-from wfm_ar.errors import BadActions, BadData, WfmError
+from wfm_ar.errors import BadData, WfmError
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
@@ -105,8 +105,6 @@ def _bins(episodes: EpisodeSet, i: int, count: int, actions: ActionVocabulary) -
     values, episode = episodes.load_actions(i), episodes[i]
     if values is None:
         return actions.absent(count).numpy().astype(np.int16)
-    if len(values) < count:
-        raise BadActions(f"{episode.actions}: got {len(values)} actions, expected {count} or more; fix: run `wfm data check`")
     return actions.encode(values[:count], episode.embodiment, f"{episode.actions} ({episode.id})").numpy().astype(np.int16)
 
 
