@@ -163,15 +163,15 @@ def test_wishes_that_a_format_has_no_use_for(folder, tmp_path_factory):
     """Alone they are refused; among several sets they go to those that can use them."""
     with pytest.raises(BadConfig, match="camera: got 'top', but .* has one view an episode"):
         open_episodes(folder, camera="top")
-    with pytest.raises(BadConfig, match="fps: got 5, but .* says its own rate"):
-        open_episodes(folder, fps=5)
+    with pytest.raises(BadConfig, match="fps: got 25, but .* has 20 frames a second, expected at most that"):
+        open_episodes(folder, fps=25)
     h5py, other = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]"), tmp_path_factory.mktemp("demos")
     with h5py.File(other / "a.hdf5", "w") as file:
         file["data/demo_0/actions"] = np.arange(10, dtype=np.float32).reshape(5, 2)
         for name, value in (("front", 1), ("wrist", 2)):
             file[f"data/demo_0/obs/{name}_image"] = np.full((5, 8, 8, 3), value, np.uint8)
-    both = open_episodes(f"{folder}:{other}", camera="wrist_image", fps=7)
-    assert [episode.fps for episode in both] == [20, 20, 20, 7] and both.load_frames(3).max() == 2 and both.view == ":wrist_image"
+    both = open_episodes(f"{folder}:{other}", camera="wrist_image", fps=19.9)
+    assert [episode.fps for episode in both] == [20, 20, 20, 19.9] and both.load_frames(3).max() == 2 and both.view == ":wrist_image"
     with pytest.raises(BadConfig, match="has one view"):
         open_episodes(f"{folder}:{folder}", camera="top")
 

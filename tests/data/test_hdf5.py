@@ -7,7 +7,7 @@ import pytest
 
 from wfm_ar.data import open_episodes
 from wfm_ar.data.fingerprint import origins
-from wfm_ar.errors import BadActions, BadClip, BadData
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
 
 h5py = pytest.importorskip("h5py", reason="needs h5py, the extra [hdf5]")
 
@@ -129,3 +129,36 @@ def test_a_row_beside_the_last_frame_may_hold_anything(make):
         assert (episodes.load_actions(1) == file["data/demo_2/actions"][:5]).all()
     with pytest.raises(BadActions, match=r"demo.hdf5: data/demo_2/actions: got nan in row 4, column 0 \(a0\)"):
         open_episodes(make(odd(4)))
+
+
+def test_pictures_stored_bottom_row_first(make):
+    """As LIBERO writes them: told where attributes or the name say so, and turned on request."""
+
+    def upside_down(file):
+        file["data"].attrs["bddl_file_name"] = "x.bddl"
+        pictures = np.zeros((6, 8, 8, 3), np.uint8)
+        pictures[:, :4], pictures[:, 4:] = 10, 200 + np.arange(6)[:, None, None, None]
+        del file["data/demo_0/obs/front_image"]
+        file["data/demo_0/obs/front_image"] = pictures[:, ::-1]
+
+    path = make(upside_down)
+    stored, turned = open_episodes(path), open_episodes(path, flip="vertical")
+    assert "may be stored bottom row first" in stored.about() and stored.load_frames(0)[3, 0, 0, 0] == 203
+    assert "may be stored" not in turned.about() and "turned upside down" in turned.about()
+    assert (turned.load_frames(0)[:, 7, 0, 0] == 200 + np.arange(6)).all() and (turned.load_frames(0)[:, 0] == 10).all()
+    assert "may be stored" not in open_episodes(make()).about()
+    assert "may be stored" in open_episodes(make(name="libero_goal.hdf5")).about()
+
+
+def test_files_that_say_another_rate_are_thinned_or_refused(make, tmp_path):
+    def rate(value):
+        return lambda file: file["data"].attrs.create("env_args", json.dumps({"env_kwargs": {"control_freq": value}}))
+
+    make(rate(20), "a.hdf5"), make(rate(20.1), "b.hdf5")
+    assert {episode.fps for episode in open_episodes(tmp_path)} == {20}  # within 1 %
+    for fps, line in ((40, "fps: got 40, but .* has 20 frames a second"), (10, "channel 'a0' does not say whether it is a step")):
+        with pytest.raises(BadConfig, match=line):
+            open_episodes(tmp_path, fps=fps)
+    make(rate(30), "b.hdf5")
+    with pytest.raises(BadData, match=r"files of several control rates \(20, 30\)"):
+        open_episodes(tmp_path)

@@ -108,9 +108,9 @@ def check_data(
     return defects
 
 
-def summarize(path: str | Path, *, camera: str | None = None, fps: float | None = None) -> Summary:
-    """Counts for a data set that opens. Raises BadData, BadClip."""
-    episodes = open_episodes(path, camera=camera, fps=fps)
+def summarize(path: str | Path, **view: Any) -> Summary:
+    """Counts for a data set that opens. view: camera, fps, flip, as for open_episodes. Raises BadData, BadClip."""
+    episodes = open_episodes(path, **view)
     frames = [episodes.num_frames(i) for i in range(len(episodes))]
     return Summary(
         format=episodes.title or episodes.format,

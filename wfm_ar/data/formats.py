@@ -17,6 +17,7 @@ from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Place, Read
 from wfm_ar.data.folder import open_folder
 from wfm_ar.data.listing import files_below
 from wfm_ar.data.problems import Problems
+from wfm_ar.data.views import check_flip, flipped, thinned
 from wfm_ar.errors import BadConfig, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema
 
@@ -24,30 +25,38 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 LEROBOT, TFDS = "meta/info.json", "features.json"  # what marks the root of a LeRobot set, and of a set that TFDS wrote
 TITLES = {"episodes": INDEX, "lerobot": "LeRobot", "rlds": "RLDS", "hdf5": "HDF5", "folder": "folder of videos"}
 MOST_NAMED = 8  # data sets named in a message
-HAVE_CAMERAS, WITHOUT_RATE = ("lerobot", "rlds", "hdf5"), ("rlds", "hdf5")  # formats with a choice of cameras, and of the rate
+HAVE_CAMERAS = ("lerobot", "rlds", "hdf5")  # formats with a choice of cameras
+VIEW = ("camera", "fps", "flip")  # settings of the verbs that read data: how they are seen
 
 
-def open_episodes(path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None) -> EpisodeSet:
+def open_episodes(
+    path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None, flip: str | None = None
+) -> EpisodeSet:
     """Opens data of any known format; `split` keeps only "train", "val" or "test".
 
-    camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second for
-    formats that do not say. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, MissingDependency.
+    camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second; data that
+    do not say have so many, data of more are thinned to it with their actions. flip: "vertical" turns pictures that are stored bottom
+    row first. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, BadConfig, MissingDependency.
     """
     if split is not None and split not in SPLITS:
         raise BadData(f"{path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
+    check_flip(flip)
     found = open_any(path, camera=camera, fps=fps)
+    found = found if flip is None else flipped(found, flip)
+    found = found if fps is None else thinned(found, fps)
     return found if split is None else found.of_split(split)
 
 
 def open_any(path: str | Path, *, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
-    """See open_episodes. With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened."""
+    """The data as they are stored, see open_episodes; `fps` is the rate of those that do not say.
+
+    With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened.
+    """
     if not Path(path).exists() and len(parts := [Path(part) for part in str(path).split(os.pathsep) if part]) > 1:
         kinds = [format_of(part)[0] for part in parts]
-        shown, rated = (any(kind in some for kind in kinds) for some in (HAVE_CAMERAS, WITHOUT_RATE))  # for those that have a choice
-        wishes = [
-            (camera if kind in HAVE_CAMERAS or not shown else None, fps if kind in WITHOUT_RATE or not rated else None) for kind in kinds
-        ]
-        return mix([_open_one(part, *wish, problems) for part, wish in zip(parts, wishes, strict=True)])
+        chosen = not any(kind in HAVE_CAMERAS for kind in kinds)  # a camera goes to those that have a choice
+        wishes = [camera if kind in HAVE_CAMERAS or chosen else None for kind in kinds]
+        return mix([_open_one(part, wish, fps, problems) for part, wish in zip(parts, wishes, strict=True)])
     return _open_one(Path(path), camera, fps, problems)
 
 
@@ -57,10 +66,6 @@ def _open_one(path: Path, camera: str | None, fps: float | None, problems: Probl
         raise BadConfig(f"fps: got {fps}, expected a number above 0; fix: give the frames a second")
     if camera is not None and kind not in HAVE_CAMERAS:
         raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
-    if fps is not None and kind not in WITHOUT_RATE:
-        raise BadConfig(
-            f"fps: got {fps:g}, but {path} says its own rate, expected none; fix: leave it out (`wfm data curate fps=` changes it)"
-        )
     if kind in ("episodes", "folder"):
         return open_own(root) if kind == "episodes" else open_folder(root, problems)
     if kind == "lerobot":

@@ -19,13 +19,15 @@ from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.views import MAYBE_UPSIDE_DOWN
 from wfm_ar.decoding.pool import read_arrays
 from wfm_ar.errors import BadActions, BadClip, BadData, MissingDependency
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, same_rate
 
 SUFFIXES = (".hdf5", ".h5")
 DEFAULT_FPS = 20.0  # robosuite's control rate
 _EXPECTED = "an HDF5 file"
+_LIBERO = ("bddl_file_name", "problem_info")  # attributes that LIBERO writes, whose pictures are stored bottom row first
 _MASKS = {"train": "train", "valid": "val", "test": "test"}
 
 
@@ -129,7 +131,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
         raise BadData(f"{path}: holds no regular file that ends in {' or '.join(SUFFIXES)}, expected one; fix: copy it in")
     if importlib.util.find_spec("h5py") is None:
         raise MissingDependency(f"{path}: needs the package h5py, expected it installed; fix: pip install 'wfm-ar[hdf5]'")
-    found, masks, notes, rates, told = [], {}, [], set(), False
+    found, masks, notes, rates, libero = [], {}, [], [], False
     demos: dict[tuple[Path, str], Demo] = {}
     cameras: list[str] = []
     shown: tuple[str, ...] = ()
@@ -146,17 +148,17 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
                     raise BadData(f"{where} holds no uint8 [T, H, W, 3] array, expected pictures; fix: extract images")
                 shown, note = choose_cameras(cameras, camera, str(path))
                 notes += [note] if note else []
-            rates.add(fps or _rate(about["attributes"]))
-            told = rates != {None}
+            rates.append(_rate(about["attributes"]))
+            libero |= any(name in about["attributes"] for name in _LIBERO)
             for demo in own:
                 text, source = _text(demo.attributes, about["attributes"]), f"data/{demo.name}"
                 found.append((f"{prefix}{demo.name}", place, source, text, "actions" in demo.arrays))
                 demos[place, source] = demo
             masks |= {f"{prefix}{demo}": _MASKS[mask] for mask, names in about["masks"].items() for demo in names}
-    if len(rates) > 1:
-        raise BadData(f"{path}: got files of several control rates ({rates}), expected one; fix: part them by rate, or set fps=")
-    rate = (rates.pop() if rates else None) or DEFAULT_FPS
-    if not told:
+    rate, told = _one_rate(rates, fps, path)
+    if libero or "libero" in str(path).lower():
+        notes.append(MAYBE_UPSIDE_DOWN)
+    if not told and fps is None:
         notes.append(f"{rate:g} frames a second assumed, the files do not say (fps= sets it)")
     names = [name for name, *_ in found]
     splits = masks if set(names) <= set(masks) and {"train", "val"} <= set(masks.values()) else hashed_splits(names)
@@ -216,6 +218,15 @@ def _json_attribute(attributes: dict[str, str], name: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _one_rate(rates: list[float | None], fps: float | None, path: Path) -> tuple[float, bool]:
+    """The rate of all files, and whether they say it; those that do not have `fps` frames a second. Raises BadData."""
+    known = sorted({rate or fps or DEFAULT_FPS for rate in rates}) or [fps or DEFAULT_FPS]
+    if not same_rate(known[0], known[-1]):
+        raise BadData(f"{path}: got files of several control rates ({', '.join(f'{rate:g}' for rate in known)}), expected one; "
+                      "fix: part them by rate")  # fmt: skip
+    return known[0], any(rates)
 
 
 def _rate(attributes: dict[str, str]) -> float | None:

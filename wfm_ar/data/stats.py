@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,12 +63,14 @@ class DataStats:
 def data_stats(
     path: str | Path,
     *,
-    camera: str | None = None,
-    fps: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **view: Any,
 ) -> DataStats:
-    """Raises BadData, BadClip, BadActions for a set that is not sound: `wfm data check` lists everything that is wrong."""
-    episodes = open_episodes(path, camera=camera, fps=fps)
+    """view: camera, fps, flip, as for open_episodes.
+
+    Raises BadData, BadClip, BadActions for a set that is not sound: `wfm data check` lists everything that is wrong.
+    """
+    episodes = open_episodes(path, **view)
     frames, sizes, actions = [], Counter(), {}
     for i, episode in enumerate(episodes):
         frames.append(episodes.num_frames(i))

@@ -70,7 +70,8 @@ def evaluate(
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
     loaded = load_own_world(world, device)
     latent_frames(config.frames, loaded.rate)
-    episodes = fitted(open_episodes(data, config.split, camera=config.camera, fps=config.fps), loaded, config.embodiment)
+    view = {"camera": config.camera, "fps": config.fps, "flip": config.flip}
+    episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}
     clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
     pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None

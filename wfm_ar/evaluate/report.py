@@ -30,6 +30,7 @@ class Sheet:
     note: str = ""
     rows: tuple[tuple[str, np.ndarray], ...]  # (label, frames uint8 [T, H, W, 3]), all of one shape
     mark: str = ""  # "failure" or "worst", shown before the title
+    fps: float | None = None  # frames a second, where robots of several rates act; None: the world's
 
 
 def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet]], *, fps: float) -> str:
@@ -309,7 +310,7 @@ def _sheet(sheet: Sheet, fps: float) -> str:
         for label, frames in sheet.rows
     )
     ticks = "".join(f"<i>{t}</i>" for t in shown)
-    video = _mp4(np.concatenate([frames for _, frames in sheet.rows], axis=2), fps)
+    video = _mp4(np.concatenate([frames for _, frames in sheet.rows], axis=2), sheet.fps or fps)
     mark = f"<span class='chip no'>{_text_of(sheet.mark)}</span> " if sheet.mark else ""
     return (
         f"<div class='sheet'><h3>{mark}{_text_of(sheet.title)}</h3><p>{_text_of(sheet.note)}</p>{lines}"

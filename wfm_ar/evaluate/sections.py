@@ -33,7 +33,8 @@ class EvaluateConfig:
 
     split: str = "val"  # held-out split of the data set
     camera: str | None = None  # of several: one by name, or "tile"; None: the first
-    fps: float | None = None  # frames a second, for formats that do not say
+    fps: float | None = None  # frames a second: data that do not say have so many, data of more are thinned to it
+    flip: str | None = None  # "vertical": pictures are stored bottom row first, and are turned
     embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
     episodes: int = 64  # the first of the split (of each robot's), for rollouts and action following
     text_episodes: int = 64  # the first of the split whose text is a push, for text following
@@ -166,7 +167,7 @@ def rollout_section(bench: Bench) -> TrueRollouts:
         gap = float(row.psnr["tokenizer"][-1] - row.psnr["raw"][-1])
         note = f"{clip.text or 'no text'}; last frame {row.psnr['raw'][-1]:.1f} dB, the tokenizer's own {row.psnr['tokenizer'][-1]:.1f} dB"
         shown = [("truth", clip.frames), ("tokenizer", decoded), ("rollout", rolled.raw_frames)] + [("refined", rolled.frames)] * refine
-        sheet = Sheet(title=f"episode {clip.id}", note=note, rows=tuple(shown))
+        sheet = Sheet(title=f"episode {clip.id}", note=note, rows=tuple(shown), fps=bench.acting(clip).fps)
         if k < bench.config.examples:
             sheets.append(sheet)
             first.append(rolled.raw_frames)
@@ -221,6 +222,7 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
         Sheet(
             title=f"episode {clips[k].id}, four kinds of actions",
             rows=(("truth", clips[k].frames), *((f"{kind} actions", shown[k][kind]) for kind in control.DRIVES)),
+            fps=bench.acting(clips[k]).fps,
         )
         for k in range(min(2, len(shown)))
     ]
@@ -244,7 +246,8 @@ def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sh
             note = "not found in the last frame" if moved is None else f"moved {100 * moved:.1f} cm in the named direction"
             title = f"episode {clips[k].id}: {told[k].text}{' (opposite)' if kind == 'opposite' else ''}"
             rows = [("truth", clips[k].frames)] * (kind == "own") + [("rollout", rolled.raw_frames)]
-            sheet = Sheet(title=title, note=note, rows=tuple(rows), mark="" if followed else "failure")
+            mark, fps = "" if followed else "failure", bench.acting(clips[k]).fps
+            sheet = Sheet(title=title, note=note, rows=tuple(rows), mark=mark, fps=fps)
             if k < (bench.config.examples + 1) // 2:
                 sheets.append(sheet)
             elif kind == "own" and not followed and len(failures) < FAILURES:

@@ -48,7 +48,8 @@ class World:
         self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment)
         self.action_schema, self.action_tokenizer = self.actions.schema, self.actions.tokenizer
         self.sequence = TokenSequence(parts.sequence, self.actions.columns)
-        self.rate, self.fps = parts.sequence.rate, parts.fps
+        several = self.action_schema is not None and embodiment is not None  # each robot acts at its own rate
+        self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if several else parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
 
     def generate(

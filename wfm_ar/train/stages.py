@@ -10,6 +10,7 @@ run/world/             the three packed into a world folder
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -158,7 +159,7 @@ def pack_world(
         video_tokenizer=tokenizer,
         sequence=sequence,
         world_model=model.eval(),
-        fps=train_set[0].fps,
+        fps=Counter(episode.fps for episode in train_set).most_common(1)[0][0],
         text_tokenizer=_pinned_text_tokenizer(text_model, sequence.max_text) if text_model.exists() else None,
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         diffusion_decoder=denoiser,

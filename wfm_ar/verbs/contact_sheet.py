@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,11 @@ def sample_frames(
     return resize_crop(np.stack(frames), height, min(width, 3 * height))
 
 
-def write_sample_sheet(path: Path, data: Path, most: int, *, camera: str | None = None, fps: float | None = None) -> None:
+def write_sample_sheet(path: Path, data: Path, most: int, **view: Any) -> None:
     """A contact sheet of up to `most` episodes spread evenly over the data set at `data`; those that cannot be read are left out,
-    and where none can, nothing is written. Replaces `path`."""
+    and where none can, nothing is written. view: camera, fps, flip, as for open_episodes. Replaces `path`."""
     try:
-        episodes = open_episodes(data, camera=camera, fps=fps)
+        episodes = open_episodes(data, **view)
     except WfmError:
         return
     rows = []

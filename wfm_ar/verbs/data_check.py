@@ -19,6 +19,7 @@ class Settings:
     path: Path
     camera: str | None
     fps: float | None
+    flip: str | None
     decode: bool
     max_text: int | None
     text_vocab: int
@@ -34,11 +35,13 @@ class Settings:
 def run(settings: Settings) -> int:
     """Prints what was found; 0 for a sound set, 2 for one with defects."""
     from wfm_ar.data.check import check_data, summarize
-    from wfm_ar.data.formats import title_of
+    from wfm_ar.data.formats import VIEW, title_of
     from wfm_ar.data.stats import data_stats
 
-    how = {"camera": settings.camera, "fps": settings.fps}
-    defects = check_data(settings.path, **how, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None)
+    how = {key: getattr(settings, key) for key in VIEW}
+    defects = check_data(
+        settings.path, camera=settings.camera, fps=settings.fps, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None
+    )
     if settings.max_text is not None:
         defects += _long_texts(settings, how)
     for defect in defects:

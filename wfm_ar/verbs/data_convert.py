@@ -17,6 +17,7 @@ class Settings:
     format: Literal["episodes", "lerobot"]
     camera: str | None
     fps: float | None
+    flip: str | None
     lossless: bool
     crf: int
     overwrite: bool
@@ -31,7 +32,7 @@ def run(settings: Settings) -> int:
     from wfm_ar.data.convert import convert_set
     from wfm_ar.data.formats import open_episodes
 
-    episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps)
+    episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip)
     print(episodes.about())
     keys = ("lossless", "crf", "overwrite")
     values = {key: getattr(settings, key) for key in keys}

@@ -16,6 +16,7 @@ class Settings:
     path: Path
     camera: str | None
     fps: float | None
+    flip: str | None
     out: Path | None
     samples: bool
     overwrite: bool
@@ -24,6 +25,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Writes the page and prints the main numbers."""
     from wfm_ar.data.files import refuse_existing, write_atomic
+    from wfm_ar.data.formats import VIEW
     from wfm_ar.data.stats import data_stats
     from wfm_ar.verbs.stats_page import render_page
 
@@ -32,7 +34,7 @@ def run(settings: Settings) -> int:
     out = settings.out or Path("outputs") / f"{name}-stats.html"
     if settings.out is not None:  # the page with the default name is ours to replace
         refuse_existing(out, settings.overwrite)
-    how = {"camera": settings.camera, "fps": settings.fps}
+    how = {key: getattr(settings, key) for key in VIEW}
     stats = data_stats(settings.path, **how, on_progress=_say if sys.stderr.isatty() else None)
     sheet = _sheet(settings.path, how) if settings.samples else None
     out.parent.mkdir(parents=True, exist_ok=True)

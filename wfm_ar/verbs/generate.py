@@ -35,10 +35,12 @@ class Settings:
     episode: str | None
     camera: str | None
     fps: float | None
+    flip: str | None
     drive: bool
     embodiment: str | None
     frames: int
     prompt_frames: int | None
+    prompt_fps: float | None
     seed: int
     out: Path
     save: Literal["files", "lerobot"]
@@ -117,15 +119,15 @@ def _made(
 
 def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
     """(request, how its errors begin, its mp4)."""
-    keys = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "drive", "frames", "prompt_frames", "seed")
-    values = {key: getattr(settings, key) for key in keys}
+    given = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "flip", "prompt_fps")
+    values = {key: getattr(settings, key) for key in (*given, "drive", "frames", "prompt_frames", "seed")}
     if settings.batch is None:
         return [(Request(**values), "", settings.out)]
     if settings.save == "files" and settings.out.exists() and not settings.out.is_dir():
         raise OutputExists(f"{settings.out}: is a file, expected a folder for the batch; fix: choose another out=")
-    given = [key for key in ("text", "video", "image", "actions", "data", "episode", "camera", "fps") if values[key] is not None]
-    if given:
-        raise BadConfig(f"batch: got {given[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
+    beside = [key for key in given if values[key] is not None]
+    if beside:
+        raise BadConfig(f"batch: got {beside[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
     defaults = {key: values[key] for key in ("frames", "seed", "drive")}
     lines = read_requests(settings.batch, defaults)
     return [(request, f"{where}: ", settings.out / f"{request.id}.mp4") for request, where in lines]

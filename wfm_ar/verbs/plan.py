@@ -10,6 +10,7 @@ import numpy as np
 
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import read_image, resize_crop
+from wfm_ar.data.views import turned
 from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.rollout.world import World, load_own_world
 from wfm_ar.rollout.world_folder import samples_of
@@ -33,6 +34,7 @@ class Settings(PlanConfig):
     episode: str | None
     camera: str | None
     fps: float | None
+    flip: str | None
     embodiment: str | None
     text: str | None
     frames: int
@@ -57,7 +59,7 @@ def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
     refuse_existing_outputs(settings.out, settings.overwrite)
     world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
-    keys = ("image", "episode", "camera", "fps", "text", "frames", "seed")
+    keys = ("image", "episode", "camera", "fps", "flip", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
     request, prompt, _ = read_prompt(request, world, imagine=True)
@@ -92,9 +94,9 @@ def run(settings: Settings) -> int:
 def _goal(settings: Settings, request: Request, world: World) -> np.ndarray:
     """uint8 [H, W, 3] of the world's size: the picture given, or what the episode shows at the plan's last frame."""
     if settings.goal is not None:
-        frame_1HWC = read_image(settings.goal)
+        frame_1HWC = turned(read_image(settings.goal), settings.flip)
     else:
-        episodes = open_episodes(request.data, camera=request.camera, fps=request.fps)
+        episodes = open_episodes(request.data, camera=request.camera, fps=request.fps, flip=request.flip)
         i = next(i for i, episode in enumerate(episodes) if episode.id == request.episode)
         if settings.frames > (there := episodes.num_frames(i)):
             most = 1 + world.rate * ((there - 1) // world.rate)

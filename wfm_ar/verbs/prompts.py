@@ -4,6 +4,7 @@ What is given is a video, an image, or an episode of a data set. Promises that e
 before a world is asked to do anything. It knows files; what a prompt may hold is the world's to say.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.config import build
-from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, read_schema
+from wfm_ar.data.curate.retime import kept_frames
+from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.json_files import parse_json
-from wfm_ar.data.video import read_image, read_video, resize_crop, video_info
+from wfm_ar.data.video import count_frames, read_image, read_video, resize_crop, video_info
+from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
 from wfm_ar.rollout.robots import fitted
 from wfm_ar.rollout.text_context import SUFFIXES
 from wfm_ar.rollout.world import Prompt, World
-from wfm_ar.schema import ActionSchema, MixedSchema
+from wfm_ar.schema import ActionSchema, MixedSchema, same_rate
 
 LIST_BYTES = 64 << 20  # of a file of prompts
 
@@ -38,9 +41,11 @@ class Request:
     episode: str | None = None
     camera: str | None = None
     fps: float | None = None
+    flip: str | None = None
     drive: bool = True
     frames: int = 49
     prompt_frames: int | None = None
+    prompt_fps: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,6 +56,13 @@ class Request:
         for key in ("episode", "camera", "fps"):
             if getattr(self, key) is not None and not self.data:
                 raise BadConfig(f"{key}: got {getattr(self, key)!r} but no data set to read, expected data=; fix: leave it out")
+        check_flip(self.flip)
+        if self.flip and not (self.data or self.video or self.image):
+            raise BadConfig(f"flip: got {self.flip} but no picture to turn, expected video=, image= or data=; fix: leave it out")
+        if self.prompt_fps is not None and not self.video:
+            raise BadConfig(f"prompt_fps: got {self.prompt_fps:g} but no video, expected video=; fix: leave it out")
+        if self.prompt_fps is not None and not (self.prompt_fps > 0 and math.isfinite(self.prompt_fps)):
+            raise BadConfig(f"prompt_fps: got {self.prompt_fps}, expected a number above 0; fix: give the video's frames a second")
         if self.prompt_frames is not None and not self.video and not self.data:
             raise BadConfig("prompt_frames: got a number but no video to count in, expected video= or data=; fix: leave it out")
         if self.prompt_frames is not None and self.prompt_frames < 1:
@@ -105,72 +117,108 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
 
 
 def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request, Prompt, str]:
-    """The request with what its data set told, the world's prompt, and how its frames were fitted to its size ('' where they had it).
+    """The request with what its data set told, the world's prompt, and what was done to its frames ('' where they fitted).
 
     Raises BadClip, BadActions, BadPrompt.
     """
-    video, actions, fitted = None, None, ""
+    video, actions, told = None, None, []
     if request.data:
-        request, video, actions = _read_episode(request, world)
+        request, video, actions = _read_episode(request, world, told)
     elif request.image:
-        video = read_image(request.image)
+        video = turned(read_image(request.image), request.flip)
     elif request.video:
-        there = video_info(request.video).frames
-        count = there if request.prompt_frames is None else request.prompt_frames
-        if count >= request.frames:
-            raise BadPrompt(
-                f"{request.video}: gives {count} frames of the {request.frames} asked for, which leaves none to imagine; "
-                f"fix: prompt_frames=1 begins from its first frame, or frames={count + 4 * world.rate} goes on longer"
-            )
-        video = read_video(request.video, 0, request.prompt_frames)
-        rest = (len(video) - 1) % world.rate
-        if rest and request.prompt_frames is None:
-            fit = len(video) - rest
-            raise BadClip(
-                f"{request.video}: got {len(video)} frames to go on from, expected 1 + {world.rate}*n; "
-                f"fix: prompt_frames={fit} takes the first {fit}"
-            )
+        video = turned(_read_clip(request, world, told), request.flip)
     if video is not None and video.shape[1:3] != (world.height, world.width):
-        fitted = f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}"
+        told.append(f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}")
         video = resize_crop(video, world.height, world.width)
     actions = _read_actions(request.actions, world) if request.actions else actions
     prompt = Prompt(video=video, text=request.text, actions=actions, num_frames=request.frames, seed=request.seed, imagine=imagine)
-    return request, prompt, fitted
+    return request, prompt, "; ".join(told)
 
 
-def _read_episode(request: Request, world: World) -> tuple[Request, np.ndarray, np.ndarray | None]:
+def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
+    """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
+    about = video_info(request.video)
+    rate, declared = request.prompt_fps or about.fps, about.frames or count_frames(request.video)
+    if not rate:
+        got = f"does not say how many frames a second it has, expected {world.fps:g}, the world's"
+        raise BadClip(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
+    if rate < world.fps and not same_rate(rate, world.fps):
+        got = f"got {rate:g} frames a second, expected {world.fps:g} or more, as the world has"
+        raise BadPrompt(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
+    kept = kept_frames(declared, rate, world.fps)
+    count = len(kept) if request.prompt_frames is None else request.prompt_frames
+    if count >= request.frames:
+        raise BadPrompt(
+            f"{request.video}: gives {count} frames of the {request.frames} asked for, which leaves none to imagine; "
+            f"fix: prompt_frames=1 begins from its first frame, or frames={count + 4 * world.rate} goes on longer"
+        )
+    if same_rate(rate, world.fps):
+        video = read_video(request.video, 0, request.prompt_frames)
+    else:
+        if count > len(kept):
+            got = f"prompt_frames: got {count}, but {request.video} has {len(kept)} frames at the world's {world.fps:g} a second"
+            raise BadPrompt(f"{got}, expected at most that; fix: give fewer")
+        video = read_video(request.video, 0, int(kept[count - 1]) + 1)[kept[:count]]
+        told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
+    rest = (len(video) - 1) % world.rate
+    if rest and request.prompt_frames is None:
+        fit = len(video) - rest
+        raise BadClip(
+            f"{request.video}: got {len(video)} frames to go on from, expected 1 + {world.rate}*n; "
+            f"fix: prompt_frames={fit} takes the first {fit}"
+        )
+    return video
+
+
+def _read_episode(request: Request, world: World, told: list[str]) -> tuple[Request, np.ndarray, np.ndarray | None]:
     """The request with the episode's id and, where the world reads and none is given, its text; its first frames; its actions where
     it has some, the world takes some, and no file of others is given."""
-    episodes = open_episodes(request.data, camera=request.camera, fps=request.fps)
+    episodes = open_episodes(request.data, camera=request.camera, fps=request.fps, flip=request.flip)
     ids = [episode.id for episode in episodes]
     held_out = next((i for i, episode in enumerate(episodes) if episode.split != "train"), 0)
     if request.episode is not None and request.episode not in ids:
-        told = f"episode: got {request.episode!r}{nearest(request.episode, ids)}, expected an id of {request.data}"
-        raise BadPrompt(f"{told}, such as {', '.join(ids[:3])}; fix: name one, or leave it out for the first held-out one")
+        got = f"episode: got {request.episode!r}{nearest(request.episode, ids)}, expected an id of {request.data}"
+        raise BadPrompt(f"{got}, such as {', '.join(ids[:3])}; fix: name one, or leave it out for the first held-out one")
     i = held_out if request.episode is None else ids.index(request.episode)
     count = 1 if request.prompt_frames is None else request.prompt_frames
     if count >= request.frames:
         raise BadPrompt(f"prompt_frames: got {count} of {request.frames} frames, which leaves none to imagine; fix: prompt_frames=1")
+    takes = world.parts.action_schema if isinstance(world, World) else world.action_schema
+    driven = request.drive and request.actions is None and takes is not None and episodes[i].actions is not None
+    if count > 1 or driven:
+        episodes = _at_rate_of(world, episodes, i, told)
     if count > (there := episodes.num_frames(i)):
         raise BadPrompt(f"prompt_frames: got {count}, but episode {ids[i]} has {there} frames, expected at most that; fix: give fewer")
     frames, text, actions = episodes.load_frames(i, 0, count), request.text, None
     if text is None and isinstance(world, World) and world.parts.text_tokenizer is not None:
         text = episodes[i].text
-    takes = world.parts.action_schema if isinstance(world, World) else world.action_schema
-    if request.drive and request.actions is None and takes is not None and episodes[i].actions is not None:
+    if driven:
         if isinstance(world, World):
             episodes = fitted(episodes, world, world.embodiment if isinstance(episodes.schema, ActionSchema) else None)
             if isinstance(takes, MixedSchema) and (robot := episodes[i].embodiment) != world.embodiment:
-                told = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
-                raise BadPrompt(f"{told}; fix: embodiment={robot}, or drive=false")
+                got = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
+                raise BadPrompt(f"{got}; fix: embodiment={robot}, or drive=false")
         else:
             world.check_schema(episodes.schema, str(request.data))
         actions = episodes.load_actions(i)
         if len(actions) < request.frames - 1:
             most = 1 + world.rate * (len(actions) // world.rate)
-            told = f"frames: got {request.frames}, but episode {ids[i]} has actions for {most}, expected at most that"
-            raise BadPrompt(f"{told}; fix: frames={most}, or drive=false leaves its actions out")
+            got = f"frames: got {request.frames}, but episode {ids[i]} has actions for {most}, expected at most that"
+            raise BadPrompt(f"{got}; fix: frames={most}, or drive=false leaves its actions out")
     return replace(request, text=text, episode=ids[i]), frames, actions
+
+
+def _at_rate_of(world: World, episodes: EpisodeSet, i: int, told: list[str]) -> EpisodeSet:
+    """The set with episode i at the world's rate. Raises BadPrompt for one of a lower rate."""
+    rate = episodes[i].fps
+    if same_rate(rate, world.fps):
+        return episodes
+    if rate < world.fps:
+        got = f"episode {episodes[i].id} of {episodes.path} has {rate:g} frames a second, expected {world.fps:g} or more, as the world has"
+        raise BadPrompt(f"{got}; fix: prompt_frames=1 drive=false begins from its first frame")
+    told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
+    return thinned(episodes, world.fps)
 
 
 def _read_actions(path: Path, world: World) -> np.ndarray:

@@ -11,6 +11,7 @@ from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_video, resize_crop, write_video
+from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.tokenizers.video import VideoTokenizer
@@ -30,6 +31,7 @@ class Settings:
     data: Path | None
     camera: str | None
     fps: float | None
+    flip: str | None
     frames: int | None
     out: Path
     workers: int
@@ -44,6 +46,7 @@ class Settings:
                 "video, tokens and data: expected exactly one of them; fix: video=in.mp4 out=tokens.npy, tokens=tokens.npy out=out.mp4, "
                 "or data=folder out=shards"
             )
+        check_flip(self.flip)
         for key in ("camera", "fps"):
             if getattr(self, key) is not None and self.data is None:
                 raise BadConfig(f"{key}: got {getattr(self, key)} without data=, expected a data set to read; fix: leave it out")
@@ -82,7 +85,7 @@ def _shards(settings: Settings, data: Path) -> int:
     """A token store a split, out/train, out/val, ...: where stage 2 of a run looks for them when out is its tokens/ folder."""
     from wfm_ar.train.tokens import tokenize
 
-    found = open_episodes(data, camera=settings.camera, fps=settings.fps)
+    found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip)
     print(found.about(), flush=True)
     if settings.from_run is not None and found.schema_made:
         found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))
@@ -111,7 +114,7 @@ def _tokenizer(settings: Settings) -> VideoTokenizer:
 
 
 def _frames(settings: Settings, world: World) -> np.ndarray:
-    frames = read_video(settings.video, 0, settings.frames)
+    frames = turned(read_video(settings.video, 0, settings.frames), settings.flip)
     if frames.shape[1:3] != (world.height, world.width):
         print(f"{settings.video}: {frames.shape[1]}x{frames.shape[2]} cropped and resized to {world.height}x{world.width}")
         frames = resize_crop(frames, world.height, world.width)

@@ -5,9 +5,10 @@ What a stage does is wfm_ar/train's business; this file maps conf/train.yaml to 
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
+from wfm_ar.data.formats import VIEW
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.cosmos_world import CosmosWorld
@@ -120,6 +121,7 @@ class Settings:
     data: Path
     camera: str | None
     fps: float | None
+    flip: str | None
     run: Path
     overwrite: bool
     resume: str
@@ -179,7 +181,7 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     before = None if settings.init is None else load_world(settings.init)
     if isinstance(before, World) and before.parts.action_schema is not None:
         kept_schema(settings.run / SCHEMA, before.parts.action_schema)  # ranges found in data are to be those it was trained with
-    train_set, val_set = training_sets(settings.data, settings.run, camera=settings.camera, fps=settings.fps)
+    train_set, val_set = training_sets(settings.data, settings.run, **_view(settings))
     if isinstance(before, CosmosWorld):
         if ranks.size > 1:
             raise BadConfig(f"init: got {ranks.size} ranks, expected one: Cosmos worlds are not sharded; fix: run it without torchrun")
@@ -239,12 +241,17 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
     return 0
 
 
+def _view(settings: Settings) -> dict[str, Any]:
+    """How the data are seen."""
+    return {key: getattr(settings, key) for key in VIEW}
+
+
 def _policy_set(settings: Settings, train_set: EpisodeSet) -> EpisodeSet | None:
     """The episodes that the world model's steps on the policy alone are of, where they are not the run's own."""
     own = settings.stages.world_model.training
     if settings.stage not in (stages.WORLD_MODEL, "all") or not (own.policy_data and own.policy_share):
         return None
-    return policy_set(own.policy_data, train_set, camera=settings.camera, fps=settings.fps)
+    return policy_set(own.policy_data, train_set, **_view(settings))
 
 
 def _needs(settings: Settings) -> Needs:

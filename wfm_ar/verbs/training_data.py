@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
@@ -11,9 +12,12 @@ from wfm_ar.errors import BadData
 from wfm_ar.schema import Schema, channels_of, same_channels, schema_from_json
 
 
-def training_sets(data: Path, run: Path, *, camera: str | None, fps: float | None) -> tuple[EpisodeSet, EpisodeSet]:
-    """The training and the held-out episodes, and on the terminal what was found. Where none is held out, those trained on are both."""
-    found = open_episodes(data, camera=camera, fps=fps)
+def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, EpisodeSet]:
+    """The training and the held-out episodes, and on the terminal what was found. Where none is held out, those trained on are both.
+
+    view: camera, fps, flip, as for open_episodes.
+    """
+    found = open_episodes(data, **view)
     print(found.about(), flush=True)
     if found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
@@ -32,9 +36,9 @@ def parted(found: EpisodeSet) -> tuple[EpisodeSet, EpisodeSet]:
     return found.of_split("train"), found.of_split("val")
 
 
-def policy_set(data: str, train_set: EpisodeSet, *, camera: str | None, fps: float | None) -> EpisodeSet:
+def policy_set(data: str, train_set: EpisodeSet, **view: Any) -> EpisodeSet:
     """The training episodes that the steps on the policy alone are of. Raises BadData where their actions are not `train_set`'s."""
-    found = open_episodes(data, camera=camera, fps=fps)
+    found = open_episodes(data, **view)
     print(f"policy: {found.about()}", flush=True)
     own, expected = found.schema, train_set.schema
     if own is not None and expected is not None and found.schema_made and same_channels(own, expected):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.errors import BadConfig
-from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.schema import ActionChannel, ActionSchema, same_rate
 
 RULES = ("sum", "last", "mean")  # of the actions between two frames that are kept
 BY_MOTION = {"delta": "sum", "absolute": "last", "velocity": "mean"}
@@ -14,7 +14,7 @@ BY_MOTION = {"delta": "sum", "absolute": "last", "velocity": "mean"}
 
 def kept_frames(num_frames: int, source_fps: float, fps: float | None) -> np.ndarray:
     """int64 indices of the frames that make `num_frames` at `source_fps` play at `fps` (None = as they are), each at most once."""
-    if fps is None or abs(fps - source_fps) <= 0.01 * source_fps:
+    if fps is None or same_rate(fps, source_fps):
         return np.arange(num_frames)
     assert fps < source_fps, "frames are left out, never repeated"
     count = max(1, int((num_frames - 1) * fps / source_fps) + 1)
@@ -27,7 +27,10 @@ def rules_of(schema: ActionSchema, chosen: str) -> list[str]:
         return [chosen] * schema.width
     rules = []
     for channel in schema.channels:
-        motion = getattr(channel, "motion", "")
+        motion = channel.motion
+        if channel.constant or (not motion and (channel.discrete or channel.bins == 2)):  # keys, gears, a gripper open or closed
+            rules.append("last")
+            continue
         if motion not in BY_MOTION:
             raise BadConfig(
                 f"actions: channel {channel.name!r} does not say whether it is a step or a place, expected it for joining actions at a "
