@@ -122,7 +122,7 @@ def summarize(path: str | Path, **view: Any) -> Summary:
         texts=len({episode.text for episode in episodes if episode.text is not None}),
         frames=sum(frames),
         seconds=sum(count / episode.fps for count, episode in zip(frames, episodes, strict=True)),
-        notes=episodes.notes,
+        notes=(*episodes.notes, *episodes.video_notes()),
     )
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.json_files import parse_json, read_bytes, read_json
 from wfm_ar.data.listing import refuse_pointer, stays_inside
-from wfm_ar.data.video import read_video, video_info, write_video
+from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info, write_video
+from wfm_ar.data.video_notes import video_notes
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
 
@@ -165,7 +166,12 @@ class EpisodeSet(Sequence):
         acting = f"actions of {', '.join(acting)} channels" if acting else "no actions"
         plural = "1 episode" if len(self) == 1 else f"{len(self)} episodes"
         told = f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}"
-        return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes])
+        return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes, *self.video_notes()])
+
+    def video_notes(self) -> list[str]:
+        """What there is to say of how the video files are shown; for several sets, their own lines say it."""
+        videos = dict.fromkeys(episode.video for episode in self.episodes if self.format != "mix")
+        return video_notes([path for path in videos if Path(path).suffix.lower() in VIDEO_SUFFIXES])
 
 
 def open_own(root: Path) -> EpisodeSet:

@@ -19,7 +19,7 @@ from wfm_ar.data.episodes import EpisodeSet, Place
 from wfm_ar.errors import BadData
 
 PIECE = 256 << 10  # bytes
-READING = 1  # counts up when the same files begin to give other frames
+READING = 2  # counts up when the same files begin to give other frames
 
 
 class Origin(NamedTuple):

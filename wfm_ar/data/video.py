@@ -34,12 +34,14 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder
 class VideoInfo:
     """What a container says of its first video stream."""
 
-    frames: int  # declared, or duration times rate where the container (mkv) does not say; 0 if neither is known
+    frames: int  # by the container's tables
     fps: float
-    height: int  # pixels
-    width: int  # pixels
+    height: int  # square pixels, as shown
+    width: int
     codec: str
     duration_s: float  # 0.0 if unknown
+    turned: bool = False  # it is shown otherwise than stored: turned by quarters, or mirrored
+    stretched: bool = False  # its pixels are not square: it is shown wider or higher than stored
 
 
 def video_info(path: str | Path, *, limits: DecodeLimits = LIMITS) -> VideoInfo:
@@ -62,7 +64,7 @@ def read_video(path: str | Path, start: int = 0, count: int | None = None, *, li
 
 def frame_times(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """When each frame is shown, float64 [T] seconds after the first, from the container's tables. Raises BadClip."""
-    return decode(path, "times", limits=limits).arrays[0]
+    return _decoded(path, "times", limits=limits).arrays[0]
 
 
 def count_frames(path: str | Path, *, limits: DecodeLimits = LIMITS) -> int:

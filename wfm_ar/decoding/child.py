@@ -79,7 +79,7 @@ def _answer(pictures, reading, tables, request: dict, files: list[int], limits: 
         pictures.read_image(source, sink)
     else:
         reading.read(source, request["start"], request["count"], sink, work.progress, tables)
-    return {"shape": [sink.frames, *sink.size, 3]}
+    return {"shape": [sink.frames, *sink.size, 3], "orientation": sink.orientation}
 
 
 def _answer_arrays(request: dict, source: int, target: int, limits: DecodeLimits, work: "_Work") -> dict:

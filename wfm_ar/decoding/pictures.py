@@ -7,16 +7,20 @@ are opened, and only codecs that clips come in.
 
 import math
 import os
+import struct
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import av
 from av.video.reformatter import VideoReformatter
 
+from wfm_ar.decoding import mp4
 from wfm_ar.decoding.frame_table import FrameTable, FrameTables, evenly_spaced, is_picture
 from wfm_ar.decoding.limits import DecodeLimits, Refused
+from wfm_ar.decoding.orientation import AS_STORED, of_exif, of_matrix, shown_size, turns
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 CODECS = (
@@ -33,23 +37,30 @@ class Sink:
 
     def __init__(self, fd: int, limits: DecodeLimits):
         self.fd, self.limits = fd, limits
+        self.aspect: Fraction | None = None  # of a pixel, width to height
         self.convert = VideoReformatter()  # one for all frames: it keeps the tables of the conversion
         self.clear()
 
     def clear(self) -> None:
         # what an earlier call left is written over: its memory is there already, which saves a tenth of the time
         os.lseek(self.fd, 0, os.SEEK_SET)
-        self.frames, self.size = 0, (0, 0)
+        self.frames, self.size, self.orientation, self._stored = 0, (0, 0), AS_STORED, (0, 0, 0)
 
     def put(self, frame: av.VideoFrame) -> None:
-        height, width = frame.height, frame.width
-        if self.frames and (height, width) != self.size:
-            raise Refused(f"got frames of {self.size} and {(height, width)} pixels, expected one size; fix: encode the video again")
-        self.size = (height, width)
+        """Raises Refused for a frame of another size or turned otherwise than those before, and for more than the limits allow."""
+        stored = (frame.height, frame.width, frame.rotation)
+        if not self.frames:
+            width, height = shown_size(frame.width, frame.height, self.aspect)
+            check_pixels(width, height, self.limits)
+            self.size, self.orientation, self._stored = (height, width), orientation_of(frame), stored
+        elif stored != self._stored:
+            told = f"got frames of {self._stored[:2]} and {stored[:2]} pixels, turned by {self._stored[2]} and {stored[2]} degrees"
+            raise Refused(f"{told}, expected all alike; fix: encode the video again")
+        height, width = self.size
         most = self.limits.output_bytes // max(1, 3 * height * width)
         if self.frames >= most:
             raise Refused(f"got more than {most} frames of {width}x{height} pixels, expected fewer at once; fix: read it in parts")
-        plane = self.convert.reformat(frame, format="rgb24").planes[0]
+        plane = self.convert.reformat(frame, width=width, height=height, format="rgb24").planes[0]
         pixels, stride, row = memoryview(plane), plane.line_size, 3 * width
         if stride != row:
             pixels = memoryview(b"".join([pixels[y * stride : y * stride + row] for y in range(height)]))
@@ -60,11 +71,36 @@ class Sink:
 
 
 def info(fd: int, limits: DecodeLimits, tables: FrameTables) -> dict[str, Any]:
-    """What the container says: frames, fps, height, width, codec, duration_s."""
+    """What the container says: frames, fps, codec, duration_s; height and width as shown, and whether that is turned or stretched."""
     with open_video(fd, limits) as (container, stream):
-        fps, duration, context = rate_of(stream), duration_of(container, stream), stream.codec_context
-        about = {"fps": fps, "height": context.height, "width": context.width, "codec": context.name, "duration_s": duration}
-        return about | {"frames": tables.of(fd, container, stream, limits).frames}
+        about = {"fps": rate_of(stream), "codec": stream.codec_context.name, "duration_s": duration_of(container, stream)}
+        width, height = shown_size(stream.codec_context.width, stream.codec_context.height, stream.sample_aspect_ratio)
+        about["stretched"] = (width, height) != (stream.codec_context.width, stream.codec_context.height)
+        about["frames"] = tables.of(fd, container, stream, limits).frames
+        may_turn = _may_turn(fd, container, stream)
+    orientation = AS_STORED
+    if may_turn:
+        with open_video(fd, limits) as (container, stream):
+            orientation = orientation_of(next(container.decode(stream)))
+    if turns(orientation):
+        width, height = height, width
+    return about | {"width": width, "height": height, "turned": orientation != AS_STORED}
+
+
+def _may_turn(fd: int, container, stream) -> bool:
+    """Whether the first frame has to be asked how it is turned."""
+    if container.format.name.startswith("mov"):
+        return any(a <= 0 or b or c or d <= 0 for a, b, _, c, d, *_ in mp4.matrices(fd, stream.id))
+    return container.format.name.startswith("matroska")
+
+
+def orientation_of(frame: av.VideoFrame) -> int:
+    """How a frame is to be turned. Raises Refused for what is no quarter turn."""
+    try:
+        found = next((bytes(one) for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # among side data of a kind that av does not know
+        return {-90: 6, 90: 8, 180: 3, -180: 3}.get(round(frame.rotation), AS_STORED)
+    return AS_STORED if found is None else of_matrix(struct.unpack("=9i", found[:36]))
 
 
 def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables) -> int:
@@ -116,6 +152,7 @@ def read_image(fd: int, sink: Sink) -> None:
     if len(frames) != 1 or frames[0].is_corrupt:
         raise Refused(f"got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
     sink.put(frames[0])
+    sink.orientation = of_exif(content)
 
 
 def check_count(table: FrameTable, shown: int, hidden: int) -> None:

@@ -106,6 +106,17 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
+def upright(frames_THWC: np.ndarray, orientation: int) -> np.ndarray:
+    """Frames as they are shown, from frames as they are stored; orientation: 1 to 8, see orientation.py."""
+    if orientation >= 5:
+        frames_THWC = frames_THWC.swapaxes(1, 2)
+    if orientation in (2, 3, 6, 7):
+        frames_THWC = frames_THWC[:, :, ::-1]
+    if orientation in (3, 4, 7, 8):
+        frames_THWC = frames_THWC[:, ::-1]
+    return np.ascontiguousarray(frames_THWC)
+
+
 def _frames(target: int, shape: list[int] | None, limits: DecodeLimits) -> np.ndarray | None:
     """The pixels, copied into memory of our own: nothing a child does later reaches them."""
     if shape is None:
@@ -192,7 +203,8 @@ class _Child:
         while True:
             answer = self._wait(limits.silence_seconds)
             if "working" not in answer:
-                frames = _frames(self.target, answer.get("shape"), limits)
+                stored = _frames(self.target, answer.get("shape"), limits)
+                frames = None if stored is None else upright(stored, answer.get("orientation", 1))
                 return Decoded(frames, _arrays(self.target, answer.get("arrays", []), limits), answer)
 
     def _wait(self, seconds: float) -> dict[str, Any]:

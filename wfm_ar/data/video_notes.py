@@ -1,0 +1,29 @@
+"""What a set's summary says of its video files: how many are shown otherwise than stored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wfm_ar.data.video import VideoInfo, video_info
+from wfm_ar.errors import WfmError
+
+_LOOKED_AT = 50  # files, spread evenly: a set of a hundred thousand opens in no time
+
+
+def video_notes(paths: Sequence[Path]) -> list[str]:
+    """A line for each thing that is so of some of the files; those that cannot be read are told of elsewhere."""
+    infos: list[VideoInfo] = []
+    for i in np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).astype(int):
+        try:
+            infos.append(video_info(paths[i]))
+        except WfmError:
+            continue
+    among = f"{len(infos)} videos" + (" looked at" if len(paths) > _LOOKED_AT else "")
+    turned, stretched = sum(info.turned for info in infos), sum(info.stretched for info in infos)
+    notes = []
+    if turned:
+        notes.append(f"{turned} of {among} turned upright or mirrored, as the files say")
+    if stretched:
+        notes.append(f"{stretched} of {among} stretched to square pixels, as the files say")
+    return notes
