@@ -30,6 +30,7 @@ SLOW = (
     "verbs/test_data_",
     "verbs/test_generate_verb.py",
     "verbs/test_plan_verb.py",
+    "verbs/test_train_verb.py",
     "verbs/test_training_data.py",
 )
 SEED = int(os.environ.get("WFM_TEST_SEED", "0"))  # another number draws other weights and inputs: a tolerance that only just holds shows

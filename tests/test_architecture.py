@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason=
 LADDER = (
     {"wfm_kernels"},
     {"shapes", "errors"},
-    {"schema", "haar", "decoding", "sizes"},
+    {"schema", "haar", "decoding", "sizes", "framing"},
     {"data", "tokenizers", "world_model", "diffusion_decoder"},
     {"rollout", "worlds"},
     {"cosmos"},

@@ -14,7 +14,7 @@ from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.video import VideoTokenizer
-from wfm_ar.train.clips import load_beginning, load_clip
+from wfm_ar.train.clips import Clips
 from wfm_ar.train.tokens import tokenize
 
 SCHEMA = ActionSchema(
@@ -131,7 +131,7 @@ def test_a_renewal_that_was_cut_short_goes_on(clips, tokenizer, tmp_path, encode
     tokenize(tokenizer, clips, out)
     mended = rewrite(clips.path, "e0")
     with monkeypatch.context() as broken:
-        broken.setattr("wfm_ar.train.tokens.whole_latents", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(Clips, "whole_latents", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tokenize(tokenizer, mended, out)
     with pytest.raises(BadData, match="0 shards, expected 1"):
@@ -225,5 +225,6 @@ def test_a_long_clip_is_encoded_in_pieces_and_looked_at_from_its_beginning(token
     for name in ("video", "images", "bins", "frames"):
         assert np.array_equal(getattr(pieces, name), getattr(whole, name))
     monkeypatch.setattr("wfm_ar.train.clips.LOOKED_AT", 4 * rate)
-    beginning = load_beginning(long, 0, 16, 24, rate)
-    assert len(beginning) == 3 * rate + 1 and torch.equal(beginning, load_clip(long, 0, 16, 24)[: 3 * rate + 1])
+    clip = Clips(long, tokenizer.config)
+    beginning = clip.beginning(0)
+    assert len(beginning) == 3 * rate + 1 and torch.equal(beginning, clip.load(0)[: 3 * rate + 1])

@@ -8,7 +8,7 @@ from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
-from wfm_ar.train.clips import load_clip, psnr, to_float, to_uint8
+from wfm_ar.train.clips import Clips, psnr, to_float, to_uint8
 from wfm_ar.train.tokens import encoder_hash
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining, correlation
 from wfm_ar.train.windows import Windows, WindowSampler, still_picture
@@ -28,16 +28,16 @@ def clips(tmp_path):
 
 
 def background(clips):
-    return to_float(still_picture(clips, 64, 64)).permute(2, 0, 1)
+    return to_float(still_picture(Clips(clips, SMALL))).permute(2, 0, 1)
 
 
 def test_the_median_is_what_never_moves(clips):
-    still = still_picture(clips, 64, 64)
+    still = still_picture(Clips(clips, SMALL))
     assert (still[32:].int() - 90).abs().max() <= 3
 
 
 def test_batches_are_a_function_of_seed_and_step(clips):
-    sampler = WindowSampler(Windows(crop=32), SMALL, clips, background(clips))
+    sampler = WindowSampler(Windows(crop=32), Clips(clips, SMALL), background(clips))
     one, again, other = sampler.batch(3, 6, 0), sampler.batch(3, 6, 0), sampler.batch(4, 6, 0)
     assert one["foreground"].shape == (6, 3, 9, 32, 32) and one["still"].shape == (6, 3, 1, 32, 32)
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -45,7 +45,7 @@ def test_batches_are_a_function_of_seed_and_step(clips):
 
 
 def test_crops_go_where_something_moves_and_weigh_it(clips):
-    sampler = WindowSampler(Windows(crop=32, active=1.0, emphasis=4.0), SMALL, clips, background(clips))
+    sampler = WindowSampler(Windows(crop=32, active=1.0, emphasis=4.0), Clips(clips, SMALL), background(clips))
     batch = sampler.batch(0, 16, 0)
     assert (batch["weight"].amax((1, 2, 3, 4)) == 5).all()
     bright = batch["foreground"].mean(1, keepdim=True) > 0.5
@@ -53,35 +53,35 @@ def test_crops_go_where_something_moves_and_weigh_it(clips):
 
 
 def test_foreground_plus_background_is_the_clip(clips):
-    sampler = WindowSampler(Windows(crop=0, window=13), SMALL, clips, background(clips))
+    sampler = WindowSampler(Windows(crop=0, window=13), Clips(clips, SMALL), background(clips))
     batch = sampler.batch(0, 1, 0)
     frames = to_uint8((batch["foreground"] + batch["still"])[0].permute(1, 2, 3, 0))
-    assert any(torch.equal(frames, load_clip(clips, i, 64, 64)) for i in range(3))
+    assert any(torch.equal(frames, Clips(clips, SMALL).load(i)) for i in range(3))
 
 
 def test_short_episodes_are_passed_over_and_told_of_once(clips, capsys):
     short = clips.path / "short.mp4"
     write_video(short, np.zeros((5, 64, 64, 3), np.uint8), 10)
-    sampler = WindowSampler(Windows(crop=0, windows_per_clip=1), SMALL, open_episodes(clips.path), None)
+    sampler = WindowSampler(Windows(crop=0, windows_per_clip=1), Clips(open_episodes(clips.path), SMALL), None)
     batches = [sampler.batch(step, 8, 0) for step in range(3)]
     drawn = [name for batch in batches for name in sampler.clip_ids(batch)]
     assert set(drawn) == {"0.mp4", "1.mp4", "2.mp4"} and all(len(batch["clip"]) == 8 for batch in batches)
     told = capsys.readouterr().out
     assert told == f"note: {clips.path} episode short.mp4: got 5 frames, expected at least window=9: it is not sampled\n"
-    again = WindowSampler(Windows(crop=0, windows_per_clip=1), SMALL, open_episodes(clips.path), None).batch(2, 8, 0)
+    again = WindowSampler(Windows(crop=0, windows_per_clip=1), Clips(open_episodes(clips.path), SMALL), None).batch(2, 8, 0)
     assert all(torch.equal(again[name], batches[2][name]) for name in again)  # whatever was drawn before
     only = replace(open_episodes(clips.path), episodes=tuple(e for e in open_episodes(clips.path) if e.id == "short.mp4"))
     with pytest.raises(BadData, match="like the 999 drawn before it; fix: a smaller window, or longer clips"):
-        WindowSampler(Windows(crop=0), SMALL, only, None).batch(0, 1, 0)
+        WindowSampler(Windows(crop=0), Clips(only, SMALL), None).batch(0, 1, 0)
 
 
 def test_impossible_windows_are_refused(clips):
     with pytest.raises(BadConfig, match="crop"):
-        WindowSampler(Windows(crop=40), SMALL, clips, None)
+        WindowSampler(Windows(crop=40), Clips(clips, SMALL), None)
     with pytest.raises(BadConfig, match=r"1 \+ 4"):
-        WindowSampler(Windows(window=8), SMALL, clips, None)
+        WindowSampler(Windows(window=8), Clips(clips, SMALL), None)
     with pytest.raises(BadData, match="13 frames"):
-        WindowSampler(Windows(window=17), SMALL, clips, None).batch(0, 1, 0)
+        WindowSampler(Windows(window=17), Clips(clips, SMALL), None).batch(0, 1, 0)
 
 
 def test_polishing_the_decoder_changes_no_token(clips):

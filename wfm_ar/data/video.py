@@ -23,6 +23,7 @@ from wfm_ar.data.listing import refuse_pointer
 from wfm_ar.decoding.limits import DecodeLimits
 from wfm_ar.decoding.pool import LIMITS, Decoded, decode, decode_bytes
 from wfm_ar.errors import BadClip, BadData
+from wfm_ar.framing import CENTRE, framing
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
 # x264's AVX-512 code for macroblock trees reads memory that was never written: with it the bytes vary from run to run
@@ -213,26 +214,26 @@ def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = Fa
     write_atomic(path, b"".join(bytes(packet) for packet in packets), overwrite=overwrite)
 
 
-def resize_crop(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: the largest centred part of the wanted aspect, resized.
+def resize_crop(frames_THWC: np.ndarray, height: int, width: int, crop: str = CENTRE, where: str = "resize") -> np.ndarray:
+    """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]; `crop` (framing.py) says what of the picture is kept.
 
     Every new pixel is the mean of the old area it covers; where the picture grows, it is linear between pixel centres.
+    Raises BadClip, beginning with `where`, for a crop that reaches beyond the picture.
     """
-    frames_THWC = _check_frames(frames_THWC, "resize")
+    frames_THWC = _check_frames(frames_THWC, where)
     if height < 1 or width < 1:
-        raise BadClip(f"resize: got {height}x{width}, expected at least 1x1 pixels; fix: give the tokenizer's size")
+        raise BadClip(f"{where}: got {width}x{height}, expected at least 1x1 pixels; fix: give the tokenizer's size")
     rows, columns = frames_THWC.shape[1:3]
-    if (rows, columns) == (height, width):
+    (top, left, keep_rows, keep_columns), target, *_ = framing(rows, columns, height, width, crop, where)
+    if (top, left, keep_rows, keep_columns) == (0, 0, height, width):
         return frames_THWC
-    scale = min(rows / height, columns / width)
-    keep_rows, keep_columns = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
     frames_THWC = frames_THWC[:, top : top + keep_rows, left : left + keep_columns]
-    down, across = _resampling(keep_rows, height), _resampling(keep_columns, width)
-    resized = np.empty((len(frames_THWC), height, width, 3), np.uint8)
+    down, across = _resampling(keep_rows, target.height), _resampling(keep_columns, target.width)
+    resized = np.zeros((len(frames_THWC), height, width, 3), np.uint8)
+    inside = resized[:, target.top : target.top + target.height, target.left : target.left + target.width]
     for t, image_HWC in enumerate(frames_THWC):  # one at a time: a float copy of a long clip would not fit
         thin = np.tensordot(down, image_HWC.astype(np.float32), axes=(1, 0))
-        resized[t] = np.rint(np.einsum("hwc,xw->hxc", thin, across, optimize=True)).clip(0, 255)
+        inside[t] = np.rint(np.einsum("hwc,xw->hxc", thin, across, optimize=True)).clip(0, 255)
     return resized
 
 

@@ -213,7 +213,7 @@ class Denoiser(nn.Module):
             if rest or not latents:
                 raise BadClip(f"refine: got {num_frames} frames in mid-stream, expected {rate}*n; fix: push whole latents")
         if height % config.multiple or width % config.multiple:
-            raise BadClip(f"refine: got frames of {height}x{width}, expected multiples of {config.multiple}; fix: resize or crop the clip")
+            raise BadClip(f"refine: got frames of {width}x{height}, expected multiples of {config.multiple}; fix: resize or crop the clip")
         side = config.spatial_compression
         expected = (decoded_BCTHW.shape[0], config.code_channels, latents, height // side, width // side)
         if (batch, channels, t, h, w) != expected:

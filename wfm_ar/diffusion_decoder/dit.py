@@ -196,7 +196,7 @@ class DiT(nn.Module):
         """
         config, (B, _, t, h, w), p = self.config, x_BCthw.shape, self.config.patch
         if h % p or w % p:
-            raise BadClip(f"diffusion transformer: got latents of {h}x{w}, expected multiples of {p}; fix: crop or pad the clip")
+            raise BadClip(f"diffusion transformer: got latents of {w}x{h}, expected multiples of {p}; fix: crop or pad the clip")
         if condition_BEthw.shape[2:] != x_BCthw.shape[2:]:
             got, expected = list(condition_BEthw.shape[2:]), list(x_BCthw.shape[2:])
             raise BadClip(f"diffusion transformer: got tokens for a grid {got}, expected {expected}; fix: tokens of the same clip")

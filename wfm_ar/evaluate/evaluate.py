@@ -72,7 +72,7 @@ def evaluate(
     latent_frames(config.frames, loaded.rate)
     view = {"camera": config.camera, "fps": config.fps, "flip": config.flip}
     episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)
-    size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width}
+    size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width, "crop": loaded.crop}
     clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
     pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None
 

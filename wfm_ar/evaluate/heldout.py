@@ -13,6 +13,7 @@ import numpy as np
 from wfm_ar.data.episodes import Episode, EpisodeSet
 from wfm_ar.data.video import resize_crop
 from wfm_ar.errors import BadData
+from wfm_ar.framing import CENTRE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,9 @@ class Clip:
 class HeldOut:
     """The first `count` episodes of each robot with at least `num_frames` frames (count None: all of them), read when asked for."""
 
-    def __init__(self, episodes: EpisodeSet, *, count: int | None, num_frames: int, height: int, width: int) -> None:
+    def __init__(self, episodes: EpisodeSet, *, count: int | None, num_frames: int, height: int, width: int, crop: str = CENTRE) -> None:
         """Raises BadData where no episode is long enough."""
-        self.episodes, self.num_frames, self.height, self.width = episodes, num_frames, height, width
+        self.episodes, self.num_frames, self.height, self.width, self.crop = episodes, num_frames, height, width, crop
         self.indices: list[int] = []
         self.too_short = longest = 0
         taken: Counter[str | None] = Counter()
@@ -63,7 +64,7 @@ class HeldOut:
 
     def __getitem__(self, k: int) -> Clip:
         i = self.indices[k]
-        frames = resize_crop(self.episodes.load_frames(i, 0, self.num_frames), self.height, self.width)
+        frames = resize_crop(self.episodes.load_frames(i, 0, self.num_frames), self.height, self.width, self.crop, str(self.episodes.path))
         actions, state = self.episodes.load_actions(i), self.episodes.load_state(i)
         if actions is not None and len(actions) < self.num_frames - 1:
             where = self.episodes[i].actions

@@ -59,6 +59,7 @@ class CosmosWorld:
         self.decoder_context = decoder_context
         tokenizer = settings.video_tokenizer
         self.rate, self.fps, self.height, self.width = tokenizer.temporal_compression, settings.fps, tokenizer.height, tokenizer.width
+        self.crop = tokenizer.crop  # how pictures of other sizes become ones of its own
         self.codebook = modules["video_tokenizer"].codebook_size
         try:
             schema = settings.action_schema and ActionSchema.from_json(settings.action_schema)
@@ -170,7 +171,7 @@ class CosmosWorld:
     def at_size(self, height: int, width: int) -> "CosmosWorld":
         """This world at another picture size, with the same networks. Raises BadConfig for one without pixels, or too many."""
         if min(height, width) < 1 or max(height, width) > SIDE:
-            raise BadConfig(f"height, width: got {height}x{width}, expected at least 1 and at most {SIDE}; fix: leave them out")
+            raise BadConfig(f"height, width: got {width}x{height}, expected sides of 1 to {SIDE} pixels; fix: leave them out")
         other = copy(self)
         other.height, other.width = height, width
         return other
@@ -246,7 +247,7 @@ class CosmosWorld:
     def _warn_of(self, size: tuple[int, int]) -> None:
         trained = self.settings.video_tokenizer
         if size != (trained.height, trained.width):
-            line = f"{size[0]}x{size[1]} pixels: the weights were trained at {trained.height}x{trained.width}; expect less of other sizes"
+            line = f"{size[1]}x{size[0]} pixels: the weights were trained at {trained.width}x{trained.height}; expect less of other sizes"
             warnings.warn(line, stacklevel=5)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -51,6 +51,7 @@ class World:
         several = self.action_schema is not None and embodiment is not None  # each robot acts at its own rate
         self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if several else parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
+        self.crop = parts.video_tokenizer.config.crop  # how pictures of other sizes became ones of its own in training
 
     def generate(
         self,
@@ -180,7 +181,7 @@ class World:
     def at_size(self, height: int, width: int) -> "World":
         """This world at another picture size, which only its own can be. Raises BadConfig."""
         if (height, width) != (self.height, self.width):
-            raise BadConfig(f"height, width: got {height}x{width}, expected {self.height}x{self.width}, as trained; fix: leave them out")
+            raise BadConfig(f"height, width: got {width}x{height}, expected {self.width}x{self.height}, as trained; fix: leave them out")
         return self
 
     @torch.inference_mode()

@@ -32,7 +32,8 @@ from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExis
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
-from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
+from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER, VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
@@ -191,8 +192,7 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         schema = None if settings["action_schema"] is None else schema_from_json(settings["action_schema"])
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
-    sequence = EARLIER | settings["sequence"] if isinstance(settings["sequence"], dict) else settings["sequence"]
-    sequence = _config(SequenceConfig, sequence, f"{folder / SETTINGS}: sequence")
+    sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
     try:
         return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
     except BadData as error:  # actions that no tokenizer can tell apart
@@ -208,6 +208,7 @@ class _TextSettings:
             raise BadConfig(f"max_tokens: got {self.max_tokens}, expected at least 1")
 
 
+_EARLIER = {SequenceConfig: EARLIER, VideoTokenizerConfig: EARLIER_TOKENIZER, ContinuousTokenizerConfig: EARLIER_TOKENIZER}
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
     "world_model": (WorldModelConfig, WorldModel),
@@ -340,7 +341,7 @@ def _config(kind: type[Config], values: Any, where: str) -> Config:
     """A settings dataclass from JSON. Every key must be there: a default that changed later would change the network."""
     if not isinstance(values, dict):
         raise BadCheckpoint(f"{where}: got {type(values).__name__}, expected an object; fix: copy the world again")
-    hints = typing.get_type_hints(kind)
+    values, hints = _EARLIER.get(kind, {}) | values, typing.get_type_hints(kind)
     _check_keys(values, {field.name for field in dataclasses.fields(kind)}, where)
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})

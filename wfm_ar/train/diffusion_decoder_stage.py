@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.edm import LossConfig, denoising_loss, measure_scale
 from wfm_ar.diffusion_decoder.sampler import refine
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import load_beginning, one_below_another, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler
 
 
@@ -41,13 +42,15 @@ class DiffusionDecoderStage:
         train_set: EpisodeSet,
         val_set: EpisodeSet,
         residual_scale: float | None = None,
+        cache: FrameCache | None = None,
     ):
         """residual_scale: that of the weights there are; None = there are none yet, and it is measured."""
-        self.training, self.val_set = training, val_set
+        self.training = training
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         settings = tokenizer.config
+        clips, self.val_clips = (Clips(episodes, settings, cache) for episodes in (train_set, val_set))
         background = tokenizer.background.clone() if settings.background else None
-        self.windows = WindowSampler(training, settings, train_set, background)
+        self.windows = WindowSampler(training, clips, background)
         if residual_scale is None:
             with torch.no_grad():
                 true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))
@@ -83,9 +86,9 @@ class DiffusionDecoderStage:
     @torch.no_grad()
     def validate(self, model, device):
         """PSNR of decoded and of refined held-out clips (their first LOOKED_AT frames); truth, decoded and refined below one another."""
-        settings, before, after, shown = self.tokenizer.config, [], [], []
-        for index in range(min(self.training.val_clips, len(self.val_set))):
-            clip = load_beginning(self.val_set, index, settings.height, settings.width, settings.temporal_compression)
+        before, after, shown = [], [], []
+        for index in range(min(self.training.val_clips, len(self.val_clips))):
+            clip = self.val_clips.beginning(index)
             tokens = self.tokenizer.encode(to_float(clip).permute(3, 0, 1, 2)[None].to(device))
             decoded = self.tokenizer.decode(tokens)
             refined = refine(model, self.tokenizer.codes(tokens), decoded, steps=self.training.steps, seeds=[index])

@@ -83,7 +83,7 @@ def _settle_frozen(model: nn.Module, averaged: nn.Module) -> None:
 
 def _check_settings(stage, state: dict, folder: Path) -> None:
     described = json.loads(json.dumps(stage.describe()))["model"]  # as JSON gives it back: tuples are lists
-    told = state.get("describe", {}).get("model", {})
+    told = getattr(stage, "earlier", {}) | state.get("describe", {}).get("model", {})
     if state.get("stage") != stage.name or told != described:
         differing = sorted(k for k in described.keys() | told.keys() if told.get(k) != described.get(k))
         raise BadCheckpoint(

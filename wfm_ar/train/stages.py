@@ -1,6 +1,7 @@
 """How the three stages hang together in a run folder: what each one needs of the one before, and the world at the end.
 
 run/video_tokenizer/   checkpoints of stage 1
+run/frames/            decoded frames, see wfm_ar/data/frame_cache.py; may be deleted
 run/tokens/{train,val} the data set in tokens, encoded once
 run/text_tokenizer.model  and text_tokenizer.sha256, its pinned hash
 run/world_model/       checkpoints of stage 2
@@ -19,12 +20,14 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet, copy_episodes
 from wfm_ar.data.files import write_atomic
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
 from wfm_ar.train.tokens import action_vocabulary, tokenize
@@ -40,10 +43,14 @@ TEXT_PIN = "text_tokenizer.sha256"  # of those bytes
 
 
 def video_tokenizer_stage(
-    config: VideoTokenizerConfig, training: VideoTokenizerTraining, train_set: EpisodeSet, val_set: EpisodeSet
+    config: VideoTokenizerConfig,
+    training: VideoTokenizerTraining,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    cache: FrameCache | None = None,
 ) -> VideoTokenizerStage:
     """Stage 1; needs nothing but clips."""
-    return VideoTokenizerStage(config, training, train_set, val_set)
+    return VideoTokenizerStage(config, training, train_set, val_set, cache)
 
 
 def world_model_stage(
@@ -61,6 +68,7 @@ def world_model_stage(
     workers: int = 1,
     micro_batches: int = 1,
     policy_set: EpisodeSet | None = None,
+    cache: FrameCache | None = None,
 ) -> WorldModelStage:
     """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
 
@@ -73,7 +81,7 @@ def world_model_stage(
     asked = (policy_set or train_set) if alone else None
     sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
     stores = {
-        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked)
+        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked, cache=cache)
         for name, episodes in sets.items()
     }
     texts = [episode.text for episode in train_set if episode.text]
@@ -116,7 +124,12 @@ def sequence_config(
 
 
 def diffusion_decoder_stage(
-    run: Path, config: DenoiserConfig, training: DiffusionDecoderTraining, train_set: EpisodeSet, val_set: EpisodeSet
+    run: Path,
+    config: DenoiserConfig,
+    training: DiffusionDecoderTraining,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    cache: FrameCache | None = None,
 ) -> DiffusionDecoderStage:
     """Stage 3; refines what the run's tokenizer gives back.
 
@@ -125,13 +138,13 @@ def diffusion_decoder_stage(
     tokenizer, _ = trained_video_tokenizer(run)
     begun = newest_checkpoint(run / DIFFUSION_DECODER)
     scale = None if begun is None else load_checkpoint(begun, groups=())[1]["describe"]["residual_scale"]
-    return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set, residual_scale=scale)
+    return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set, residual_scale=scale, cache=cache)
 
 
 def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
     """The averaged weights of the run's newest checkpoint of stage 1, and the checkpoint's state."""
     tensors, state = _newest(run, VIDEO_TOKENIZER)
-    tokenizer = VideoTokenizer(_config(VideoTokenizerConfig, state["describe"]["model"]))
+    tokenizer = VideoTokenizer(_config(VideoTokenizerConfig, EARLIER_TOKENIZER | state["describe"]["model"]))
     load_weights(tokenizer, tensors, str(run / VIDEO_TOKENIZER))
     return tokenizer.eval(), state
 

@@ -12,27 +12,37 @@ import torch
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.fingerprint import origins
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.renewal import drop_set_aside, renew
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
 from wfm_ar.errors import BadData, WfmError
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import to_float, whole_latents
+from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
+from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.metrics import Progress
 
 
 def tokenize(
-    tokenizer: VideoTokenizer, episodes: EpisodeSet, out: Path, per_shard: int = 256, workers: int = 1, images: bool = False
+    tokenizer: VideoTokenizer,
+    episodes: EpisodeSet,
+    out: Path,
+    per_shard: int = 256,
+    workers: int = 1,
+    images: bool = False,
+    cache: FrameCache | None = None,
 ) -> TokenStore:
     """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
 
     Where the store holds clips of earlier frames, actions or texts, those are made anew, and a line says what changed.
     Memory does not grow with a clip's length. images: the last frame of each latent too, alone, as a prompt that is an image has it.
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
+    cache: where decoded frames are kept.
     """
     tokenizer.eval()
     config, actions = tokenizer.config, action_vocabulary(episodes.schema)
+    clips = Clips(episodes, config, cache)
     kind = np.uint16 if tokenizer.codebook_size <= 2**16 else np.int32
     wanted = origins(episodes, workers)
     about = {
@@ -54,7 +64,7 @@ def tokenize(
     @torch.inference_mode()
     def encode_frames(i: int) -> tuple[np.ndarray, np.ndarray | None]:
         rate, stream, video, alone = config.temporal_compression, tokenizer.encode_stream(), [], []
-        for frames in whole_latents(episodes, i, config.height, config.width, rate):
+        for frames in clips.whole_latents(i):
             video_1CTHW = to_float(frames.to(device)).permute(3, 0, 1, 2)[None]
             if about["images"]:
                 last_nC1HW = video_1CTHW[:, :, rate - 1 if video else 0 :: rate].transpose(0, 2)
@@ -91,7 +101,7 @@ def same_tokenizer(about: dict, found: dict) -> bool:
 
 def _made_by(about: dict) -> tuple:
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in about["config"].items()}
-    return about["tokenizer"], about["codebook_size"], VideoTokenizerConfig(**config)
+    return about["tokenizer"], about["codebook_size"], VideoTokenizerConfig(**EARLIER_TOKENIZER | config)
 
 
 def action_vocabulary(schema: Schema | None) -> ActionVocabulary | None:

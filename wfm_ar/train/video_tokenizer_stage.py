@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.clips import load_beginning, one_below_another, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
+from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.windows import Windows, WindowSampler, still_picture
 
 
@@ -24,16 +26,25 @@ class VideoTokenizerStage:
     """Absolute plus squared error on windows cut where something happens."""
 
     name = "video_tokenizer"
+    earlier = EARLIER_TOKENIZER  # what checkpoints from before a setting came leave unsaid
 
-    def __init__(self, config: VideoTokenizerConfig, training: VideoTokenizerTraining, train_set: EpisodeSet, val_set: EpisodeSet):
-        self.config, self.training, self.train_set, self.val_set = config, training, train_set, val_set
+    def __init__(
+        self,
+        config: VideoTokenizerConfig,
+        training: VideoTokenizerTraining,
+        train_set: EpisodeSet,
+        val_set: EpisodeSet,
+        cache: FrameCache | None = None,
+    ):
+        self.config, self.training, self.train_set = config, training, train_set
+        clips, self.val_clips = (Clips(episodes, config, cache) for episodes in (train_set, val_set))
         self.model = VideoTokenizer(config)
         if config.background:
-            self.model.background.copy_(to_float(still_picture(train_set, config.height, config.width)).permute(2, 0, 1))
+            self.model.background.copy_(to_float(still_picture(clips)).permute(2, 0, 1))
         if training.decoder_only:
             for module in (self.model.encoder, self.model.quant_conv):
                 module.requires_grad_(False)
-        self.windows = WindowSampler(training, config, train_set, self.model.background.clone() if config.background else None)
+        self.windows = WindowSampler(training, clips, self.model.background.clone() if config.background else None)
 
     def describe(self) -> dict:
         return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
@@ -65,8 +76,8 @@ class VideoTokenizerStage:
     def validate(self, model, device):
         """PSNR of held-out clips (their first LOOKED_AT frames), share of codes used, perplexity; and truth above reconstruction."""
         counts, scores, shown = torch.zeros(model.codebook_size), [], []
-        for index in range(min(self.training.val_clips, len(self.val_set))):
-            clip = load_beginning(self.val_set, index, self.config.height, self.config.width, self.config.temporal_compression)
+        for index in range(min(self.training.val_clips, len(self.val_clips))):
+            clip = self.val_clips.beginning(index)
             video = to_float(clip).permute(3, 0, 1, 2)[None].to(device)
             tokens = model.encode(video)
             decoded = to_uint8(model.decode(tokens)[0].permute(1, 2, 3, 0)).cpu()

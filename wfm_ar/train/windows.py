@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.errors import BadConfig, BadData
-from wfm_ar.tokenizers.video import VideoTokenizerConfig
-from wfm_ar.train.clips import load_clip, to_float
+from wfm_ar.train.clips import Clips, to_float
 
 SPAN = 4  # windows' worth of frames that are decoded of one clip at most
 MOST_PASSED = 1000  # draws of short episodes for one batch: more, and the set has hardly any others
@@ -38,11 +36,11 @@ def check_windows(windows: Windows, tokenizer: VideoTokenizerConfig) -> None:
 class WindowSampler:
     """Draws batches of windows; `background` float [3, H, W] in [-1, 1] is what a fixed camera always sees, or None."""
 
-    def __init__(self, windows: Windows, tokenizer: VideoTokenizerConfig, episodes: EpisodeSet, background: torch.Tensor | None):
-        check_windows(windows, tokenizer)
-        if len(episodes) == 0:
+    def __init__(self, windows: Windows, clips: Clips, background: torch.Tensor | None):
+        check_windows(windows, clips.tokenizer)
+        if len(clips) == 0:
             raise BadData("training split: it is empty; fix: give more clips")
-        self.windows, self.tokenizer, self.episodes = windows, tokenizer, episodes
+        self.windows, self.tokenizer, self.clips, self.episodes = windows, clips.tokenizer, clips, clips.episodes
         self.background = background
         self._short: set[int] = set()  # those that were told of
 
@@ -53,8 +51,8 @@ class WindowSampler:
         rng = np.random.default_rng((seed, step))
         samples, clips, passed = [], [], 0
         while len(samples) < size:
-            index = int(rng.integers(len(self.episodes)))
-            declared = self.episodes.num_frames(index)
+            index = int(rng.integers(len(self.clips)))
+            declared = self.clips.num_frames(index)
             if 0 < declared < self.windows.window:  # one short episode must not end a run on the day it is drawn
                 passed += 1
                 self._pass_over(index, declared, passed)
@@ -85,7 +83,7 @@ class WindowSampler:
         if declared > most:
             start = int(rng.integers(declared - most + 1))
         count = most if declared > most else None
-        frames = load_clip(self.episodes, index, self.tokenizer.height, self.tokenizer.width, start, count)
+        frames = self.clips.load(index, start, count)
         if len(frames) < self.windows.window:
             where, asked = self.episodes[index].video, self.windows.window
             raise BadData(f"{where}: got {len(frames)} frames, expected at least window={asked}; fix: a smaller window, or drop it")
@@ -114,18 +112,17 @@ class WindowSampler:
         return {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
 
 
-def still_picture(episodes: EpisodeSet, height: int, width: int, clips: int = 96) -> torch.Tensor:
-    """The per-pixel median over first and last frames of up to `clips` clips -> uint8 [H, W, 3]: what a fixed camera always sees."""
-    if len(episodes) == 0:
+def still_picture(clips: Clips, most: int = 96) -> torch.Tensor:
+    """The per-pixel median over first and last frames of up to `most` clips -> uint8 [H, W, 3]: what a fixed camera always sees."""
+    if len(clips) == 0:
         raise BadData("training split: it is empty; fix: give more clips")
-    indices = np.linspace(0, len(episodes) - 1, min(clips, len(episodes))).astype(int)
-    frames = [_ends(episodes, int(i), height, width) for i in indices]
-    return torch.from_numpy(np.median(torch.cat(frames).numpy(), 0).astype(np.uint8))
+    indices = np.linspace(0, len(clips) - 1, min(most, len(clips))).astype(int)
+    return torch.from_numpy(np.median(torch.cat([_ends(clips, int(i)) for i in indices]).numpy(), 0).astype(np.uint8))
 
 
-def _ends(episodes: EpisodeSet, index: int, height: int, width: int) -> torch.Tensor:
+def _ends(clips: Clips, index: int) -> torch.Tensor:
     """The first and the last frame of an episode, uint8 [2, H, W, 3]."""
-    declared = episodes.num_frames(index)
+    declared = clips.num_frames(index)
     if not declared:
-        return load_clip(episodes, index, height, width)[[0, -1]]
-    return torch.cat([load_clip(episodes, index, height, width, at, 1) for at in (0, declared - 1)])
+        return clips.load(index)[[0, -1]]
+    return torch.cat([clips.load(index, at, 1) for at in (0, declared - 1)])

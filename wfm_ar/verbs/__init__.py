@@ -41,7 +41,7 @@ VERBS: tuple[Verb, ...] = (
             "wfm generate world=tabletop batch=prompts.jsonl out=clips",
             "wfm generate world=tabletop batch=prompts.jsonl save=lerobot out=data/imagined",
         ),
-        literal=("world", "video", "image", "text", "actions", "batch", "out"),
+        literal=("world", "video", "image", "crop", "text", "actions", "batch", "out"),
         lists=("offload", "int8"),
     ),
     Verb(
@@ -53,7 +53,7 @@ VERBS: tuple[Verb, ...] = (
             'wfm plan world=tabletop image=now.png goal=wanted.png text="push the red cube left" samples=64 out=plan.mp4',
             "wfm plan world=tabletop episode=000053 out=plan.mp4",
         ),
-        literal=("world", "image", "goal", "data", "text", "out"),
+        literal=("world", "image", "goal", "data", "crop", "text", "out"),
     ),
     Verb(
         words="train",
@@ -67,7 +67,7 @@ VERBS: tuple[Verb, ...] = (
             "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
             "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
         ),
-        literal=("data", "camera", "run", "resume", "init"),
+        literal=("data", "camera", "crop", "tokenizer.crop", "run", "resume", "init"),
         keeps_folder=True,
         groups=("experiment", "model", "tokenizer", "decoder"),
     ),
@@ -93,7 +93,7 @@ VERBS: tuple[Verb, ...] = (
         line="check a data set: one line a defect, with file, line and remedy",
         module="data_check",
         examples=("wfm data check data/tabletop",),
-        literal=("path", "sheet"),
+        literal=("path", "crop", "sheet"),
         positional="path",
     ),
     Verb(
@@ -134,7 +134,7 @@ VERBS: tuple[Verb, ...] = (
             "wfm tokenize world=tabletop tokens=tokens.npy out=back.mp4",
             "wfm tokenize from_run=runs/mine data=mydata out=runs/mine/tokens",
         ),
-        literal=("world", "from_run", "video", "tokens", "data", "out"),
+        literal=("world", "from_run", "video", "tokens", "data", "crop", "out"),
     ),
     Verb(
         words="info",

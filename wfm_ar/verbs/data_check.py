@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wfm_ar.errors import BadConfig, WfmError
+from wfm_ar.errors import BadClip, BadConfig, WfmError
+from wfm_ar.framing import area_of, framing_line
 
 AUTO = "auto"
+SIZES = 4  # picture sizes that are told of
 SAMPLES = 12  # rows of the contact sheet
 
 
@@ -20,6 +22,9 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    height: int
+    width: int
+    crop: str
     decode: bool
     max_text: int | None
     text_vocab: int
@@ -28,6 +33,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_text is not None and self.max_text < 1:
             raise BadConfig(f"max_text: got {self.max_text}, expected at least 1; fix: null measures no texts")
+        area_of(self.crop)  # which raises
+        if min(self.height, self.width) < 1:
+            raise BadConfig(f"height, width: got {self.width}x{self.height}, expected at least 1x1 pixels; fix: leave them out")
         if self.sheet is not None and str(self.sheet) != AUTO and self.sheet.suffix.lower() != ".png":
             raise BadConfig(f"sheet: got {self.sheet}, expected a name that ends in .png; fix: sheet={self.sheet.with_suffix('.png')}")
 
@@ -52,9 +60,13 @@ def run(settings: Settings) -> int:
         title = f"{title}, " if (title := title_of(settings.path)) else ""
         print(f"wfm data check: {settings.path}: {title}{plural} found, expected none; fix: as each line says", file=sys.stderr)
         return 2
-    summary = summarize(settings.path, **how)
+    summary, stats = summarize(settings.path, **how), data_stats(settings.path, **how)
     print(f"{settings.path}: {summary}; no defects")
-    for note in (*summary.notes, *data_stats(settings.path, **how).notes):
+    try:
+        print(framing_line(list(stats.sizes)[:SIZES], settings.height, settings.width, settings.crop))
+    except BadClip as error:
+        print(f"note: {error}")
+    for note in (*summary.notes, *stats.notes):
         print(f"note: {note}")
     if sheet is not None:
         print(f"samples: {sheet}")

@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, render_page(stats, sheet).encode(), overwrite=True)
     rates = ", ".join(f"{rate:g}" for rate in stats.rates)
-    sizes = ", ".join(f"{height}x{width}" for height, width in list(stats.sizes)[:4]) + (" ..." if len(stats.sizes) > 4 else "")
+    sizes = ", ".join(f"{width}x{height}" for height, width in list(stats.sizes)[:4]) + (" ..." if len(stats.sizes) > 4 else "")
     print(f"{settings.path}: {len(stats.frames)} episodes, {sum(stats.frames)} frames, {sum(stats.seconds) / 60:.1f} min")
     print(f"  {rates} frames a second; {sizes} pixels; {len(stats.texts)} texts of {len(stats.words)} words")
     for channel in stats.channels:

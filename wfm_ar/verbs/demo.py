@@ -10,10 +10,11 @@ import numpy as np
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.data.video import resize_crop, write_video
+from wfm_ar.data.video import write_video
 from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.metrics import psnr, ssim
 from wfm_ar.evaluate.speed import peak_bytes
+from wfm_ar.rollout.pictures import at_world_size
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_own_world
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
@@ -97,7 +98,7 @@ def _truth(samples: EpisodeSet, index: int, world: World, frames: int | None) ->
     """The episode's frames at the world's size, as many as whole latents hold."""
     video = samples.load_frames(index, 0, frames)
     whole = len(video) if frames else 1 + (len(video) - 1) // world.rate * world.rate
-    return resize_crop(video[:whole], world.height, world.width)
+    return at_world_size(video[:whole], world)
 
 
 def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: str | None, seed: int) -> list[Case]:

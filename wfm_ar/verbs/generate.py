@@ -36,6 +36,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    crop: str | None
     drive: bool
     embodiment: str | None
     frames: int
@@ -119,7 +120,7 @@ def _made(
 
 def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
     """(request, how its errors begin, its mp4)."""
-    given = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "flip", "prompt_fps")
+    given = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "flip", "crop", "prompt_fps")
     values = {key: getattr(settings, key) for key in (*given, "drive", "frames", "prompt_frames", "seed")}
     if settings.batch is None:
         return [(Request(**values), "", settings.out)]

@@ -29,8 +29,8 @@ def run(settings: Settings) -> int:
     longest = 1 + world.rate * (sequence.max_latents - 1)
     per_frame = sequence.grid_h * sequence.grid_w / world.rate
     print(f"{world.name}: {folder}")
-    print(f"clips      {world.height}x{world.width} pixels, {world.fps:g} frames/s, 1 + {world.rate}*n frames; trained on up to {longest}")
-    print(f"tokens     {sequence.grid_h}x{sequence.grid_w} a latent, {per_frame:g} a frame, codebook {tokenizer.codebook_size}")
+    print(f"clips      {world.width}x{world.height} pixels, {world.fps:g} frames/s, 1 + {world.rate}*n frames; trained on up to {longest}")
+    print(f"tokens     {sequence.grid_w}x{sequence.grid_h} a latent, {per_frame:g} a frame, codebook {tokenizer.codebook_size}")
     print(f"text       {f'up to {sequence.max_text} tokens of {sequence.text_vocab}' if sequence.text_vocab else 'none'}")
     print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
     for name, module in parts.modules().items():

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.data.video import read_image, resize_crop
+from wfm_ar.data.video import read_image
 from wfm_ar.data.views import turned
 from wfm_ar.errors import BadConfig, WfmError
+from wfm_ar.rollout.pictures import at_world_size
 from wfm_ar.rollout.world import World, load_own_world
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.simulate.goal import GoalPicture
@@ -35,6 +36,7 @@ class Settings(PlanConfig):
     camera: str | None
     fps: float | None
     flip: str | None
+    crop: str | None
     embodiment: str | None
     text: str | None
     frames: int
@@ -59,7 +61,7 @@ def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
     refuse_existing_outputs(settings.out, settings.overwrite)
     world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
-    keys = ("image", "episode", "camera", "fps", "flip", "text", "frames", "seed")
+    keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
     request, prompt, _ = read_prompt(request, world, imagine=True)
@@ -103,7 +105,7 @@ def _goal(settings: Settings, request: Request, world: World) -> np.ndarray:
             told = f"frames: got {settings.frames}, but episode {request.episode} has {there}, expected at most that without a goal"
             raise BadConfig(f"{told}; fix: frames={most}, or goal=wanted.png")
         frame_1HWC = episodes.load_frames(i, settings.frames - 1, 1)
-    return resize_crop(frame_1HWC, world.height, world.width)[0]
+    return at_world_size(frame_1HWC, world, request.crop, "goal")[0]
 
 
 def _outcome(found: Plan, start: float) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from wfm_ar.data.curate.retime import kept_frames
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.json_files import parse_json
-from wfm_ar.data.video import count_frames, read_image, read_video, resize_crop, video_info
+from wfm_ar.data.video import count_frames, read_image, read_video, video_info
 from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
+from wfm_ar.framing import area_of
+from wfm_ar.rollout.pictures import at_world_size, told_of
 from wfm_ar.rollout.robots import fitted
 from wfm_ar.rollout.text_context import SUFFIXES
 from wfm_ar.rollout.world import Prompt, World
@@ -42,6 +44,7 @@ class Request:
     camera: str | None = None
     fps: float | None = None
     flip: str | None = None
+    crop: str | None = None
     drive: bool = True
     frames: int = 49
     prompt_frames: int | None = None
@@ -63,6 +66,10 @@ class Request:
             raise BadConfig(f"prompt_fps: got {self.prompt_fps:g} but no video, expected video=; fix: leave it out")
         if self.prompt_fps is not None and not (self.prompt_fps > 0 and math.isfinite(self.prompt_fps)):
             raise BadConfig(f"prompt_fps: got {self.prompt_fps}, expected a number above 0; fix: give the video's frames a second")
+        if self.crop is not None and not (self.video or self.image or self.data):
+            raise BadConfig(f"crop: got {self.crop!r} but no picture, expected video=, image= or data=; fix: leave it out")
+        if self.crop is not None:
+            area_of(self.crop)  # which raises
         if self.prompt_frames is not None and not self.video and not self.data:
             raise BadConfig("prompt_frames: got a number but no video to count in, expected video= or data=; fix: leave it out")
         if self.prompt_frames is not None and self.prompt_frames < 1:
@@ -128,9 +135,11 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request,
         video = turned(read_image(request.image), request.flip)
     elif request.video:
         video = turned(_read_clip(request, world, told), request.flip)
-    if video is not None and video.shape[1:3] != (world.height, world.width):
-        told.append(f"{video.shape[1]}x{video.shape[2]} cropped and resized to {world.height}x{world.width}")
-        video = resize_crop(video, world.height, world.width)
+    if video is not None:
+        where = str(request.video or request.image or request.data)
+        if line := told_of(video, world, request.crop, where):
+            told.append(line)
+        video = at_world_size(video, world, request.crop, where)
     actions = _read_actions(request.actions, world) if request.actions else actions
     prompt = Prompt(video=video, text=request.text, actions=actions, num_frames=request.frames, seed=request.seed, imagine=imagine)
     return request, prompt, "; ".join(told)

@@ -38,12 +38,12 @@ def render_page(stats: DataStats, sheet_png: bytes | None) -> str:
     if sheet_png:
         parts.append(f"<section><h2>Samples</h2>{_image('image/png', sheet_png, 'sample frames', 'samples')}</section>")
     rates = {f"{rate:g} frames/s": count for rate, count in stats.rates.items()}
-    sizes = {f"{height} x {width}": count for (height, width), count in stats.sizes.items()}
+    sizes = {f"{width} x {height}": count for (height, width), count in stats.sizes.items()}
     figures = [
         (_plot(lambda axes: _histogram(axes, stats.frames, "frames")), "Length of the episodes, frames."),
         (_plot(lambda axes: _histogram(axes, stats.seconds, "seconds")), "Length of the episodes, seconds."),
         (_plot(lambda axes: _bars(axes, rates, "episodes"), _bars_height(rates)), "Frame rates."),
-        (_plot(lambda axes: _bars(axes, sizes, "episodes"), _bars_height(sizes)), "Picture sizes, height x width in pixels."),
+        (_plot(lambda axes: _bars(axes, sizes, "episodes"), _bars_height(sizes)), "Picture sizes, width x height in pixels."),
     ]
     parts.append(f"<section><h2>Clips</h2>{_figures(figures)}</section>")
     parts.append(f"<section><h2>Text</h2>{_texts(stats)}</section>")

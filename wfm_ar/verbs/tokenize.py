@@ -10,9 +10,11 @@ from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenStore
-from wfm_ar.data.video import read_video, resize_crop, write_video
+from wfm_ar.data.video import read_video, write_video
 from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.framing import area_of
+from wfm_ar.rollout.pictures import at_world_size, told_of
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
@@ -32,6 +34,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    crop: str | None
     frames: int | None
     out: Path
     workers: int
@@ -50,6 +53,10 @@ class Settings:
         for key in ("camera", "fps"):
             if getattr(self, key) is not None and self.data is None:
                 raise BadConfig(f"{key}: got {getattr(self, key)} without data=, expected a data set to read; fix: leave it out")
+        if self.crop is not None and self.video is None:
+            raise BadConfig(f"crop: got {self.crop!r} without video=; fix: leave it out (data= is fitted as in training)")
+        if self.crop is not None:
+            area_of(self.crop)  # which raises
         if self.from_run is not None and self.data is None:
             raise BadConfig(
                 f"from_run: got {self.from_run} without data=, expected a data set to encode; fix: add data=..., or name world="
@@ -77,7 +84,7 @@ def run(settings: Settings) -> int:
     frames = world.decode(_tokens(settings.tokens))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     write_video(settings.out, frames, world.fps, overwrite=settings.overwrite)
-    print(f"{settings.out}: {len(frames)} frames of {world.height}x{world.width}")
+    print(f"{settings.out}: {len(frames)} frames of {world.width}x{world.height}")
     return 0
 
 
@@ -115,10 +122,9 @@ def _tokenizer(settings: Settings) -> VideoTokenizer:
 
 def _frames(settings: Settings, world: World) -> np.ndarray:
     frames = turned(read_video(settings.video, 0, settings.frames), settings.flip)
-    if frames.shape[1:3] != (world.height, world.width):
-        print(f"{settings.video}: {frames.shape[1]}x{frames.shape[2]} cropped and resized to {world.height}x{world.width}")
-        frames = resize_crop(frames, world.height, world.width)
-    return frames
+    if told := told_of(frames, world, settings.crop, str(settings.video)):
+        print(f"{settings.video}: {told}")
+    return at_world_size(frames, world, settings.crop, str(settings.video))
 
 
 def _tokens(path: Path) -> np.ndarray:

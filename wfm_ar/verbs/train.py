@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.formats import VIEW
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.cosmos_world import CosmosWorld
@@ -19,7 +20,7 @@ from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
 from wfm_ar.train.begin import begin_from
 from wfm_ar.train.checkpoint import load_checkpoint
-from wfm_ar.train.clips import to_float
+from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.distributed import Ranks, all_ranks
@@ -31,7 +32,7 @@ from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.windows import still_picture
 from wfm_ar.train.world_model_stage import WorldModelTraining
-from wfm_ar.verbs.training_data import kept_schema, policy_set, training_sets
+from wfm_ar.verbs.training_data import frame_cache, kept_schema, policy_set, told_framing, training_sets
 from wfm_ar.world_model import WorldModelConfig
 
 COMMON = (
@@ -47,6 +48,7 @@ COMMON = (
     "max_bad_steps",
     "watchdog",
 )  # keys of the loop that belong to the run
+SIZES = ("height", "width", "crop")  # keys that go before the tokenizer's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,10 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    height: int | None
+    width: int | None
+    crop: str | None
+    frame_cache: float
     run: Path
     overwrite: bool
     resume: str
@@ -150,10 +156,18 @@ class Settings:
     decoder: DenoiserConfig
 
     def __post_init__(self) -> None:
+        sized(self.tokenizer, self)  # which raises
+        if not 0 <= self.frame_cache < 1e9:
+            raise BadConfig(f"frame_cache: got {self.frame_cache:g}, expected a number of GB, 0 or more; fix: frame_cache=16")
         for name in stages.STAGES:
             loop_config(self, name)  # a wrong value is told before the first step, not hours later at its stage
         if self.stage == "all" and self.resume not in ("auto", "never"):
             raise BadConfig(f"resume: got {self.resume!r} with stage=all, expected auto or never; fix: name the stage it belongs to")
+
+
+def sized(tokenizer: VideoTokenizerConfig, settings: Settings) -> VideoTokenizerConfig:
+    """The tokenizer's settings with the picture size and crop that the user set for all. Raises BadConfig."""
+    return replace(tokenizer, **{key: value for key in SIZES if (value := getattr(settings, key)) is not None})
 
 
 def loop_config(settings: Settings, name: str) -> LoopConfig:
@@ -189,15 +203,20 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     if before is not None:
         with ranks.one_after_another():
             settings = _begin(settings, before.parts, train_set)
-    policy = _policy_set(settings, train_set)
+    settings = replace(settings, tokenizer=_tokenizer(settings))
+    policy, cache = _policy_set(settings, train_set), None
     if settings.stage != "world":
         with ranks.one_after_another():
             if ranks.first:
+                told_framing(train_set, settings.tokenizer)
                 check_needs(settings.run, _needs(settings), train_set, val_set, policy, max(1, settings.num_workers))
+            if settings.frame_cache:
+                sets = [one for one in (train_set, val_set, policy) if one is not None]
+                cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, ranks.size)
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
-                stage = _stage(settings, name, train_set, val_set, policy)
+                stage = _stage(settings, name, train_set, val_set, policy, cache)
             train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks)
     if packs and ranks.first:
         stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
@@ -207,15 +226,33 @@ def _run(settings: Settings, ranks: Ranks) -> int:
 
 def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Settings:
     """The run begins with the networks of a world; -> the settings with the world's own sizes."""
-    tokenizer, background = parts.video_tokenizer.config, None
+    tokenizer, background = sized(parts.video_tokenizer.config, settings), None
+    if tokenizer.grid != parts.video_tokenizer.config.grid:
+        own = parts.video_tokenizer.config
+        got = f"{tokenizer.width}x{tokenizer.height} pixels"
+        raise BadConfig(f"height, width: got {got}, but init= has {own.width}x{own.height}, expected those; fix: leave them out")
+    parts.video_tokenizer.config = tokenizer
     if tokenizer.background and settings.stage in (stages.VIDEO_TOKENIZER, "all"):  # tokens change anyway: let the camera be the data's
-        background = to_float(still_picture(train_set, tokenizer.height, tokenizer.width)).permute(2, 0, 1)
+        background = to_float(still_picture(Clips(train_set, tokenizer))).permute(2, 0, 1)
     sums = parts.sequence.action_sums or settings.sequence.action_sums
     begin_from(parts, settings.run, train_set, background, sums)
     sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text, action_sums=sums)
     sequence = replace(sequence, hint_latents=parts.sequence.hint_latents)
     decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
     return replace(settings, sequence=sequence, tokenizer=tokenizer, model=parts.world_model.config, decoder=decoder)
+
+
+def _tokenizer(settings: Settings) -> VideoTokenizerConfig:
+    """The settings of the run's video tokenizer: as it is trained now, or was. Raises BadCheckpoint, BadConfig for other sizes."""
+    wanted = sized(settings.tokenizer, settings)
+    if settings.stage in (stages.VIDEO_TOKENIZER, "all"):
+        return wanted  # the stage itself says where it has a checkpoint of other settings
+    trained = stages.trained_video_tokenizer(settings.run)[0].config
+    for key in SIZES:
+        if getattr(settings, key) not in (None, getattr(trained, key)):
+            got = f"{key}: got {getattr(settings, key)}, but the run's video tokenizer was trained with {getattr(trained, key)}"
+            raise BadConfig(f"{got}, expected that; fix: leave it out, or choose run=<another folder>")
+    return trained
 
 
 def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
@@ -229,6 +266,8 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
         raise BadData(f"{settings.data}: got several robots, or episodes without actions among others, expected one robot's with init=; "
                       "fix: part the data by robot")  # fmt: skip
     tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
+    tokenizer.config = sized(tokenizer.config, settings)
+    told_framing(train_set, tokenizer.config)
     refuse(unreadable([train_set, val_set], workers), settings.data)
     stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
               (("train", train_set), ("val", val_set))]  # fmt: skip
@@ -255,14 +294,11 @@ def _policy_set(settings: Settings, train_set: EpisodeSet) -> EpisodeSet | None:
 
 
 def _needs(settings: Settings) -> Needs:
-    """What the stages asked for will be made of; where stage 1 is not among them, the tokenizer is the run's own."""
+    """What the stages asked for will be made of."""
     wanted = stages.STAGES if settings.stage == "all" else (settings.stage,)
-    tokenizer = settings.tokenizer
-    if stages.VIDEO_TOKENIZER not in wanted:
-        tokenizer = stages.trained_video_tokenizer(settings.run)[0].config
     return Needs(
         stages=wanted,
-        tokenizer=tokenizer,
+        tokenizer=settings.tokenizer,
         model=settings.model,
         decoder=settings.decoder,
         windows={name: getattr(settings.stages, name).training for name in (stages.VIDEO_TOKENIZER, stages.DIFFUSION_DECODER)},
@@ -272,15 +308,18 @@ def _needs(settings: Settings) -> Needs:
     )
 
 
-def _stage(settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet, policy: EpisodeSet | None) -> Stage:
+def _stage(
+    settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet, policy: EpisodeSet | None, cache: FrameCache | None
+) -> Stage:
     seed_all(settings.seed)  # first weights: a run that is killed before its first checkpoint begins again with the same ones
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
-        return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set)
+        return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
-        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate, "policy_set": policy}
+        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
+        loop |= {"policy_set": policy, "cache": cache}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
-    return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set)
+    return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 
 
 def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str:

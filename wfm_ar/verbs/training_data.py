@@ -1,15 +1,24 @@
 """What a training run learns from: the data as it was found, its two splits, and the action schema the run keeps."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.errors import BadData
+from wfm_ar.framing import framing_line
 from wfm_ar.schema import Schema, channels_of, same_channels, schema_from_json
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train.clips import Clips
+
+LOOKED_AT = 8  # episodes whose picture size is looked at
 
 
 def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, EpisodeSet]:
@@ -34,6 +43,35 @@ def parted(found: EpisodeSet) -> tuple[EpisodeSet, EpisodeSet]:
         train_set = found if len(found) == 1 else found.of_split("train")
         return train_set, train_set
     return found.of_split("train"), found.of_split("val")
+
+
+def frame_cache(root: Path, gigabytes: float, sets: Sequence[EpisodeSet], tokenizer: VideoTokenizerConfig, sharers: int) -> FrameCache:
+    """The cache of the run's decoded frames, without those of data it has no more. Says what comes to lie there."""
+    sets = list({id(one): one for one in sets}.values())
+    cache = FrameCache(root, gigabytes * 1e9, sharers)
+    if cache.used:
+        clips = [Clips(one, tokenizer) for one in sets]
+        cache.drop_others({one.key(i) for one in clips for i in range(len(one))})
+    frames = np.mean([sets[0].num_frames(i) for i in _few(sets[0])]) * sum(map(len, sets))
+    size = frames * tokenizer.height * tokenizer.width * 3
+    told = f"{root}: frames are decoded once and kept here, about {_bytes(size)} for all of them, {_bytes(cache.used)} are there"
+    print(told + (f"; at most {_bytes(cache.most)} (frame_cache=)" if size > cache.most else ""), flush=True)
+    return cache
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _few(episodes: EpisodeSet) -> list[int]:
+    """LOOKED_AT episodes, evenly spaced."""
+    return list(dict.fromkeys(np.linspace(0, len(episodes) - 1, min(LOOKED_AT, len(episodes))).astype(int).tolist()))
+
+
+def told_framing(episodes: EpisodeSet, tokenizer: VideoTokenizerConfig) -> None:
+    """Says how the pictures become the tokenizer's size, and what of them is lost; a few episodes are looked at."""
+    sizes = [episodes.load_frames(i, 0, 1).shape[1:3] for i in _few(episodes)]
+    print(f"{episodes.path}: {framing_line(sizes, tokenizer.height, tokenizer.width, tokenizer.crop, str(episodes.path))}", flush=True)
 
 
 def policy_set(data: str, train_set: EpisodeSet, **view: Any) -> EpisodeSet:

@@ -77,7 +77,7 @@ class ContinuousTokenizer(nn.Module):
     def _encode(self, video_BCTHW: torch.Tensor, first: int, memory: Memory | None) -> torch.Tensor:
         rate, (H, W) = self.config.spatial_compression, video_BCTHW.shape[3:]
         if H % rate or W % rate:
-            raise BadClip(f"clip: got {H}x{W} pixels, expected multiples of {rate}; fix: crop or pad it")
+            raise BadClip(f"clip: got {W}x{H} pixels, expected multiples of {rate}; fix: crop or pad it")
         latents = self.latents(video_BCTHW, memory)
         mean, std = self._statistics(latents, first)
         return ((latents - mean) / std).to(latents.dtype)

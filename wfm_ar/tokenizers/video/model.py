@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from wfm_ar.errors import BadClip, BadConfig
+from wfm_ar.framing import CENTRE, area_of
 from wfm_ar.shapes import latent_frames
 from wfm_ar.sizes import check_sizes
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, Memory
 from wfm_ar.tokenizers.video.decoder import Decoder
 from wfm_ar.tokenizers.video.encoder import Encoder
 from wfm_ar.tokenizers.video.fsq import FSQ
+
+EARLIER_TOKENIZER = {"crop": CENTRE}  # of a VideoTokenizerConfig: what files from before a setting came leave unsaid
 
 
 def _power_of_two(n: int) -> bool:
@@ -29,6 +32,7 @@ class VideoTokenizerConfig:
 
     height: int = 128  # pixels, a multiple of spatial_compression
     width: int = 128  # pixels
+    crop: str = CENTRE  # how pictures of other sizes become ones of height x width (framing.py); the network does not depend on it
     temporal_compression: int = 4  # frames a latent: 1, 2, 4 or 8
     spatial_compression: int = 16  # pixels a token's side: 8 or 16
     patch_time: int = 4  # how much of the temporal rate the Haar packets take; strided convolutions take the rest
@@ -48,6 +52,7 @@ class VideoTokenizerConfig:
     normalise: bool = True  # running standardisation of latents before the quantiser, so that all codes get used
 
     def __post_init__(self):
+        area_of(self.crop)  # which raises
         for name in ("temporal_compression", "spatial_compression", "patch_time", "patch_space"):
             if not _power_of_two(getattr(self, name)):
                 raise BadConfig(f"tokenizer {name}: got {getattr(self, name)}, expected a power of two; fix: 1, 2, 4, 8 or 16")
@@ -182,9 +187,9 @@ class VideoTokenizer(nn.Module):
     def _check_size(self, video_BCTHW: torch.Tensor) -> None:
         rate, (H, W) = self.config.spatial_compression, video_BCTHW.shape[3:]
         if self.config.background and (H, W) != (self.config.height, self.config.width):
-            raise BadClip(f"clip: got {H}x{W} pixels, expected {self.config.height}x{self.config.width}; fix: resize it first")
+            raise BadClip(f"clip: got {W}x{H} pixels, expected {self.config.width}x{self.config.height}; fix: resize it first")
         if H % rate or W % rate:
-            raise BadClip(f"clip: got {H}x{W} pixels, expected multiples of {rate}; fix: crop or pad it")
+            raise BadClip(f"clip: got {W}x{H} pixels, expected multiples of {rate}; fix: crop or pad it")
 
 
 class EncodeStream:
