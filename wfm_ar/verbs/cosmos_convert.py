@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from wfm_ar.verbs.inputs import refuse_inputs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -23,6 +25,7 @@ def run(settings: Settings) -> int:
     from wfm_ar.cosmos.convert import convert
     from wfm_ar.cosmos.describe import describe
 
+    refuse_inputs([settings.out], {"src": settings.src})
     folder = convert(**vars(settings), progress=lambda part: print(f"{part} ..."))
     print("\n".join(describe(folder)))
     print(f"`wfm generate world={folder} ...` runs it")

@@ -8,6 +8,7 @@ from typing import Any
 
 from wfm_ar.errors import BadClip, BadConfig, WfmError
 from wfm_ar.framing import area_of, framing_line
+from wfm_ar.verbs.inputs import refuse_inputs
 
 AUTO = "auto"
 SIZES = 4  # picture sizes that are told of
@@ -46,6 +47,8 @@ def run(settings: Settings) -> int:
     from wfm_ar.data.formats import VIEW, title_of
     from wfm_ar.data.stats import data_stats
 
+    if settings.sheet is not None:
+        refuse_inputs([settings.sheet], {"path": settings.path})
     how = {key: getattr(settings, key) for key in VIEW}
     defects = check_data(
         settings.path, camera=settings.camera, fps=settings.fps, decode=settings.decode, on_progress=_say if sys.stderr.isatty() else None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.verbs.inputs import refuse_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ def run(settings: Settings) -> int:
     from wfm_ar.data.convert import convert_set
     from wfm_ar.data.formats import open_episodes
 
+    refuse_inputs([settings.out], {"src": settings.src})
     episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip)
     print(episodes.about())
     keys = ("lossless", "crf", "overwrite")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wfm_ar.data.curate.settings import CurateConfig
+from wfm_ar.verbs.inputs import refuse_inputs
 
 SHOWN = 12  # rows of the contact sheet for kept pieces, and as many for dropped ones
 
@@ -23,6 +24,7 @@ def run(settings: Settings) -> int:
     """Curates, prints the report, and draws what was kept and what was dropped."""
     from wfm_ar.data.curate.curate import LINES, curate
 
+    refuse_inputs([settings.out, settings.out / "curation.png"], {"src": settings.src})
     config = CurateConfig(**{field.name: getattr(settings, field.name) for field in fields(CurateConfig)})
     report = curate(settings.src, settings.out, config, workers=settings.workers, on_progress=_say if sys.stderr.isatty() else _quiet)
     print(f"{settings.src}: {report['sources']} sources, {report['pieces']} pieces, {report['seconds'] / 60:.1f} min")

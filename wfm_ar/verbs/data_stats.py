@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wfm_ar.verbs.inputs import refuse_inputs
+
 SAMPLES = 8  # episodes on the page
 
 
@@ -32,6 +34,7 @@ def run(settings: Settings) -> int:
     name = settings.path.resolve()
     name = name.parent.name if name.name == "episodes.jsonl" else name.stem
     out = settings.out or Path("outputs") / f"{name}-stats.html"
+    refuse_inputs([out], {"path": settings.path})
     if settings.out is not None:  # the page with the default name is ours to replace
         refuse_existing(out, settings.overwrite)
     how = {key: getattr(settings, key) for key in VIEW}

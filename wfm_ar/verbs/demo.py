@@ -19,6 +19,7 @@ from wfm_ar.rollout.world import Prompt, Rollout, World, load_own_world
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_json
 
 # what is commanded, in actions or in words, is to be seen: guided as `wfm evaluate` guides it, and what is driven without chance
@@ -52,6 +53,7 @@ class Case:
 
 def run(settings: Settings) -> int:
     """Makes, measures and writes everything, and says what came out."""
+    refuse_inputs(settings.out.glob("*"), {"world": settings.world, "data": settings.data})
     if settings.out.exists() and not settings.overwrite:
         raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
     begun = time.perf_counter()

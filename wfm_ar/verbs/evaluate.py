@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from wfm_ar.evaluate.bars import BARS, verdict
-from wfm_ar.evaluate.evaluate import HTML, evaluate
+from wfm_ar.evaluate.evaluate import HTML, JSON, TABLE, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.inputs import refuse_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Settings(EvaluateConfig):
 def run(settings: Settings) -> int:
     """Measures, writes the reports, and prints one line a bar."""
     config = EvaluateConfig(**{field.name: getattr(settings, field.name) for field in fields(EvaluateConfig)})
+    refuse_inputs([settings.out / name for name in (HTML, JSON, TABLE)], {"data": settings.data})
     report = evaluate(
         settings.world,
         settings.data or samples_of(settings.world),

@@ -15,10 +15,12 @@ from wfm_ar.errors import BadConfig, OutputExists, WfmError
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.verbs.device import device_named
-from wfm_ar.verbs.outputs import how_made, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.inputs import refuse_inputs
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
 from wfm_ar.verbs.rollout_set import write_rollouts
 
+INPUTS = ("video", "image", "text", "actions", "data")  # keys of a request that may be files
 SAMPLING = ("temperature", "top_p", "top_k", "refine", "refine_steps")
 
 
@@ -73,6 +75,9 @@ class Settings:
 def run(settings: Settings) -> int:
     """Makes the clip, or one a line of the batch file, and says where the files are."""
     requests = _requests(settings)
+    outputs = [settings.out] if settings.save == "lerobot" else [out.with_suffix(suffix) for _, _, out in requests for suffix in SUFFIXES]
+    for inputs in [{"world": settings.world, "batch": settings.batch}, *({key: getattr(r, key) for key in INPUTS} for r, _, _ in requests)]:
+        refuse_inputs(outputs, inputs)
     if settings.save == "lerobot":
         refuse_set(settings.out, settings.overwrite)
     else:

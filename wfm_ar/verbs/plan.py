@@ -18,7 +18,8 @@ from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
 from wfm_ar.verbs.device import device_named
-from wfm_ar.verbs.outputs import how_made, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.inputs import refuse_inputs
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt
 
 SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
@@ -59,6 +60,8 @@ class Settings(PlanConfig):
 
 def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
+    inputs = {key: getattr(settings, key) for key in ("world", "image", "goal", "data")}
+    refuse_inputs([settings.out.with_suffix(suffix) for suffix in SUFFIXES], inputs)
     refuse_existing_outputs(settings.out, settings.overwrite)
     world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")

@@ -18,6 +18,7 @@ from wfm_ar.rollout.pictures import at_world_size, told_of
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
+from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_array
 from wfm_ar.verbs.training_data import kept_schema
 
@@ -73,6 +74,7 @@ def run(settings: Settings) -> int:
     """Writes the tokens, the clip, or the shards."""
     if settings.data:
         return _shards(settings, settings.data)
+    refuse_inputs([settings.out], {key: getattr(settings, key) for key in ("world", "video", "tokens")})
     refuse_existing(settings.out, settings.overwrite)
     world = load_world(settings.world, device=device_named(settings.device))
     if settings.video:

@@ -32,6 +32,7 @@ from wfm_ar.train.tokens import tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.windows import still_picture
 from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.training_data import frame_cache, kept_schema, policy_set, told_framing, training_sets
 from wfm_ar.world_model import WorldModelConfig
 
@@ -190,6 +191,8 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings, ranks: Ranks) -> int:
     world = settings.run / "world"
     packs = settings.stage in ("world", "all")
+    policy_data = settings.stages.world_model.training.policy_data
+    refuse_inputs([world], {"init": settings.init, "data": settings.data, "policy_data": policy_data})
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     before = None if settings.init is None else load_world(settings.init)
