@@ -11,7 +11,7 @@ from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import Clips, psnr, to_float, to_uint8
 from wfm_ar.train.tokens import encoder_hash
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining, correlation
-from wfm_ar.train.windows import Windows, WindowSampler, still_picture
+from wfm_ar.train.windows import Windows, WindowSampler, check_reach, still_picture
 
 SMALL = VideoTokenizerConfig(height=64, width=64, encoder_channels=8, decoder_channels=8, z_channels=8, decoder_blocks=1)
 
@@ -107,3 +107,16 @@ def test_correlation_of_copies_is_one_and_of_noise_none():
     noise = torch.randn(4, 3, 2, 16, 16)
     assert float(correlation(noise)) < 0.01
     assert float(correlation(noise[:, :1].expand(-1, 3, -1, -1, -1))) > 0.99
+
+
+def test_windows_that_show_too_little_of_the_past_are_refused_or_said(clips, capsys):
+    with pytest.raises(BadConfig, match="got 5 frames, 2 latents, expected at least 9 for time_kernel=3.*fix: window=9, or"):
+        check_reach(5, SMALL)
+    with pytest.raises(BadConfig, match=r"window: got 1 frames, 1 latent, expected at least 3 for time_kernel=3"):
+        VideoTokenizerStage(replace(SMALL, temporal_compression=1, patch_time=1), VideoTokenizerTraining(window=1, crop=32), clips, clips)
+    assert check_reach(9, SMALL).startswith("window: 9 frames are shorter than the tokenizer's reach in time, 163 frames: ")
+    assert check_reach(165, SMALL) == ""
+    single = replace(SMALL, temporal_compression=1, patch_time=1, time_kernel=1)
+    assert check_reach(1, single) == ""
+    VideoTokenizerStage(SMALL, VideoTokenizerTraining(crop=32), clips, clips)
+    assert capsys.readouterr().out.count("shorter than the tokenizer's reach in time") == 1

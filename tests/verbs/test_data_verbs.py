@@ -105,7 +105,7 @@ def test_camera_and_rate_of_data_with_several(tmp_path, capsys):
             out, err = capsys.readouterr()
             assert told in out and err == "", (out, err)
             if verb == "stats":
-                size = {"tile": "16x32", "wrist_image": "32x32"}.get(words[0].removeprefix("camera=") if words else "", "16x16")
+                size = {"tile": "32x16", "wrist_image": "32x32"}.get(words[0].removeprefix("camera=") if words else "", "16x16")
                 assert f"{size} pixels" in out
         assert main(["data", verb, str(tmp_path), "camera=wirst_image"]) == 2
         err = capsys.readouterr().err

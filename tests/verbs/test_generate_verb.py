@@ -94,7 +94,7 @@ def test_every_kind_of_prompt(wfm, place):
 
 def test_other_sizes_are_fitted_and_said(wfm, place):
     code, out, _ = wfm("generate", f"video={place / 'large.mp4'}", "frames=5", "out=out.mp4", "refine=false")
-    assert code == 0 and "40x64 cropped and resized to 16x24" in out
+    assert code == 0 and "large.mp4: pictures become 24x16 (crop=centre); 64x40: 6% of the picture is cut off" in out
     assert json.loads(Path("out.json").read_text())["refined"] is False
 
 
@@ -283,7 +283,7 @@ def test_tokenize_a_data_set(wfm, place):
 def test_info_tells_what_a_world_is(place, capsys):
     assert main(["info", str(place / "world")]) == 0
     out = capsys.readouterr().out
-    for words in ("16x24 pixels", "2x3 a latent, 3 a frame, codebook 36", "dx: -0.025 to 0.025 m, 9 bins", "world_model.safetensors"):
+    for words in ("24x16 pixels", "3x2 a latent, 3 a frame, codebook 36", "dx: -0.025 to 0.025 m, 9 bins", "world_model.safetensors"):
         assert words in out
     assert main(["info", str(place / "bare")]) == 0
     out = capsys.readouterr().out

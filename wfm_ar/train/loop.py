@@ -50,6 +50,8 @@ class Stage(Protocol):
     def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """-> (numbers, pictures uint8 [H, W, 3]) of the averaged weights on the held-out split."""
 
+    # `warning`, where a stage has it: what its last validation must not go by without, "" for nothing
+
     def describe(self) -> dict:
         """JSON that a checkpoint carries: the network's configuration and what the data were."""
 
@@ -197,6 +199,8 @@ class _Validation:
         numbers, pictures = found
         log.write(step, {f"val_{name}": value for name, value in numbers.items()}, pictures)
         progress.say(f"step {step} validation: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+        if warning := getattr(self.stage, "warning", ""):
+            progress.say(f"step {step} WARNING: {warning}")
         return True
 
     def _whole_model(self) -> nn.Module:

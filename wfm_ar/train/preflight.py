@@ -18,7 +18,7 @@ from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.diffusion_decoder_stage import fitted_decoder
 from wfm_ar.train.metrics import Progress
 from wfm_ar.train.stages import DIFFUSION_DECODER, VIDEO_TOKENIZER, WORLD_MODEL, sequence_config, text_tokenizer
-from wfm_ar.train.windows import Windows, check_windows
+from wfm_ar.train.windows import Windows, check_reach, check_windows
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import Sequence as TokenSequence
 from wfm_ar.world_model import WorldModelConfig
@@ -49,6 +49,8 @@ def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: Episode
     for name in (VIDEO_TOKENIZER, DIFFUSION_DECODER):
         if name in needs.stages:
             check_windows(needs.windows[name], needs.tokenizer)
+    if VIDEO_TOKENIZER in needs.stages:
+        check_reach(needs.windows[VIDEO_TOKENIZER].window, needs.tokenizer)
     if DIFFUSION_DECODER in needs.stages:
         fitted_decoder(needs.decoder, needs.tokenizer)
     sets = list({id(one): one for one in (train_set, val_set, policy_set) if one is not None}.values())

@@ -9,7 +9,8 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_float, to_uint8
-from wfm_ar.train.windows import Windows, WindowSampler, still_picture
+from wfm_ar.train.code_use import collapse, perplexity
+from wfm_ar.train.windows import Windows, WindowSampler, check_reach, still_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class VideoTokenizerStage:
     """Absolute plus squared error on windows cut where something happens."""
 
     name = "video_tokenizer"
+    warning = ""
     earlier = EARLIER_TOKENIZER  # what checkpoints from before a setting came leave unsaid
 
     def __init__(
@@ -44,6 +46,8 @@ class VideoTokenizerStage:
         if training.decoder_only:
             for module in (self.model.encoder, self.model.quant_conv):
                 module.requires_grad_(False)
+        if note := check_reach(training.window, config):
+            print(f"note: {note}", flush=True)
         self.windows = WindowSampler(training, clips, self.model.background.clone() if config.background else None)
 
     def describe(self) -> dict:
@@ -85,6 +89,7 @@ class VideoTokenizerStage:
             scores += [psnr((d.float() - c.float()) / 127.5) for d, c in zip(decoded, clip, strict=True)]
             if index < 4:
                 shown.append(side_by_side([clip, decoded], every=max(1, len(clip) // 8)))
+        self.warning = collapse(counts)
         numbers = {"psnr": float(torch.stack(scores).mean()), "codes_used": float((counts > 0).float().mean())}
         return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": one_below_another(shown)}
 
@@ -97,9 +102,3 @@ def correlation(codes_Bcthw: torch.Tensor) -> torch.Tensor:
     matrix = rows @ rows.T / rows.shape[1]
     off_diagonal = matrix - torch.diag(matrix.diagonal())
     return off_diagonal.square().sum() / max(1, len(matrix) * (len(matrix) - 1))
-
-
-def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """exp(entropy) of the distribution that counts [n] describe: how many codes are in use, effectively."""
-    share = counts / counts.sum().clamp_min(1)
-    return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())

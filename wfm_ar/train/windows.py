@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from wfm_ar.errors import BadConfig, BadData
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.tokenizers.video.reach import reach_in_time
 from wfm_ar.train.clips import Clips, to_float
 
 SPAN = 4  # windows' worth of frames that are decoded of one clip at most
@@ -31,6 +33,28 @@ def check_windows(windows: Windows, tokenizer: VideoTokenizerConfig) -> None:
         raise BadConfig(f"crop: got {windows.crop}, expected a multiple of {rate} up to {least}, or 0")
     if (windows.window - 1) % tokenizer.temporal_compression:
         raise BadConfig(f"window: got {windows.window} frames, expected 1 + {tokenizer.temporal_compression}*n")
+
+
+def check_reach(window: int, tokenizer: VideoTokenizerConfig) -> str:
+    """A line on what the tokenizer's convolutions in time never see in windows of `window` frames; "" where they see all they reach.
+
+    Raises BadConfig where some of their weights would never meet a past at all: such a tokenizer gives single frames back, and clips not.
+    """
+    rate, kernel = tokenizer.temporal_compression, tokenizer.time_kernel
+    latents = 1 + (window - 1) // rate
+    if latents < kernel:
+        least = 1 + rate * (kernel - 1)
+        raise BadConfig(
+            f"window: got {window} frames, {latents} latent{'s' * (latents > 1)}, expected at least {least} for time_kernel={kernel}: what "
+            f"lies further back would be learnt from the repeated first frame alone; fix: window={least}, or time_kernel={latents}"
+        )
+    reach = reach_in_time(tokenizer)
+    if window > reach:
+        return ""
+    return (
+        f"window: {window} frames are shorter than the tokenizer's reach in time, {reach} frames: what is further back is learnt from the "
+        "repeated first frame, so long clips may come back worse than the windows (validation is on whole clips)"
+    )
 
 
 class WindowSampler:

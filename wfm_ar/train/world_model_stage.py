@@ -15,6 +15,7 @@ from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
+from wfm_ar.train.code_use import collapse, count_codes
 from wfm_ar.train.loop import Batch
 from wfm_ar.train.sparse_rows import keep_probability, usual_tokens
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -89,8 +90,10 @@ class WorldModelStage:
             raise BadData("training tokens: there are none; fix: give more clips")
         self.model = WorldModel(self.config)
         self._text_ids: dict[str, list[int]] = {}
-        some = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
-        self._usual = usual_tokens([train_store[int(i)].video for i in some], sequence.video_vocab) if training.sparse else None
+        indices = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
+        some = [train_store[int(i)].video for i in indices]
+        self._usual = usual_tokens(some, sequence.video_vocab) if training.sparse else None
+        self.warning = collapse(count_codes(some, sequence.video_vocab))
 
     def describe(self) -> dict:
         about = {"model": asdict(self.config), "sequence": asdict(self.sequence.config), "training": asdict(self.training)}
@@ -282,7 +285,8 @@ class WorldModelStage:
         loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
         actions = (batch["weights"] > 0) & ~video
-        seen = {"accuracy": _share(hit, video)} if video.any() else {}  # a step on the policy alone has none
+        # a step on the policy alone has none, and of collapsed codes it would mean nothing
+        seen = {"accuracy": _share(hit, video)} if video.any() and not self.warning else {}
         return loss, seen | {"action_accuracy": _share(hit, actions), "tokens": video.sum() + actions.sum()}
 
     @torch.no_grad()
@@ -303,7 +307,7 @@ class WorldModelStage:
             video = later & (batch["targets"] < self.sequence.action_start)
             for at, kind in ((0, video), (3, later & ~video)):
                 totals[at : at + 3] += torch.stack([each[kind].sum(), hit[kind].sum(), kind.sum()]).double().cpu()
-        numbers = {"loss": totals[0] / totals[2], "accuracy": totals[1] / totals[2]}
+        numbers = {"loss": totals[0] / totals[2]} | ({} if self.warning else {"accuracy": totals[1] / totals[2]})
         if totals[5]:
             numbers |= {"action_loss": totals[3] / totals[5], "action_accuracy": totals[4] / totals[5]}
         return {name: float(value) for name, value in numbers.items()}, self._rollouts(model)

@@ -67,7 +67,7 @@ VERBS: tuple[Verb, ...] = (
             "wfm train stage=world_model experiment=tabletop data=data/tabletop resume=auto",
             "wfm train -m stage=world_model experiment=tabletop data=data/tabletop optimizer.lr=1e-3,3e-4",
         ),
-        literal=("data", "camera", "crop", "tokenizer.crop", "run", "resume", "init"),
+        literal=("data", "camera", "crop", "run", "resume", "init"),
         keeps_folder=True,
         groups=("experiment", "model", "tokenizer", "decoder"),
     ),
