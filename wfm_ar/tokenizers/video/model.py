@@ -19,7 +19,7 @@ from wfm_ar.tokenizers.video.decoder import Decoder
 from wfm_ar.tokenizers.video.encoder import Encoder
 from wfm_ar.tokenizers.video.fsq import FSQ
 
-EARLIER_TOKENIZER = {"crop": CENTRE}  # of a VideoTokenizerConfig: what files from before a setting came leave unsaid
+EARLIER_TOKENIZER = {"crop": CENTRE, "time_kernel": 3}  # of a VideoTokenizerConfig: what files from before a setting came leave unsaid
 
 
 def _power_of_two(n: int) -> bool:
