@@ -10,6 +10,7 @@ import torch
 
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
+from wfm_ar.train.video_tokenizer_stage import restlessness
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -36,3 +37,33 @@ def test_validation_shows_clips_of_any_lengths(name, tmp_path):
     (picture,) = pictures.values()
     rows = 4 * 2 if name == "video_tokenizer" else 3 * 3
     assert picture.shape[0] == rows * 16 and picture.shape[1] % 24 == 0 and picture.shape[1] >= 9 * 24
+
+
+def test_restlessness_counts_latents_that_change_where_no_pixel_does():
+    foreground = torch.zeros(1, 3, 2, 16, 16)
+    foreground[:, :, 1, :8, :8] = 0.5  # one of four places moves
+    bounded = torch.zeros(1, 2, 2, 2, 2)
+    bounded[:, :, 1, 0, 0] = 1.0  # that place may change
+    assert restlessness(bounded, foreground, 8) == 0
+    bounded[:, 0, 1, 1, 1] = 1.2  # this one may not
+    assert float(restlessness(bounded, foreground, 8)) == pytest.approx(1.2**2 / (3 * 2))
+    assert restlessness(bounded[:, :, :1], foreground[:, :, :1], 8) == 0  # windows of one frame say nothing
+
+
+def test_still_places_keep_their_latents_where_the_loss_asks_for_it(tmp_path):
+    """The same steps with and without: what the latents change where nothing moves is far less with it."""
+    restless = {}
+    for weight in (0.0, 30.0):
+        stage = tiny.make_stage("video_tokenizer", tiny.make_data(tmp_path))
+        stage.training = replace(stage.training, still=weight)
+        optimizer = torch.optim.Adam(stage.model.parameters(), lr=3e-3)
+        for step in range(25):
+            optimizer.zero_grad()
+            stage.loss(stage.model, stage.batch(step, 4, 0), torch.Generator())[0].backward()
+            optimizer.step()
+        foreground = stage.batch(99, 4, 0)["foreground"]
+        rate = stage.config.temporal_compression
+        with torch.no_grad():
+            bounded = stage.model.quantizer.bound(stage.model(foreground)[2])
+        restless[weight] = float(restlessness(bounded, foreground[:, :, ::rate], stage.config.spatial_compression))
+    assert restless[30.0] < 0.7 * restless[0.0]

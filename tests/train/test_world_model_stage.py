@@ -172,6 +172,16 @@ def test_steps_of_own_errors_show_what_the_model_would_draw_and_ask_for_the_trut
     assert stage.loss(stage.model, stage.batch(0, 6, 0), None)[0].requires_grad
 
 
+def test_tokens_that_share_digits_begin_alike(store):
+    """5 * 4 tokens: of two that share a digit, embeddings and rows of the head are nearer than of two that share none."""
+    stage = make(store)
+    for weight in (stage.model.embedding.weight, stage.model.head.weight):
+        rows = weight[:20].detach()
+        shared, other = (rows[0] - rows[1]).norm(), (rows[0] - rows[6]).norm()  # digits (0, 0), (1, 0), (1, 1)
+        assert 0 < shared < 0.8 * other
+        assert float((rows[0] - rows[1] - rows[5] + rows[6]).norm()) < 1e-5  # a digit's direction is the same everywhere
+
+
 def test_own_errors_begin_after_a_number_of_steps(store):
     stage = make(store, own_errors=1.0, own_errors_after=3)
     assert ["swap" in stage.batch(step, 4, 0) for step in range(6)] == [False] * 3 + [True] * 3

@@ -249,22 +249,25 @@ class Rows:
     def _draw_guessed(
         self, logits_1V: Tensor, uniforms_n: Tensor, sampling: SamplingConfig, ranges: Items[tuple[int, int]], first: int, draft: list[int]
     ) -> Tensor:
-        """The tokens that `_draw` would draw, several a pass: guesses are fed behind the last known token, and hold while they are drawn.
+        """The tokens that `_draw` would draw, several a pass: draft tokens hold while they are what is drawn.
 
-        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) whose guess is the token that stood as many places before as
+        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) by Jacobi iteration (Teng et al. 2025, arXiv 2510.24211): what a
+        pass draws behind the first wrong draft is the next draft there, before it the token that stood as many places before as
         `draft` is long. Each token is drawn by its own uniform from the very logits that it would have alone, so not only their
         distribution is the same: the tokens are.
         """
-        least, most = FED[0], min(FED[1], self._step.apart)
+        least, most, count = FED[0], min(FED[1], self._step.apart), len(ranges)
         known, held = [*draft, int(sample(logits_1V, uniforms_n[:1], sampling, ranges[0]))], most
-        while (place := len(known) - len(draft)) < len(ranges):
-            count = min(max(least, 2 * held), most, len(ranges) - place)
-            guessed = [known[place + i % len(draft)] for i in range(count - 1)]
+        redrawn: dict[int, int] = {}  # place -> what the last pass that came so far drew there
+        while (place := len(known) - len(draft)) < count:
+            width = min(max(least, 2 * held), most, count - place)
+            guessed = [redrawn.get(place + i, known[place + i % len(draft)]) for i in range(width - 1)]
             logits_1TV = self._step.each(torch.tensor([[known[-1], *guessed]]), first + place - 1)
-            part = slice(place, place + count)
+            part = slice(place, place + width)
             drawn = _sampled(logits_1TV[0], uniforms_n[part], sampling, ranges[part])
             held = 1 + next((i for i, guess in enumerate(guessed) if drawn[i] != guess), len(guessed))
-            self._step.take_back(count - held)
+            redrawn |= {place + i: token for i, token in enumerate(drawn[held:], held)}
+            self._step.take_back(width - held)
             known += drawn[:held]
         return torch.tensor([known[len(draft) :]])
 

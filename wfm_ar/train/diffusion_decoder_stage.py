@@ -74,7 +74,7 @@ class DiffusionDecoderStage:
     def _clips(self, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> (true, decoded) float [B, 3, T, H, W] and codes [B, c, t, h, w] of a batch of windows."""
         foreground, still = batch["foreground"], batch["still"]
-        reconstruction, codes = self.tokenizer(foreground)
+        reconstruction, codes, _ = self.tokenizer(foreground)
         return foreground + still, reconstruction.float() + still, codes.float()
 
     def loss(self, model, batch, generator):

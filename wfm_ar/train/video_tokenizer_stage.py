@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.frame_cache import FrameCache
@@ -10,7 +11,7 @@ from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_float, to_uint8
 from wfm_ar.train.code_use import collapse, perplexity
-from wfm_ar.train.windows import Windows, WindowSampler, check_reach, still_picture
+from wfm_ar.train.windows import VISIBLE, Windows, WindowSampler, check_reach, still_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class VideoTokenizerTraining(Windows):
     """How stage 1 samples (see Windows) and weighs."""
 
     squared: float = 4.0  # weight of the squared error beside the absolute one
+    still: float = 0.0  # weight of what latents change where no pixel does: such tokens are noise to a world model; needs window > 1
     decorrelate: float = 0.05  # weight of the squared correlation between code channels: correlated digits leave codes unused
     decoder_only: bool = False  # polish the decoder and leave every token as it is: worlds trained on the tokens stay valid
     val_clips: int = 24
@@ -65,10 +67,14 @@ class VideoTokenizerStage:
         foreground, weight = batch["foreground"], batch["weight"]
         if self.training.decoder_only:
             model.latent_norm.eval()
-        reconstruction, codes = model(foreground)
+        reconstruction, codes, latents = model(foreground)
         error = reconstruction.float() - foreground
         penalty = error.abs() + self.training.squared * error.square()
         loss = (penalty * weight).mean() / weight.mean() + self.training.decorrelate * correlation(codes)
+        if self.training.still:
+            bounded = model.quantizer.bound(latents)
+            frames = foreground[:, :, :: self.config.temporal_compression]
+            loss = loss + self.training.still * restlessness(bounded, frames, self.config.spatial_compression)
         with torch.no_grad():
             # codes that are not finite have any number for an id: the loss tells of them, counting must not fail before that
             ids = model.quantizer.codes_to_ids(codes).flatten().clamp(0, model.codebook_size - 1)
@@ -92,6 +98,19 @@ class VideoTokenizerStage:
         self.warning = collapse(counts)
         numbers = {"psnr": float(torch.stack(scores).mean()), "codes_used": float((counts > 0).float().mean())}
         return numbers | {"perplexity": float(perplexity(counts))}, {"reconstructions": one_below_another(shown)}
+
+
+def restlessness(bounded_Bcthw: torch.Tensor, foreground_BCTHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean squared change from latent to latent of bounded latents (in levels) over the places whose own pixels stand still.
+
+    foreground_BCTHW: one frame a latent, T = t; `side`: pixels of a place.
+    """
+    if bounded_Bcthw.shape[2] == 1:
+        return bounded_Bcthw.new_zeros(())
+    change_B1THW = foreground_BCTHW.diff(dim=2).abs().amax(1, keepdim=True)
+    still_B1thw = F.max_pool3d(change_B1THW.float(), (1, side, side)) < VISIBLE
+    restless_Bcthw = bounded_Bcthw.diff(dim=2).square() * still_B1thw
+    return restless_Bcthw.sum() / (still_B1thw.sum() * bounded_Bcthw.shape[1]).clamp_min(1)
 
 
 def correlation(codes_Bcthw: torch.Tensor) -> torch.Tensor:

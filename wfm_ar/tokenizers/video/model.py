@@ -157,10 +157,11 @@ class VideoTokenizer(nn.Module):
         """Codes -> frames less the background; the inverse direction of `latents`."""
         return self.decoder(self.post_quant_conv(codes_Bcthw), memory)
 
-    def forward(self, foreground_BCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training pass on frames (or crops) less the background -> (their reconstruction, codes), gradients straight through."""
-        codes = self.quantizer(self.latents(foreground_BCTHW))
-        return self.foreground(codes), codes
+    def forward(self, foreground_BCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Training pass on frames (or crops) less the background -> (their reconstruction, codes, latents), gradients straight through."""
+        latents = self.latents(foreground_BCTHW)
+        codes = self.quantizer(latents)
+        return self.foreground(codes), codes, latents
 
     def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """float [B, 3, 1 + r*n, H, W] in [-1, 1] -> int64 [B, 1 + n, h, w]. Raises BadClip on another T, H or W."""
