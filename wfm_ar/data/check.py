@@ -28,6 +28,7 @@ from wfm_ar.data.episodes import (
 from wfm_ar.data.folder import NpzReader, videos_in
 from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.video import count_frames, read_video, video_info
+from wfm_ar.data.video_files import check_rate
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
 from wfm_ar.schema import ActionSchema, same_rate
 
@@ -160,9 +161,7 @@ def _check_video(episode: Episode, decode: bool) -> int:
     frames = count_frames(episode.video)
     if decode:
         frames = len(read_video(episode.video))
-    fps = video_info(episode.video).fps
-    if not same_rate(fps, episode.fps):
-        raise BadData(f"{episode.video}: plays at {fps:g} fps, expected {episode.fps:g} as the line says; fix: correct the line")
+    check_rate(episode.video, video_info(episode.video), episode.fps)
     return frames
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.json_files import parse_json, read_bytes, read_json
 from wfm_ar.data.listing import refuse_pointer, stays_inside
-from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info, write_video
+from wfm_ar.data.video import VIDEO_SUFFIXES, write_video
+from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.data.video_notes import video_notes
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
@@ -81,14 +82,22 @@ class Reader(Protocol):
         ...
 
 
+def paired(episode: Episode) -> bool:
+    """Whether rows go with the frames as they are stored."""
+    return episode.actions is not None or episode.state is not None
+
+
 class FileReader:
     """Our own format and bare videos: a file an episode for each kind of data."""
 
+    def __init__(self) -> None:
+        self._videos = VideoFiles()
+
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
-        return read_video(episode.video, start, count)
+        return self._videos.frames(episode.video, episode.fps, paired(episode), start, count)
 
     def num_frames(self, episode: Episode) -> int:
-        return video_info(episode.video).frames
+        return self._videos.num_frames(episode.video, episode.fps, paired(episode))
 
     def frames_from(self, episode: Episode) -> list[Place]:
         return [Place(episode.video)]

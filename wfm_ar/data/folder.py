@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, read_schema
+from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, paired, read_schema
 from wfm_ar.data.listing import files_below, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
-from wfm_ar.data.video import VIDEO_SUFFIXES, read_video, video_info
+from wfm_ar.data.video import VIDEO_SUFFIXES, video_info
+from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.errors import BadActions, BadData
 from wfm_ar.schema import ActionSchema, same_rate
 
@@ -26,11 +27,14 @@ NOT_READ = (".npy", ".npz", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".pkl
 class NpzReader:
     """Videos with an .npz of actions beside each: a row a frame (the last one leads nowhere), or one less."""
 
+    def __init__(self) -> None:
+        self._videos = VideoFiles()
+
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
-        return read_video(episode.video, start, count)
+        return self._videos.frames(episode.video, episode.fps, paired(episode), start, count)
 
     def num_frames(self, episode: Episode) -> int:
-        return video_info(episode.video).frames
+        return self._videos.num_frames(episode.video, episode.fps, paired(episode))
 
     def frames_from(self, episode: Episode) -> list[Place]:
         return [Place(episode.video)]

@@ -35,13 +35,14 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder
 class VideoInfo:
     """What a container says of its first video stream."""
 
-    frames: int  # by the container's tables
-    fps: float
+    frames: int  # stored ones that are shown, by the container's tables
+    fps: float  # of uneven times, between most of the frames
     height: int  # square pixels, as shown
     width: int
     codec: str
     duration_s: float  # 0.0 if unknown
     turned: bool = False  # it is shown otherwise than stored: turned by quarters, or mirrored
+    even: bool = True  # frames follow one another evenly, to half a frame
     stretched: bool = False  # its pixels are not square: it is shown wider or higher than stored
 
 
@@ -61,6 +62,16 @@ def read_video(path: str | Path, start: int = 0, count: int | None = None, *, li
     frames_THWC = _decoded(path, "read", start=int(start), count=None if count is None else int(count), limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC
+
+
+def read_frames(path: str | Path, numbers: np.ndarray, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
+    """The frames of ascending `numbers` [T], which may repeat, as uint8 [T, H, W, 3]. All between the first and last are decoded.
+
+    Raises BadClip.
+    """
+    first, last = int(numbers[0]), int(numbers[-1])
+    frames_THWC = read_video(path, first, last - first + 1, limits=limits)
+    return frames_THWC if np.array_equal(numbers, np.arange(first, last + 1)) else frames_THWC[numbers - first]
 
 
 def frame_times(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:

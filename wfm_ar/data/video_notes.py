@@ -20,10 +20,13 @@ def video_notes(paths: Sequence[Path]) -> list[str]:
         except WfmError:
             continue
     among = f"{len(infos)} videos" + (" looked at" if len(paths) > _LOOKED_AT else "")
-    turned, stretched = sum(info.turned for info in infos), sum(info.stretched for info in infos)
-    notes = []
+    turned, stretched, notes = sum(info.turned for info in infos), sum(info.stretched for info in infos), []
+    uneven = sum(not info.even for info in infos)
     if turned:
         notes.append(f"{turned} of {among} turned upright or mirrored, as the files say")
     if stretched:
         notes.append(f"{stretched} of {among} stretched to square pixels, as the files say")
+    if uneven:
+        shown = "a frame is shown until the next one's time, unless actions or state go with the frames"
+        notes.append(f"{uneven} of {among} unevenly timed, as with pauses: {shown}")
     return notes

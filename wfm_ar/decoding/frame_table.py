@@ -15,6 +15,7 @@ from typing import NamedTuple
 from wfm_ar.decoding import avi, matroska, mp4
 from wfm_ar.decoding.limits import DecodeLimits, Refused
 
+_RATE_SLACK, _TICK = 0.01, 1e-3  # part of a rate; s, what Matroska rounds times to
 _KEPT_FRAMES = 2_000_000  # of all tables together, 20 bytes each
 
 
@@ -119,6 +120,18 @@ def evenly_spaced(times: Sequence[float]) -> bool:
         return True
     step = (times[-1] - times[0]) / (len(times) - 1)
     return step > 0 and all(abs(at - times[0] - number * step) < 0.5 * step for number, at in enumerate(times))
+
+
+def rate_of_times(times: Sequence[float], declared: float) -> float:
+    """Frames a second: the declared rate where the times agree with it; else theirs, between most frames where they are uneven."""
+    if len(times) < 2 or times[-1] <= 0:
+        return declared
+    own = (len(times) - 1) / times[-1]
+    if not evenly_spaced(times):
+        steps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        usual = [step for step in steps if 0.5 < step / (steps[len(steps) // 2] or 1) < 1.5]  # without pauses
+        own = len(usual) / sum(usual) if usual else own
+    return declared if declared and abs(own / declared - 1) <= _RATE_SLACK + _TICK / times[-1] else round(own, 3)
 
 
 def is_picture(stream) -> bool:

@@ -18,7 +18,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from wfm_ar.decoding import mp4
-from wfm_ar.decoding.frame_table import FrameTable, FrameTables, evenly_spaced, is_picture
+from wfm_ar.decoding.frame_table import FrameTable, FrameTables, evenly_spaced, is_picture, rate_of_times
 from wfm_ar.decoding.limits import DecodeLimits, Refused
 from wfm_ar.decoding.orientation import AS_STORED, of_exif, of_matrix, shown_size, turns
 
@@ -73,10 +73,12 @@ class Sink:
 def info(fd: int, limits: DecodeLimits, tables: FrameTables) -> dict[str, Any]:
     """What the container says: frames, fps, codec, duration_s; height and width as shown, and whether that is turned or stretched."""
     with open_video(fd, limits) as (container, stream):
-        about = {"fps": rate_of(stream), "codec": stream.codec_context.name, "duration_s": duration_of(container, stream)}
+        about = {"codec": stream.codec_context.name, "duration_s": duration_of(container, stream)}
         width, height = shown_size(stream.codec_context.width, stream.codec_context.height, stream.sample_aspect_ratio)
         about["stretched"] = (width, height) != (stream.codec_context.width, stream.codec_context.height)
-        about["frames"] = tables.of(fd, container, stream, limits).frames
+        table = tables.of(fd, container, stream, limits)
+        about["frames"], about["even"] = table.frames, evenly_spaced(table.times)
+        about["fps"] = rate_of_times(table.times, rate_of(stream) if about["even"] else float(stream.base_rate or 0))
         may_turn = _may_turn(fd, container, stream)
     orientation = AS_STORED
     if may_turn:

@@ -17,7 +17,8 @@ from wfm_ar.data.curate.retime import kept_frames
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.json_files import parse_json
-from wfm_ar.data.video import count_frames, read_image, read_video, video_info
+from wfm_ar.data.video import read_frames, read_image, video_info
+from wfm_ar.data.video_files import even_numbers
 from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
 from wfm_ar.framing import area_of
@@ -148,28 +149,30 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request,
 def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
     """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
     about = video_info(request.video)
-    rate, declared = request.prompt_fps or about.fps, about.frames or count_frames(request.video)
+    rate = request.prompt_fps or about.fps
     if not rate:
         got = f"does not say how many frames a second it has, expected {world.fps:g}, the world's"
         raise BadClip(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
     if rate < world.fps and not same_rate(rate, world.fps):
         got = f"got {rate:g} frames a second, expected {world.fps:g} or more, as the world has"
         raise BadPrompt(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
-    kept = kept_frames(declared, rate, world.fps)
+    kept = np.arange(about.frames)
+    if not about.even and request.prompt_fps is None:
+        kept = even_numbers(request.video, rate)
+        told.append("unevenly timed, shown evenly: a frame until the next one's time")
+    if not same_rate(rate, world.fps):
+        kept = kept[kept_frames(len(kept), rate, world.fps)]
+        told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
     count = len(kept) if request.prompt_frames is None else request.prompt_frames
     if count >= request.frames:
         raise BadPrompt(
             f"{request.video}: gives {count} frames of the {request.frames} asked for, which leaves none to imagine; "
             f"fix: prompt_frames=1 begins from its first frame, or frames={count + 4 * world.rate} goes on longer"
         )
-    if same_rate(rate, world.fps):
-        video = read_video(request.video, 0, request.prompt_frames)
-    else:
-        if count > len(kept):
-            got = f"prompt_frames: got {count}, but {request.video} has {len(kept)} frames at the world's {world.fps:g} a second"
-            raise BadPrompt(f"{got}, expected at most that; fix: give fewer")
-        video = read_video(request.video, 0, int(kept[count - 1]) + 1)[kept[:count]]
-        told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
+    if count > len(kept):
+        got = f"prompt_frames: got {count}, but {request.video} has {len(kept)} frames at the world's {world.fps:g} a second"
+        raise BadPrompt(f"{got}, expected at most that; fix: give fewer")
+    video = read_frames(request.video, kept[:count])
     rest = (len(video) - 1) % world.rate
     if rest and request.prompt_frames is None:
         fit = len(video) - rest
