@@ -1,17 +1,20 @@
 """Videos with pauses and uneven times are sound: shown evenly where nothing goes with the frames, else frame by frame."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numbered_clip import numbers, write_numbered
 
 from wfm_ar.data import check_data, open_episodes, read_video, video_info
+from wfm_ar.data.fingerprint import frames_fingerprint
 from wfm_ar.data.video import count_frames, frame_times
 from wfm_ar.data.video_files import even_numbers
 from wfm_ar.decoding.frame_table import rate_of_times
 from wfm_ar.errors import BadClip, BadData
-from wfm_ar.train.clips import load_clip, whole_latents
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train.clips import Clips
 
 PAUSED = [i + 9 * (i > 30) for i in range(60)]  # a pause of nine frames after frame 30
 SLOW_START = [*(5 * i for i in range(4)), *(20 + i for i in range(56))]
@@ -38,8 +41,9 @@ def test_a_pause_is_no_defect_and_lasts_as_long_as_it_did(tmp_path, times, suffi
     with pytest.raises(BadClip, match=f"got {len(shown)} frames at .* a second, expected frames 60 to {len(shown)} too"):
         found.load_frames(0, 60, len(shown) - 59)
     assert check_data(tmp_path) == []
-    pieces = np.concatenate([piece.numpy() for piece in whole_latents(found, 0, 64, 96, 4)])  # as training takes them
-    assert numbers(pieces) == shown[: 1 + (len(shown) - 1) // 4 * 4] and numbers(load_clip(found, 0, 64, 96, 29, 8).numpy()) == shown[29:37]
+    clips = Clips(found, VideoTokenizerConfig(height=64, width=96, spatial_compression=8))  # as training takes them
+    assert numbers(clips.beginning(0).numpy()) == shown[: 1 + (len(shown) - 1) // 4 * 4]
+    assert numbers(clips.load(0, 29, 8).numpy()) == shown[29:37]
 
 
 def test_rows_and_frames_stay_paired(tmp_path):
@@ -47,6 +51,8 @@ def test_rows_and_frames_stay_paired(tmp_path):
     write_numbered(tmp_path / "a.mp4", range(60), 30, times=PAUSED)
     np.savez(tmp_path / "a.npz", np.linspace(-1, 1, 60, dtype=np.float32)[:, None])
     beside = open_episodes(tmp_path)
+    alone = replace(beside, episodes=(replace(beside[0], actions=None),))
+    assert alone.num_frames(0) == 69 and frames_fingerprint(alone, 0) != frames_fingerprint(beside, 0)
     (tmp_path / "own").mkdir()
     (tmp_path / "a.mp4").rename(tmp_path / "own/a.mp4")
     np.save(tmp_path / "own/a.npy", np.linspace(-1, 1, 59, dtype=np.float32)[:, None])

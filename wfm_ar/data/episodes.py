@@ -100,7 +100,7 @@ class FileReader:
         return self._videos.num_frames(episode.video, episode.fps, paired(episode))
 
     def frames_from(self, episode: Episode) -> list[Place]:
-        return [Place(episode.video)]
+        return [Place(episode.video, within=self._videos.place_within(episode.video, paired(episode)))]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         return load_actions(episode.actions, schema)

@@ -37,7 +37,7 @@ class NpzReader:
         return self._videos.num_frames(episode.video, episode.fps, paired(episode))
 
     def frames_from(self, episode: Episode) -> list[Place]:
-        return [Place(episode.video)]
+        return [Place(episode.video, within=self._videos.place_within(episode.video, paired(episode)))]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         values = self.used(episode)

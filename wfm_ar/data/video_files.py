@@ -24,17 +24,27 @@ class VideoFiles:
         self._info = functools.lru_cache(maxsize=1 << 16)(video_info)
         self._shown = functools.lru_cache(maxsize=256)(even_numbers)
 
+    def shown_evenly(self, path: Path, paired: bool) -> bool:
+        """Whether frames are repeated. Raises BadClip."""
+        return not (paired or self._info(path).even)
+
+    def place_within(self, path: Path, paired: bool) -> str:
+        """What tells frames that are shown evenly from the same ones as they are stored; "" for these."""
+        try:
+            return "evenly" if self.shown_evenly(path, paired) else ""
+        except BadClip:  # told when its frames are read
+            return ""
+
     def num_frames(self, path: Path, fps: float, paired: bool) -> int:
         """Frames of an episode of `fps` a second; paired: rows go with the stored ones. Raises BadClip, BadData."""
         info = self._info(path)
         check_rate(path, info, fps)
-        return info.frames if info.even or paired else len(self._shown(path, fps))
+        return len(self._shown(path, fps)) if self.shown_evenly(path, paired) else info.frames
 
     def frames(self, path: Path, fps: float, paired: bool, start: int, count: int | None) -> np.ndarray:
         """uint8 [T, H, W, 3], `count` frames from `start`, to the end for None. Raises BadClip, BadData."""
-        info = self._info(path)
-        check_rate(path, info, fps)
-        if info.even or paired:
+        check_rate(path, self._info(path), fps)
+        if not self.shown_evenly(path, paired):
             return read_video(path, start, count)
         shown = self._shown(path, fps)
         end = len(shown) if count is None else start + count
