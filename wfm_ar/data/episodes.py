@@ -19,7 +19,7 @@ import numpy as np
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.json_files import parse_json, read_bytes, read_json
 from wfm_ar.data.listing import refuse_pointer, stays_inside
-from wfm_ar.data.video import VIDEO_SUFFIXES, write_video
+from wfm_ar.data.video import write_video
 from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.data.video_notes import video_notes
 from wfm_ar.errors import BadActions, BadData, nearest
@@ -143,7 +143,7 @@ class EpisodeSet(Sequence):
         if episode.actions is None:
             return None
         actions = self.reader.actions(episode, self.schema_of(i))
-        check_count(actions, self.num_frames(i), str(episode.actions) if self.format == "episodes" else f"{episode.actions} ({episode.id})")
+        check_count(actions, self.num_frames(i), f"{episode.actions}" + f" ({episode.id})" * (self.format != "episodes"))
         return actions
 
     def load_state(self, i: int) -> dict[str, np.ndarray] | None:
@@ -179,8 +179,7 @@ class EpisodeSet(Sequence):
 
     def video_notes(self) -> list[str]:
         """What there is to say of how the video files are shown; for several sets, their own lines say it."""
-        videos = dict.fromkeys(episode.video for episode in self.episodes if self.format != "mix")
-        return video_notes([path for path in videos if Path(path).suffix.lower() in VIDEO_SUFFIXES])
+        return video_notes(episode.video for episode in self.episodes if self.format != "mix")
 
 
 def open_own(root: Path) -> EpisodeSet:

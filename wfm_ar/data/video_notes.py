@@ -1,18 +1,19 @@
 """What a set's summary says of its video files: how many are shown otherwise than stored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.video import VideoInfo, video_info
+from wfm_ar.data.video import VIDEO_SUFFIXES, VideoInfo, video_info
 from wfm_ar.errors import WfmError
 
 _LOOKED_AT = 50  # files, spread evenly: a set of a hundred thousand opens in no time
 
 
-def video_notes(paths: Sequence[Path]) -> list[str]:
-    """A line for each thing that is so of some of the files; those that cannot be read are told of elsewhere."""
+def video_notes(files: Iterable[Path]) -> list[str]:
+    """A line for each thing that is so of some of the videos among `files`; those that cannot be read are told of elsewhere."""
+    paths = [path for path in dict.fromkeys(files) if Path(path).suffix.lower() in VIDEO_SUFFIXES]
     infos: list[VideoInfo] = []
     for i in np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).astype(int):
         try:
