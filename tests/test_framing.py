@@ -80,4 +80,5 @@ def test_the_line_names_width_before_height():
     line = framing_line([(480, 640), (480, 640), (128, 128)], 96, 128, "centre")
     assert line == "pictures become 128x96 (crop=centre); 640x480: nothing is lost; 128x128: 25% of the picture is cut off"
     assert framing_line([(40, 80)], 32, 32, "fit").endswith("80x40: 50% of 32x32 is black")
+    assert framing_line([(n, n) for n in range(32, 39)], 32, 32, "centre").endswith("35x35: nothing is lost; and 3 more sizes")
     assert framing_line([(40, 80)], 32, 32, "stretch").endswith("80x40: stretched by 2.00")

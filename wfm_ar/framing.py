@@ -12,6 +12,7 @@ from wfm_ar.errors import BadClip, BadConfig, nearest
 
 CENTRE, FIT, STRETCH = NAMES = ("centre", "fit", "stretch")
 MOST = 1 << 16  # pixels a side of an area
+TOLD = 4  # sizes that a line names
 
 
 class Box(NamedTuple):
@@ -71,7 +72,10 @@ def framing(rows: int, columns: int, height: int, width: int, crop: str, where: 
 
 
 def framing_line(sizes: list[tuple[int, int]], height: int, width: int, crop: str, where: str = "crop") -> str:
-    """One line for pictures of these sizes (rows, columns): how they become `height` x `width`, and what is lost. Sizes: width x height."""
+    """One line for pictures of these sizes (rows, columns): how they become `height` x `width`, and what is lost. Sizes: width x height.
+
+    Raises BadClip where one of them does not hold the area of `crop`.
+    """
     parts = []
     for rows, columns in dict.fromkeys(sizes):
         _, _, lost, bars, stretched = framing(rows, columns, height, width, crop, where)
@@ -79,7 +83,8 @@ def framing_line(sizes: list[tuple[int, int]], height: int, width: int, crop: st
         told += [f"{bars:.0%} of {width}x{height} is black"] if bars > 0.004 else []
         told += [f"stretched by {stretched:.2f}"] if stretched > 1.02 and crop == STRETCH else []
         parts.append(f"{columns}x{rows}: {', '.join(told) or 'nothing is lost'}")
-    return f"pictures become {width}x{height} (crop={crop}); {'; '.join(parts)}"
+    more = [f"and {len(parts) - TOLD} more sizes"] if len(parts) > TOLD else []
+    return f"pictures become {width}x{height} (crop={crop}); {'; '.join(parts[:TOLD] + more)}"
 
 
 def _centred(outer: Box, height: int, width: int) -> Box:

@@ -52,6 +52,10 @@ def test_a_world_that_is_not_square_from_an_area_of_the_pictures(wfm, clips):
     code, out, err = wfm("train", *SMALL, "stage=world_model", "steps=3")  # goes on with the run's own sizes, and its frames
     assert code == 0 and "pictures become 48x32 (crop=10,5,90,50)" in out
     assert sorted(path.stat().st_mtime_ns for path in (clips.parent / "runs/x/frames").rglob("*.*")) == frames
+    write_video(clips / "0.mp4", np.random.default_rng(9).integers(0, 256, (9, 60, 100, 3), dtype=np.uint8), 10, overwrite=True)
+    code, out, err = wfm("train", *SMALL, "stage=world_model", "steps=4")
+    assert code == 0 and "the data have changed since they were encoded: 1 with other frames (0.mp4); 1 of " in out
+    assert len([*(clips.parent / "runs/x/frames").rglob("*.*")]) == len(frames)  # those of the clip that was are gone
     code, out, err = wfm("train", *SMALL, "stage=world_model", "crop=fit")
     assert code == 2 and "crop: got fit, but the run's video tokenizer was trained with 10,5,90,50, expected that; fix: leave it out" in err
     code, out, err = wfm("train", *SMALL, "stage=world_model", "init=runs/x/world", "run=y", "height=48")

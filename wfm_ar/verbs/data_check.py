@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wfm_ar.errors import BadClip, BadConfig, WfmError
+from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.framing import area_of, framing_line
 from wfm_ar.verbs.inputs import refuse_inputs
 
 AUTO = "auto"
-SIZES = 4  # picture sizes that are told of
 SAMPLES = 12  # rows of the contact sheet
 
 
@@ -64,11 +63,9 @@ def run(settings: Settings) -> int:
         print(f"wfm data check: {settings.path}: {title}{plural} found, expected none; fix: as each line says", file=sys.stderr)
         return 2
     summary, stats = summarize(settings.path, **how), data_stats(settings.path, **how)
+    pictures = framing_line(list(stats.sizes), settings.height, settings.width, settings.crop, str(settings.path))
     print(f"{settings.path}: {summary}; no defects")
-    try:
-        print(framing_line(list(stats.sizes)[:SIZES], settings.height, settings.width, settings.crop))
-    except BadClip as error:
-        print(f"note: {error}")
+    print(pictures)
     for note in (*summary.notes, *stats.notes):
         print(f"note: {note}")
     if sheet is not None:

@@ -67,7 +67,9 @@ def run(settings: Settings) -> int:
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
-    request, prompt, _ = read_prompt(request, world, imagine=True)
+    request, prompt, told = read_prompt(request, world, imagine=True)
+    if told:
+        print(f"{request.image or request.episode}: {told}")
     goal = GoalPicture(picture=_goal(settings, request, world), last=world.rate)
     try:
         found = plan(

@@ -20,7 +20,7 @@ from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_array
-from wfm_ar.verbs.training_data import kept_schema
+from wfm_ar.verbs.training_data import kept_schema, told_framing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ def _shards(settings: Settings, data: Path) -> int:
         found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))
     present = {episode.split for episode in found}
     tokenizer = _tokenizer(settings)
+    told_framing(found, tokenizer.config)
     for split in (split for split in SPLITS if split in present):
         out = settings.out / split
         tokenize(tokenizer, found.of_split(split), out, settings.clips_per_shard, settings.workers, settings.images)
