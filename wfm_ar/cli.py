@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from wfm_ar import __version__
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
 from wfm_ar.config_files import check_folder, check_overrides, check_sweep
-from wfm_ar.errors import BadConfig, BadData, NoSpace, WfmError, nearest
+from wfm_ar.errors import BadConfig, BadData, NoSpace, Note, WfmError, nearest
 from wfm_ar.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
@@ -54,9 +54,18 @@ OF_NO_USE = (  # warnings of libraries that nobody can do anything about
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (`argv` without the program's name) and returns the exit code. Never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for message in OF_NO_USE:
-        warnings.filterwarnings("ignore", message)
-    return _guarded("wfm", lambda: _dispatch(arguments))
+    with warnings.catch_warnings():
+        for message in OF_NO_USE:
+            warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("always", category=Note)
+        show = warnings.showwarning
+        warnings.showwarning = lambda message, category, *rest: _note(message) if category is Note else show(message, category, *rest)
+        return _guarded("wfm", lambda: _dispatch(arguments))
+
+
+def _note(message: Warning | str) -> None:
+    """A warning as one line, without the place in the code that Python adds."""
+    print(f"wfm: note: {message}", file=sys.stderr)
 
 
 def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Any:

@@ -50,6 +50,10 @@ class MissingDependency(WfmError):
     """An optional package is needed and not installed."""
 
 
+class Note(UserWarning):
+    """What was done beside what was asked for, and a user should know. The command line prints it as one line."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """' (did you mean "x"?)' with the choice most like `name`, or '' where none is near."""
     found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)

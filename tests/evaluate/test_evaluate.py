@@ -13,7 +13,8 @@ from wfm_ar.data.episodes import write_episode, write_episodes
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, OutputExists
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, NoSpace, OutputExists
+from wfm_ar.evaluate import evaluate as evaluating
 from wfm_ar.evaluate.control import DRIVES, true_path
 from wfm_ar.evaluate.evaluate import evaluate
 from wfm_ar.evaluate.heldout import HeldOut
@@ -132,6 +133,21 @@ def test_a_report_that_is_there_is_kept(world, data, report):
     with pytest.raises(OutputExists, match="report.json: exists already"):
         evaluate(world, "no such data", out, QUICK, progress=False)  # refused before anything is looked at
     assert (out / "report.json").read_bytes() == before
+
+
+def test_a_full_disk_leaves_no_report(world, data, tmp_path, monkeypatch):
+    quickest = replace(QUICK, episodes=2, text_episodes=1, tokenizer_episodes=1, speed_runs=0, examples=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluating, "markdown_table", full_disk)
+        with pytest.raises(NoSpace):
+            evaluate(world, data, tmp_path / "out", quickest, progress=False)
+    assert not list(tmp_path.iterdir())
+    evaluate(world, data, tmp_path / "out", quickest, progress=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "report.html", "table.md"}
+
+
+def full_disk(*arguments):
+    raise NoSpace("table.md: no space left on the disk; fix: free some space")
 
 
 def test_videos_without_text_and_actions_measure_what_can_be(world, tmp_path):

@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_what_was_there(parts: WorldParts, folder: Path, monk
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wfm_ar.data.files.fsync", full)
+    monkeypatch.setattr("wfm_ar.data.claims.fsync", full)
     with pytest.raises(NoSpace, match="the disk is full"):
         save_world(folder, parts, card="new", overwrite=True)
     assert (folder / "README.md").read_text() == "# A tiny world\n" and not list(folder.parent.glob(".*"))

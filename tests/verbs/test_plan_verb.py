@@ -10,9 +10,11 @@ import tiny_world as tiny
 from wfm_ar.cli import main
 from wfm_ar.data.episodes import write_episode, write_episodes
 from wfm_ar.data.video import read_image, read_video, write_image
+from wfm_ar.errors import NoSpace
 from wfm_ar.rollout.world import load_world
 from wfm_ar.rollout.world_folder import save_world
 from wfm_ar.simulate.goal import GoalPicture
+from wfm_ar.verbs import outputs
 
 QUICK = ("samples=4", "rounds=2", "elites=2", "frames=5")
 
@@ -111,3 +113,23 @@ def test_a_world_without_actions_and_outputs_that_are_there(wfm, place, tmp_path
     code, _, err = wfm(*given)
     assert code == 2 and "plan.json" in err and (tmp_path / "plan.json").read_text() == "{}"
     assert wfm(*given, "overwrite=true")[0] == 0
+
+
+def test_an_error_leaves_nothing_and_what_is_made_is_not_made_again(wfm, place, tmp_path, monkeypatch):
+    given = f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", "out=more/plan.mp4"
+    with monkeypatch.context() as broken:
+        broken.setattr(outputs, "write_contact_sheet", full_disk)
+        code, _, err = wfm(*given)
+        assert code == 2 and "no space left" in err and not list(tmp_path.iterdir())
+    assert wfm(*given)[0] == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "more").iterdir()}
+    assert before.keys() == {f"plan{suffix}" for suffix in outputs.SUFFIXES}
+    code, out, _ = wfm(*given)
+    assert code == 0 and "made already" in out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "more").iterdir()} == before
+    code, _, err = wfm(*given, "seed=1")
+    assert code == 2 and "exists already" in err
+
+
+def full_disk(*arguments, **named):
+    raise NoSpace("sheet: no space left on the disk; fix: free some space")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import check_data, open_episodes
+from wfm_ar.data.claims import claim
 from wfm_ar.errors import BadConfig, OutputExists
 from wfm_ar.worlds import make
 from wfm_ar.worlds.make import make_dataset
@@ -62,6 +63,17 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
     assert files_of(out) == whole
 
 
+def test_a_run_killed_while_it_took_an_older_set_away_goes_on(made, tmp_path):
+    """Its new settings are there, of the older set's files some still are, and none of them is taken for a made one."""
+    out = tmp_path / "cut"
+    shutil.copytree(made, out)
+    (out / "episodes.jsonl").unlink()
+    (out / "videos/000012.mp4").write_bytes(b"of the older set")
+    (out / "videos/000001.mp4").write_bytes(b"of the older set")
+    make_dataset(out=out, workers=1, **SETTINGS)
+    assert files_of(out) == files_of(made)
+
+
 def test_a_complete_set_is_left_alone(made):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     make_dataset(out=made, workers=2, **SETTINGS)
@@ -107,8 +119,7 @@ def test_two_at_once_are_refused(made, tmp_path):
     out = tmp_path / "set"
     shutil.copytree(made, out)
     (out / "episodes.jsonl").unlink()
-    with open(out / "making.jsonl", "ab") as file:
-        make._lock(file, out)
+    with claim(out / "make.json"):
         with pytest.raises(OutputExists, match="another process"):
             make_dataset(out=out, workers=1, **SETTINGS)
 

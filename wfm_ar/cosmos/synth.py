@@ -4,6 +4,7 @@ Tiny widths, but the published codebook, rates, depths of the tokenizers and fil
 mean_std.pt and aux_vars.pt.
 """
 
+import errno
 import json
 import math
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from wfm_ar.cosmos.names import names_of
 from wfm_ar.cosmos.shapes import CODEBOOK, LATENT_TOKENIZERS, LEVELS, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, Config
+from wfm_ar.data.claims import whole_folder
+from wfm_ar.data.files import as_wfm_error
 from wfm_ar.diffusion_decoder.dit import DiTConfig
 from wfm_ar.errors import BadConfig, OutputExists, nearest
 from wfm_ar.world_model.transformer import WorldModelConfig
@@ -56,7 +59,7 @@ def synthesise(
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the release of one world model with all parts it runs with. Raises BadConfig, OutputExists."""
+    """Write the release of one world model with all parts it runs with, or nothing. Raises BadConfig, OutputExists, NoSpace, BadData."""
     if name not in WORLD_MODELS:
         raise BadConfig(f"name: got {name!r}{nearest(name, WORLD_MODELS)}, expected one of {list(WORLD_MODELS)}; fix: choose one of them")
     if scale != "tiny":
@@ -64,6 +67,18 @@ def synthesise(
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputExists(f"{out}: is there already, expected a new folder; fix: another out=, or overwrite=true")
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(FOLDERS.values())):
+        raise OutputExists(f"{out}: holds more than a release, so it will not be replaced; fix: another out=")
+    try:
+        with whole_folder(out, overwrite=overwrite) as part:
+            _write_release(part, name, seed, progress)
+    except (OSError, RuntimeError) as error:  # torch's writers raise the latter
+        told = error if isinstance(error, OSError) else OSError(errno.EIO, str(error).splitlines()[0])
+        raise as_wfm_error(told, out) from error
+    return out
+
+
+def _write_release(out: Path, name: str, seed: int, progress: Callable[[str], None] | None) -> None:
     generator = torch.Generator().manual_seed(seed)
     for part in (name, "dv8x16x16", "cv8x8x8", "decoder-7b"):
         if progress is not None:
@@ -83,7 +98,6 @@ def synthesise(
             _write_archives(folder, weights, discrete=part.startswith("dv"))
     mean_std = (torch.randn(16 * CHUNK, generator=generator) * 0.1, torch.rand(16 * CHUNK, generator=generator) + 0.5)
     torch.save(mean_std, out / FOLDERS["cv8x8x8"] / "mean_std.pt")
-    return out
 
 
 def random_weights(config: Config, generator: torch.Generator) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.episodes import EpisodeSet, FileReader, even_sides, file_id, write_episode, write_episodes
-from wfm_ar.data.files import as_wfm_error, whole_folder, write_atomic
+from wfm_ar.data.files import as_wfm_error, write_atomic
 from wfm_ar.data.folder import NpzReader
 from wfm_ar.data.lerobot_write import Clip, goes_by_frame, write_lerobot
 from wfm_ar.data.set_folder import refuse_set
@@ -50,7 +51,7 @@ def convert_set(
         about = {"converted_from": episodes.title}
         write_lerobot(out, clips, fps=rates[0], schema=episodes.schema, lossless=lossless, crf=crf, about=about, overwrite=overwrite)
     elif format == "episodes":
-        _write_own(episodes, out, lossless, crf, notes, on_progress)
+        _write_own(episodes, out, lossless, crf, overwrite, notes, on_progress)
     else:
         raise BadConfig(f"format: got {format!r}, expected episodes or lerobot; fix: name one of them")
     return list(dict.fromkeys(notes))
@@ -75,12 +76,18 @@ def _clips(episodes: EpisodeSet, lossless: bool, notes: list[str], on_progress: 
 
 
 def _write_own(
-    episodes: EpisodeSet, out: Path, lossless: bool, crf: int, notes: list[str], on_progress: Callable[[int, int], None] | None
+    episodes: EpisodeSet,
+    out: Path,
+    lossless: bool,
+    crf: int,
+    overwrite: bool,
+    notes: list[str],
+    on_progress: Callable[[int, int], None] | None,
 ) -> None:
     records: list[dict[str, Any]] = []
     taken: set[str] = set()
     try:
-        with whole_folder(out) as part:
+        with whole_folder(out, overwrite=overwrite) as part:
             for i, episode in enumerate(episodes):
                 name = base = file_id(episode.id.removesuffix(episode.video.suffix))
                 n = 1

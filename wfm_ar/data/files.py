@@ -1,33 +1,39 @@
-"""Whole files and folders or none: what is written gets a temporary name, is synced, and renamed.
+"""Whole files or none: what is written gets a temporary name, is synced, and renamed. Folders: claims.py.
 
 Knows nothing of what the bytes mean. A full disk raises NoSpace, a path in use raises OutputExists; in both cases whatever
 was at the path before is still there.
 """
 
+import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import os
+import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from wfm_ar.errors import BadData, NoSpace, OutputExists
+
+PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called until it is whole
 
 
 def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: bool = True) -> None:
     """Writes `content` to `path`, wholly or not at all. `sync=False` skips fsync (many small files that can be remade)."""
     path = Path(path)
     refuse_existing(path, overwrite)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{short_name(path)}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
+        with _held(part) as file:
             file.write(content)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
     except OSError as error:
         raise as_wfm_error(error, path) from error
     finally:
@@ -35,25 +41,37 @@ def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: b
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder under another name, to be filled; when the block ends well, it is synced and takes the place of `folder`.
+def _held(part: Path) -> Iterator[BinaryIO]:
+    """A new file, locked while it is written: `remove_dead_parts` leaves it alone."""
+    while True:
+        with open(part, "xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if part.exists():  # it was not taken for a dead one before it was locked
+                yield file
+                return
 
-    What was there before goes only when the new one stands; after an error it is still there, and the new one is gone. Raises OSError.
+
+def remove_dead_parts(folder: Path, name: str = "*") -> int:
+    """Removes what `write_atomic` left half written in `folder` when its process was killed -> how many files.
+
+    `name`: of the file that was to be written, or all; a part that is being written now stays.
     """
-    part, old = (folder.with_name(f".{kind}-{folder.name}-{os.getpid()}") for kind in ("tmp", "old"))
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        yield part
-        for path in [*part.rglob("*"), part]:
-            fsync(path)
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(part, folder)
-        fsync(folder.absolute().parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    removed = 0
+    for part in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
+        if not PART.fullmatch(part.name):
+            continue
+        with contextlib.suppress(OSError), open(os.open(part, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+            removed += 1
+    return removed
+
+
+def short_name(path: Path) -> str:
+    """A file's name, shortened where a longer one made of it could be too long for a file system."""
+    name = path.name
+    return name if len(name.encode()) <= 200 else name[:40] + hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.episodes import SCHEMA
-from wfm_ar.data.files import as_wfm_error, whole_folder
+from wfm_ar.data.files import as_wfm_error
 from wfm_ar.data.lerobot import ID, SPLIT
 from wfm_ar.data.lerobot_reader import STATE_NAME, STATE_SHAPE
 from wfm_ar.data.parquet import import_pyarrow
@@ -69,7 +70,7 @@ def write_lerobot(
     import_pyarrow(str(root))
     refuse_set(root, overwrite)
     try:
-        with whole_folder(root) as part:
+        with whole_folder(root, overwrite=overwrite) as part:
             rows = _Rows(part, fps, schema)
             for number, group in enumerate(_files(iter(clips), PIXELS[lossless])):
                 place = {"chunk_index": number // CHUNK, "file_index": number % CHUNK}

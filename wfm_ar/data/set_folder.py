@@ -3,11 +3,18 @@
 import os
 from pathlib import Path
 
+from wfm_ar.data.claims import claim
 from wfm_ar.errors import OutputExists
 
 
 def refuse_set(root: Path, overwrite: bool) -> None:
-    """Raises OutputExists if something is at `root`, unless it is a data set (or empty) and overwriting was asked for."""
+    """Raises OutputExists if something is at `root`, unless it is a data set (or empty) and overwriting was asked for; and what
+    `claim` raises, so that a place that cannot be written is told before the work."""
+    with claim(root):  # what a process that was stopped had set aside is back before it is looked for
+        _refuse_set(root, overwrite)
+
+
+def _refuse_set(root: Path, overwrite: bool) -> None:
     if not os.path.lexists(root):
         return
     ours = root.is_dir() and (not any(root.iterdir()) or (root / "meta/info.json").is_file() or (root / "episodes.jsonl").is_file())

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wfm_ar.data.files import as_wfm_error, fsync, sha256_of, write_atomic
+from wfm_ar.data.files import as_wfm_error, fsync, remove_dead_parts, sha256_of, write_atomic
 from wfm_ar.data.fingerprint import Origin
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
@@ -154,6 +154,7 @@ def write_store(
     described = root / DESCRIPTION
     try:
         root.mkdir(parents=True, exist_ok=True)
+        remove_dead_parts(root)
         if not described.exists():
             write_atomic(described, json.dumps(about, indent=1).encode(), overwrite=True)
         if not same(read_description(described), about):

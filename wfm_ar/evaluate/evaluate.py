@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wfm_ar import __version__
+from wfm_ar.data.claims import claim, whole_files
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
 from wfm_ar.data.formats import open_episodes
@@ -65,8 +66,25 @@ def evaluate(
     Returns the content of report.json. Raises BadCheckpoint, BadData, BadClip, BadActions or BadConfig for what does not fit
     together, OutputExists where there is a report already, NoSpace on a full disk.
     """
-    config, out, clock = config or EvaluateConfig(), Path(out), time.monotonic()
-    _prepare(out, overwrite)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out}: is a file, expected a folder for the reports; fix: choose another out=")
+    with claim(out / JSON):
+        for name in (JSON, HTML, TABLE):
+            refuse_existing(out / name, overwrite)
+        report, sheets, fps = _measured(world, data, config or EvaluateConfig(), device, progress)
+        with whole_files(out / JSON, overwrite=overwrite) as part:
+            write_atomic(part / HTML, render_report(report, sheets, fps=fps).encode())
+            write_atomic(part / TABLE, markdown_table(report["bars"]).encode())
+            write_atomic(part / JSON, json.dumps(report, indent=1, allow_nan=False).encode() + b"\n")
+    return report
+
+
+def _measured(
+    world: str | Path, data: str | Path, config: EvaluateConfig, device: torch.device | str, progress: bool
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """-> (the content of report.json, what the page shows by section, frames a second)."""
+    clock = time.monotonic()
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
     loaded = load_own_world(world, device)
     latent_frames(config.frames, loaded.rate)
@@ -109,24 +127,12 @@ def evaluate(
             report["speed"] = speed_section(bench, demo)
     report["seconds"] = time.monotonic() - clock
     report["bars"] = judge(report)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / JSON, json.dumps(report, indent=1, allow_nan=False).encode() + b"\n", overwrite=overwrite)
-    write_atomic(out / HTML, render_report(report, sheets, fps=loaded.fps).encode(), overwrite=overwrite)
-    write_atomic(out / TABLE, markdown_table(report["bars"]).encode(), overwrite=overwrite)
-    return report
+    return report, sheets, loaded.fps
 
 
 def _names(data: str | Path) -> str:
     """The last part of a data set's path, or of each of several."""
     return os.pathsep.join(Path(part).name for part in str(data).split(os.pathsep))
-
-
-def _prepare(out: Path, overwrite: bool) -> None:
-    """Refuses, before any work, an output that could not be written at the end."""
-    if out.exists() and not out.is_dir():
-        raise OutputExists(f"{out}: is a file, expected a folder for the reports; fix: choose another out=")
-    for name in (JSON, HTML, TABLE):
-        refuse_existing(out / name, overwrite)
 
 
 def _driven(world: World, clips: HeldOut) -> HeldOut:

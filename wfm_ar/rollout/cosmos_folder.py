@@ -22,7 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wfm_ar.data.files import sha256_of, whole_folder
+from wfm_ar.data.claims import whole_folder
+from wfm_ar.data.files import sha256_of
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
 from wfm_ar.rollout.int8 import put_int8, quantisable
@@ -171,7 +172,7 @@ def save_cosmos(
             f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true for a world"
         )
     try:
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, overwrite=overwrite) as temporary:
             for name, sources in parts.items():
                 if progress is not None:
                     progress(name)

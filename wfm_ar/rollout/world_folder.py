@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from wfm_ar.data.files import sha256_of, whole_folder
+from wfm_ar.data.claims import whole_folder
+from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
@@ -119,7 +120,7 @@ def save_world(
     if folder.exists() and not (folder / SETTINGS).is_file():
         raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
     try:
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, overwrite=overwrite) as temporary:
             for name, module in parts.modules().items():
                 save_file(_packed(name, module, dtype), temporary / f"{name}.safetensors")
             if parts.text_tokenizer is not None:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from wfm_ar.data.files import fsync, sha256_of
+from wfm_ar.data.files import fsync, remove_dead_parts, sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
 from wfm_ar.train.disk import Disk
@@ -152,6 +152,8 @@ def settle(run: Path, disk: Disk | None = None) -> None:
             _drop(final, disk)
         disk.rename(aside, final)
         disk.sync(run)
+    for folder in (run, run / "pictures"):
+        remove_dead_parts(folder)
     for stale in run.glob(".tmp-*"):
         if stale.is_dir() and not stale.is_symlink():
             shutil.rmtree(stale, ignore_errors=True)

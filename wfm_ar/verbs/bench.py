@@ -18,20 +18,30 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Prints a table as it is made; with `out` also writes JSON. Raises BadConfig, OutputExists, WfmError for wrong numbers."""
+    from contextlib import nullcontext
+
+    from wfm_ar.data.claims import claim
+    from wfm_ar.data.files import refuse_existing
+
+    with nullcontext() if settings.out is None else claim(settings.out):
+        if settings.out is not None:
+            refuse_existing(settings.out, settings.overwrite)
+        return _run(settings)
+
+
+def _run(settings: Settings) -> int:
     import json
 
     import torch
     from wfm_kernels.benchmark import about_machine, case_name, cases, dtype_of, goals_table, measure, table
     from wfm_kernels.benchmark.timing import WrongNumbers
 
-    from wfm_ar.data.files import refuse_existing, write_atomic
+    from wfm_ar.data.files import write_atomic
     from wfm_ar.errors import BadConfig, WfmError
     from wfm_ar.verbs.device import device_named
 
     if settings.rounds < 1 or settings.threads < 1:
         raise BadConfig(f"rounds, threads: got {settings.rounds} and {settings.threads}, expected at least 1 each; fix: leave them out")
-    if settings.out is not None:
-        refuse_existing(settings.out, settings.overwrite)
     device = device_named(settings.device)
     names = [case_name(maker, shape) for maker, shape in cases(device)]
     chosen = [case for case, name in zip(cases(device), names, strict=True) if settings.only in name]

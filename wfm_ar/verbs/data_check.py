@@ -99,10 +99,11 @@ def _draw(settings: Settings, how: dict[str, Any]) -> Path | None:
     name = name.parent.name if name.name == "episodes.jsonl" else name.stem
     sheet = Path("outputs") / f"{name}-samples.png" if str(settings.sheet) == AUTO else settings.sheet
     if any(Path(part).exists() for part in str(settings.path).split(os.pathsep)):
+        from wfm_ar.data.claims import claim
         from wfm_ar.verbs.contact_sheet import write_sample_sheet
 
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        write_sample_sheet(sheet, settings.path, SAMPLES, **how)
+        with claim(sheet):
+            write_sample_sheet(sheet, settings.path, SAMPLES, **how)
     return sheet if sheet.exists() else None
 
 

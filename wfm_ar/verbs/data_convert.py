@@ -32,8 +32,10 @@ def run(settings: Settings) -> int:
     """Converts and says what came of it."""
     from wfm_ar.data.convert import convert_set
     from wfm_ar.data.formats import open_episodes
+    from wfm_ar.data.set_folder import refuse_set
 
     refuse_inputs([settings.out], {"src": settings.src})
+    refuse_set(settings.out, settings.overwrite)  # before the source is looked through
     episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip)
     print(episodes.about())
     keys = ("lossless", "crf", "overwrite")

@@ -26,10 +26,8 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Writes the page and prints the main numbers."""
-    from wfm_ar.data.files import refuse_existing, write_atomic
-    from wfm_ar.data.formats import VIEW
-    from wfm_ar.data.stats import data_stats
-    from wfm_ar.verbs.stats_page import render_page
+    from wfm_ar.data.claims import claim
+    from wfm_ar.data.files import refuse_existing
 
     name = settings.path.resolve()
     name = name.parent.name if name.name == "episodes.jsonl" else name.stem
@@ -37,10 +35,19 @@ def run(settings: Settings) -> int:
     refuse_inputs([out], {"path": settings.path})
     if settings.out is not None:  # the page with the default name is ours to replace
         refuse_existing(out, settings.overwrite)
+    with claim(out):
+        return _run(settings, out)
+
+
+def _run(settings: Settings, out: Path) -> int:
+    from wfm_ar.data.files import write_atomic
+    from wfm_ar.data.formats import VIEW
+    from wfm_ar.data.stats import data_stats
+    from wfm_ar.verbs.stats_page import render_page
+
     how = {key: getattr(settings, key) for key in VIEW}
     stats = data_stats(settings.path, **how, on_progress=_say if sys.stderr.isatty() else None)
     sheet = _sheet(settings.path, how) if settings.samples else None
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, render_page(stats, sheet).encode(), overwrite=True)
     rates = ", ".join(f"{rate:g}" for rate in stats.rates)
     sizes = ", ".join(f"{width}x{height}" for height, width in list(stats.sizes)[:4]) + (" ..." if len(stats.sizes) > 4 else "")

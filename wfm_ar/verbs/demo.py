@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wfm_ar.data.claims import claim, holds_something, whole_files
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
@@ -25,6 +26,7 @@ from wfm_ar.verbs.outputs import write_json
 # what is commanded, in actions or in words, is to be seen: guided as `wfm evaluate` guides it, and what is driven without chance
 DRIVEN = {"temperature": 0.0, "action_guidance": 1.5}
 TOLD = {"text_guidance": 3.0}
+ABOUT, SHEET = "demo.json", "contact_sheet.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +56,23 @@ class Case:
 def run(settings: Settings) -> int:
     """Makes, measures and writes everything, and says what came out."""
     refuse_inputs(settings.out.glob("*"), {"world": settings.world, "data": settings.data})
-    if settings.out.exists() and not settings.overwrite:
-        raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
+    about = settings.out / ABOUT
+    if settings.out.exists() and not settings.out.is_dir():
+        raise OutputExists(f"{settings.out}: exists already and is a file, expected a new folder; fix: choose another out=")
+    with claim(about):
+        if not settings.overwrite and holds_something(settings.out):
+            raise OutputExists(f"{settings.out}: exists already, expected a new folder; fix: choose another out=, or set overwrite=true")
+        with whole_files(about, overwrite=settings.overwrite) as part:
+            summary = _run(settings, part)
+    _tell(settings.out, settings.out / SHEET, summary)
+    return 0
+
+
+def _run(settings: Settings, out: Path) -> dict[str, Any]:
+    """Writes everything to the folder `out` -> what demo.json says."""
     begun = time.perf_counter()
     world = load_own_world(settings.world, device=device_named(settings.device))
     samples = open_episodes(settings.data, "val") if settings.data else open_episodes(samples_of(settings.world))
-    settings.out.mkdir(parents=True, exist_ok=True)
     refines = world.parts.diffusion_decoder is not None
     rows: list[tuple[str, np.ndarray]] = []
     numbers = []
@@ -73,10 +86,9 @@ def run(settings: Settings) -> int:
         name = Path(episode.id).stem
         rows.append((f'episode {name}: the truth, "{episode.text or "no text"}"', truth))
         for case, rollout in zip(cases, rollouts, strict=True):
-            rows += _write(settings, f"{name}-{case.name}", case, rollout, truth)
+            rows += _write(out, f"{name}-{case.name}", case, rollout, truth)
         numbers += _measure(world, name, cases, rollouts, truth)
-    sheet = settings.out / "contact_sheet.png"
-    write_contact_sheet(sheet, rows, title=f"{world.name}: four ways to imagine, raw and refined", overwrite=settings.overwrite)
+    write_contact_sheet(out / SHEET, rows, title=f"{world.name}: four ways to imagine, raw and refined")
     summary = {
         "world": world.name,
         "against_the_truth": numbers,
@@ -85,9 +97,8 @@ def run(settings: Settings) -> int:
         "seconds": time.perf_counter() - begun,
         "peak_memory_bytes": peak_bytes(),
     }
-    write_json(settings.out / "demo.json", summary, overwrite=settings.overwrite)
-    _tell(settings.out, sheet, summary)
-    return 0
+    write_json(out / ABOUT, summary, overwrite=False)
+    return summary
 
 
 def _chosen(samples: EpisodeSet, count: int) -> list[int]:
@@ -124,16 +135,16 @@ def _rolled(world: World, cases: Sequence[Case], **settings: Any) -> tuple[list[
     return rollouts, sum(rollout.timings["total_s"] for rollout in rollouts)
 
 
-def _write(settings: Settings, name: str, case: Case, rollout: Rollout, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def _write(out: Path, name: str, case: Case, rollout: Rollout, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Writes the clips of one case -> its rows of the contact sheet."""
     kinds = {"raw": rollout.raw_frames}
     if rollout.frames is not rollout.raw_frames:
         kinds["refined"] = rollout.frames
     for kind, frames in kinds.items():
-        write_video(settings.out / f"{name}-{kind}.mp4", frames, rollout.fps, overwrite=settings.overwrite)
+        write_video(out / f"{name}-{kind}.mp4", frames, rollout.fps)
     if case.name == "true-actions":
         beside = np.concatenate([truth, *kinds.values()], axis=2)
-        write_video(settings.out / f"{name.removesuffix(case.name)}beside-the-truth.mp4", beside, rollout.fps, overwrite=settings.overwrite)
+        write_video(out / f"{name.removesuffix(case.name)}beside-the-truth.mp4", beside, rollout.fps)
     return [(f"{case.label}, {kind}", frames) for kind, frames in kinds.items()]
 
 

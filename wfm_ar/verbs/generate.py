@@ -4,19 +4,21 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from wfm_ar.data.claims import claim, tidy_up
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
 from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
 from wfm_ar.verbs.rollout_set import write_rollouts
 
@@ -80,9 +82,16 @@ def run(settings: Settings) -> int:
         refuse_inputs(outputs, inputs)
     if settings.save == "lerobot":
         refuse_set(settings.out, settings.overwrite)
-    else:
+        return _run(settings, requests)
+    with claim(settings.out if settings.batch is None else settings.out / "batch"):
+        tidy_up(settings.out, [out.name for _, _, out in requests])
         for _, _, out in requests:
-            refuse_existing_outputs(out, settings.overwrite)
+            if not out.with_suffix(".json").exists():  # else what it says is looked at when its prompt is known
+                refuse_existing_outputs(out, settings.overwrite)
+        return _run(settings, requests)
+
+
+def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
@@ -91,22 +100,27 @@ def run(settings: Settings) -> int:
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
     settings = replace(settings, **left)
     prompts: list[Prompt] = []
-    for k, (request, where, out) in enumerate(requests):
+    waiting: list[tuple[Request, str, Path]] = []
+    for request, where, out in requests:
         try:
             request, prompt, fitted = read_prompt(request, world, settings.imagine)
         except WfmError as error:
             raise type(error)(f"{where}{error}") from None
         if fitted:
             print(f"{request.video or request.image or request.episode}: {fitted}")
-        requests[k] = request, where, out
+        if settings.save == "files" and made_already(out, _about(settings, request, world), settings.overwrite):
+            continue
+        waiting.append((request, where, out))
         prompts.append(prompt)
-    made = _made(world, prompts, requests, settings)
+    made = _made(world, prompts, waiting, settings)
     if settings.save == "lerobot":
         count = write_rollouts(settings.out, made, world, settings.embodiment, overwrite=settings.overwrite)
         print(f"{settings.out}: LeRobot v3.0, {count} imagined episode{'s' * (count != 1)}; `wfm train data={settings.out}` reads them")
         return 0
     for request, out, rollout, about in made:
-        files = write_rollout(out, rollout, about, title=_title(request, rollout, about["actions"]), overwrite=settings.overwrite)
+        title = _title(request, rollout, about["actions"])
+        with nullcontext() if settings.batch is None else claim(out):  # a row may be another process's only clip
+            files = write_rollout(out, rollout, about, title=title, overwrite=settings.overwrite)
         print(_told(rollout, files))
     return 0
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from wfm_ar import __version__
+from wfm_ar.data.claims import whole_files
 from wfm_ar.data.files import refuse_existing, write_atomic
+from wfm_ar.data.json_files import read_json
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.world import Rollout, World
@@ -20,6 +22,7 @@ from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 
+ELSEWHERE = ("out", "batch", "batch_size", "overwrite", "device")  # settings that say where, not what
 SUFFIXES = (".mp4", ".png", ".tokens.npy", ".actions.npy", ".json")
 
 
@@ -29,6 +32,31 @@ def refuse_existing_outputs(out: Path, overwrite: bool) -> None:
         raise BadConfig(f"out: got {out}, expected a name that ends in .mp4; fix: out={out.with_suffix('.mp4')}")
     for suffix in SUFFIXES:
         refuse_existing(out.with_suffix(suffix), overwrite)
+
+
+def made_already(out: Path, about: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether the clip is there whole, made by this version from this prompt with these settings; it stays then, and that is said.
+
+    about: as for `write_rollout`. Raises OutputExists where there are other files of these names. With `overwrite` all is made anew.
+    """
+    try:
+        found = read_json(out.with_suffix(".json"))
+        names = found["files"]
+        whole = all(out.with_name(name).is_file() for name in names) and {out.name} <= set(names)
+        same = whole and _pins(found) == _pins(json.loads(json.dumps(about, default=str)))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        same = False
+    if not same or overwrite:
+        refuse_existing_outputs(out, overwrite)
+        return False
+    print(f"{out}: made already, as asked; it stays (overwrite=true makes it anew)")
+    return True
+
+
+def _pins(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a clip's JSON decides how it looks."""
+    settings = {key: value for key, value in about["settings"].items() if key not in ELSEWHERE}
+    return {"settings": settings} | {key: about[key] for key in ("wfm_ar", "world", "prompt")}
 
 
 def how_made(name: str, world: World, device: str) -> dict[str, Any]:
@@ -50,20 +78,14 @@ def write_rollout(
     more_rows: Sequence[tuple[str, np.ndarray]] = (),
     overwrite: bool,
 ) -> list[Path]:
-    """Writes the clip and what goes with it -> the files. The JSON is written last: where it is, the others are whole.
+    """Writes the clip and what goes with it, all or nothing -> the files. `out` is claimed. Where its JSON is, the others are whole.
 
     more_rows: (label, uint8 [T, H, W, 3]) below those of the clip on the contact sheet. Raises OutputExists, NoSpace.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     files = [out.with_suffix(suffix) for suffix in SUFFIXES if suffix != ".actions.npy" or rollout.actions is not None]
-    write_video(out, rollout.frames, rollout.fps, overwrite=overwrite)
     refined = rollout.frames is not rollout.raw_frames
     rows = [("raw: as the tokenizer decodes the imagined tokens", rollout.raw_frames)]
     rows += [("refined: by the diffusion decoder", rollout.frames)] if refined else []
-    write_contact_sheet(out.with_suffix(".png"), [*rows, *more_rows], title=title, overwrite=overwrite)
-    write_array(out.with_suffix(".tokens.npy"), rollout.tokens, overwrite=overwrite)
-    if rollout.actions is not None:
-        write_array(out.with_suffix(".actions.npy"), rollout.actions, overwrite=overwrite)
     summary = {
         "frames": len(rollout.frames),
         "given_frames": rollout.given_frames,
@@ -76,7 +98,14 @@ def write_rollout(
         "seconds_and_rates": rollout.timings,
         "files": [file.name for file in files],
     }
-    write_json(out.with_suffix(".json"), {**about, **summary}, overwrite=overwrite)
+    with whole_files(out, overwrite=overwrite) as part:
+        new = part / out.name
+        write_video(new, rollout.frames, rollout.fps)
+        write_contact_sheet(new.with_suffix(".png"), [*rows, *more_rows], title=title)
+        write_array(new.with_suffix(".tokens.npy"), rollout.tokens, overwrite=False)
+        if rollout.actions is not None:
+            write_array(new.with_suffix(".actions.npy"), rollout.actions, overwrite=False)
+        write_json(new.with_suffix(".json"), {**about, **summary}, overwrite=False)
     return files
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wfm_ar.data.claims import claim
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import read_image
 from wfm_ar.data.views import turned
@@ -19,7 +20,7 @@ from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt
 
 SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
@@ -62,7 +63,13 @@ def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
     inputs = {key: getattr(settings, key) for key in ("world", "image", "goal", "data")}
     refuse_inputs([settings.out.with_suffix(suffix) for suffix in SUFFIXES], inputs)
-    refuse_existing_outputs(settings.out, settings.overwrite)
+    with claim(settings.out):
+        return _run(settings)
+
+
+def _run(settings: Settings) -> int:
+    if not settings.out.with_suffix(".json").exists():  # else what it says is looked at below
+        refuse_existing_outputs(settings.out, settings.overwrite)
     world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
@@ -70,6 +77,9 @@ def run(settings: Settings) -> int:
     request, prompt, told = read_prompt(request, world, imagine=True)
     if told:
         print(f"{request.image or request.episode}: {told}")
+    about = how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
+    if made_already(settings.out, about, settings.overwrite):
+        return 0
     goal = GoalPicture(picture=_goal(settings, request, world), last=world.rate)
     try:
         found = plan(
@@ -86,7 +96,6 @@ def run(settings: Settings) -> int:
     except WfmError as error:
         raise type(error)(re.sub(r"^prompt \d+: ", "", str(error)).replace("num_frames", "frames")) from None
     start = goal(prompt.video)
-    about = how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
     title = f"planned from the first frame to the goal, cost {start:.1f} -> {found.cost:.1f}"
     rows = [("goal", goal.picture[None])]
     files = write_rollout(

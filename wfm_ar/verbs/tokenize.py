@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from wfm_ar.data.claims import claim
 from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.formats import open_episodes
@@ -75,16 +76,20 @@ def run(settings: Settings) -> int:
     if settings.data:
         return _shards(settings, settings.data)
     refuse_inputs([settings.out], {key: getattr(settings, key) for key in ("world", "video", "tokens")})
-    refuse_existing(settings.out, settings.overwrite)
+    with claim(settings.out):
+        refuse_existing(settings.out, settings.overwrite)
+        return _one(settings)
+
+
+def _one(settings: Settings) -> int:
+    """Writes the tokens of one clip, or the clip of some tokens."""
     world = load_world(settings.world, device=device_named(settings.device))
     if settings.video:
         tokens = world.encode(_frames(settings, world))
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
         write_array(settings.out, tokens, overwrite=settings.overwrite)
         print(f"{settings.out}: tokens {list(tokens.shape)} [t, h, w], {len(np.unique(tokens))} different ones")
         return 0
     frames = world.decode(_tokens(settings.tokens))
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     write_video(settings.out, frames, world.fps, overwrite=settings.overwrite)
     print(f"{settings.out}: {len(frames)} frames of {world.width}x{world.height}")
     return 0

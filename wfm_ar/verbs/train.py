@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
+from wfm_ar.data.files import remove_dead_parts
 from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
@@ -191,6 +192,7 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings, ranks: Ranks) -> int:
     world = settings.run / "world"
     packs = settings.stage in ("world", "all")
+    remove_dead_parts(settings.run)
     policy_data = settings.stages.world_model.training.policy_data
     refuse_inputs([world], {"init": settings.init, "data": settings.data, "policy_data": policy_data})
     if packs and world.exists() and not settings.overwrite:

@@ -5,19 +5,18 @@ of workers; an interrupted run, called again, goes on where it stopped; a folder
 unless `overwrite=True`.
 """
 
-import fcntl
 import json
 import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wfm_ar.data.claims import claim, holds_something
 from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
-from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
 from wfm_ar.worlds.tabletop_policy import POLICIES
 
@@ -50,50 +49,45 @@ def make_dataset(
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
     if task is not None:
         settings["task"] = task
-    if _prepare(out, settings, overwrite):
-        return out  # complete already
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out}: exists and was not made by this command, expected a free name; fix: choose another")
     try:
-        with open(out / RECORDS, "ab") as file:
-            _lock(file, out)
-            done = _read_records(out / RECORDS)
-            todo = [i for i in range(episodes) if i not in done]
-            made = _make(todo, out, world, seed, frames, val_fraction, task, workers)
-            for record in _progress(made, len(done), episodes, progress):
-                done[int(record["id"])] = record
-                file.write(_line(record))
-                file.flush()
-            _finish(out, [done[i] for i in range(episodes)])
+        with claim(out / SETTINGS):
+            _make_claimed(out, settings, workers, overwrite, progress)
     except OSError as error:
         raise as_wfm_error(error, out / RECORDS) from error
     return out
 
 
+def _make_claimed(out: Path, settings: dict, workers: int, overwrite: bool, progress: bool) -> None:
+    episodes = settings["episodes"]
+    if not _prepare(out, settings, overwrite):
+        with open(out / RECORDS, "ab") as file:
+            done = _read_records(out / RECORDS)
+            todo = [i for i in range(episodes) if i not in done]
+            made = _make(todo, out, settings, workers)
+            for record in _progress(made, len(done), episodes, progress):
+                done[int(record["id"])] = record
+                file.write(_line(record))
+                file.flush()
+            _finish(out, [done[i] for i in range(episodes)])
+
+
 def _finish(out: Path, records: list[dict]) -> None:
     from wfm_ar.worlds.tabletop import ACTIONS
 
-    for folder in FOLDERS:
-        for leftover in (out / folder).glob(".*.part"):  # of a run that was killed
-            leftover.unlink()
+    for folder in ("", *FOLDERS):
+        remove_dead_parts(out / folder)
     write_episodes(out, records, ACTIONS, overwrite=True)
     (out / RECORDS).unlink()
 
 
-def _lock(file: BinaryIO, out: Path) -> None:
-    """Keeps a second process from making the same set at the same time; the system drops the lock when this one ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputExists(f"{out}: another process is making it now, expected a free folder; fix: wait or choose another") from None
-
-
-def _make(
-    todo: list[int], out: Path, world: str, seed: int, frames: int, val_fraction: float, task: str | None, workers: int
-) -> Iterator[dict]:
-    jobs = [(i, seed, frames, val_fraction, task, str(out)) for i in todo]
+def _make(todo: list[int], out: Path, settings: dict, workers: int) -> Iterator[dict]:
+    jobs = [(i, *(settings[key] for key in ("seed", "frames", "val_fraction")), settings.get("task"), str(out)) for i in todo]
     if not jobs:
         return
     # spawn: a forked OpenGL context or thread pool of the parent would not work in the child
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker, (world,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker, (settings["world"],)) as pool:
         yield from pool.imap_unordered(_make_episode, jobs, chunksize=4)
         pool.close()
         pool.join()
@@ -135,29 +129,29 @@ def _make_episode(job: tuple[int, int, int, float, str | None, str]) -> dict:
 
 def _prepare(out: Path, settings: dict, overwrite: bool) -> bool:
     """Makes the folder ready; True if the very set is there and complete. Raises OutputExists for anything else in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if holds_something(out):
         try:
             there = json.loads((out / SETTINGS).read_text())
         except (OSError, ValueError):
             raise OutputExists(f"{out}: exists and was not made by this command, expected a free name; fix: choose another") from None
         if there == settings:
             if (out / INDEX).exists() and not (out / RECORDS).exists():
+                remove_dead_parts(out)
                 return True
         elif not overwrite:
             keys = [key for key in there | settings if there.get(key) != settings.get(key)]
             changed = ", ".join(f"{key}={there.get(key)!r} not {settings.get(key)!r}" for key in keys)
             raise OutputExists(f"{out}: holds a set made with {changed}; fix: choose another out= or set overwrite=true")
         else:
-            for name in (INDEX, SCHEMA, RECORDS, SETTINGS):
+            for name in (INDEX, RECORDS):  # first what would make the rest pass for a set; the settings stay until there are new ones
                 (out / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(out / name, ignore_errors=True)
-    try:
+    write_atomic(out / SETTINGS, _json(settings), overwrite=True)
+    if not (out / RECORDS).exists():  # nothing is done yet: what is here is of an older set
+        (out / SCHEMA).unlink(missing_ok=True)
         for name in FOLDERS:
-            (out / name).mkdir(parents=True, exist_ok=True)
-        write_atomic(out / SETTINGS, _json(settings), overwrite=True)
-    except OSError as error:
-        raise as_wfm_error(error, out) from error
+            shutil.rmtree(out / name, ignore_errors=True)
+    for name in FOLDERS:
+        (out / name).mkdir(exist_ok=True)
     return False
 
 

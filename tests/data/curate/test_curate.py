@@ -138,6 +138,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_data(raw, tmp_path, m
     assert curate(raw, tmp_path / "out", config) == whole  # a finished run is only read
     with pytest.raises(OutputExists, match="other settings"):
         curate(raw, tmp_path / "out", PLAIN)
+    (tmp_path / "out/.curate").mkdir()  # killed when all was there but the end
+    (tmp_path / "out/videos/.a.mp4.0123abcd.part").touch()
+    assert curate(raw, tmp_path / "out", config) == whole and digests(tmp_path / "out").keys() == expected.keys()
+    (tmp_path / "new/.curate").mkdir(parents=True)  # killed before it had written what it was to do
+    curate(raw, tmp_path / "new", PLAIN)
 
 
 def test_an_unfinished_run_with_other_settings_is_refused(raw, tmp_path, monkeypatch):

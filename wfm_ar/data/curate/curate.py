@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from wfm_ar.data.claims import claim, holds_something
 from wfm_ar.data.curate.captions import read_captions, run_captioner
 from wfm_ar.data.curate.duplicates import DuplicateFinder, Fingerprint, hashes_of
 from wfm_ar.data.curate.retime import retimed_schema, rules_of
@@ -30,11 +31,12 @@ from wfm_ar.data.curate.sources import open_sources
 from wfm_ar.data.curate.survey import Piece, survey
 from wfm_ar.data.curate.writing import write_piece
 from wfm_ar.data.episodes import INDEX, EpisodeSet, write_episodes
-from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
 from wfm_ar.schema import ActionSchema
 
 REPORT, LINES, JOURNAL = "curation.json", "curation.jsonl", ".curate"
+FOLDERS = ("videos", "actions", "states")
 Says = Callable[[str, int, int], None]  # (what is being done, done, total)
 
 
@@ -54,11 +56,30 @@ def curate(src: Path, out: Path, config: CurateConfig, *, workers: int = 2, on_p
     captions = {} if config.captions is None else read_captions(config.captions)
     schema = _schema(episodes, config)
     pinned = json.loads(json.dumps({"settings": config.to_json(), "captions": captions, "sources": _identity(episodes)}))
-    if (out / REPORT).exists():
-        report = json.loads((out / REPORT).read_bytes())
-        if report.get("pinned") == _digest(pinned):
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out}: is a file, expected a new folder; fix: choose another out=")
+    with claim(out / REPORT):
+        if (out / REPORT).exists():
+            report = json.loads((out / REPORT).read_bytes())
+            if report.get("pinned") != _digest(pinned):
+                raise OutputExists(
+                    f"{out}: holds data curated with other settings or sources, expected a free name; fix: choose another out="
+                )
+            _tidy_up(out)
             return report
-        raise OutputExists(f"{out}: holds data curated with other settings or sources, expected a free name; fix: choose another out=")
+        return _curated(episodes, out, config, captions, schema, pinned, workers, on_progress)
+
+
+def _curated(
+    episodes: EpisodeSet,
+    out: Path,
+    config: CurateConfig,
+    captions: dict[str, str],
+    schema: ActionSchema | None,
+    pinned: dict,
+    workers: int,
+    on_progress: Says,
+) -> dict:
     journal = out / JOURNAL
     try:
         _begin(out, journal, pinned)
@@ -74,13 +95,22 @@ def curate(src: Path, out: Path, config: CurateConfig, *, workers: int = 2, on_p
         report = _report(episodes, pieces, config) | {"pinned": _digest(pinned)}
         if not records:
             told = ", ".join(f"{row['clips']} {reason}" for reason, row in report["dropped"].items())
-            raise BadData(f"{src}: nothing is left to keep ({told}), expected some clips; fix: loosen the limits, see {out / LINES}")
+            raise BadData(
+                f"{episodes.path}: nothing is left to keep ({told}), expected some clips; fix: loosen the limits, see {out / LINES}"
+            )
         write_episodes(out, records, schema if any("actions" in record for record in records) else None, overwrite=True)
         write_atomic(out / REPORT, json.dumps(report, indent=1).encode(), overwrite=True)
-        shutil.rmtree(journal)
+        _tidy_up(out)
     except OSError as error:
         raise as_wfm_error(error, out) from error
     return report
+
+
+def _tidy_up(out: Path) -> None:
+    """Removes the journal of a finished run, and what processes that were stopped left half written."""
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
+    for folder in ("", *FOLDERS):
+        remove_dead_parts(out / folder)
 
 
 def _begin(out: Path, journal: Path, pinned: dict) -> None:
@@ -90,9 +120,9 @@ def _begin(out: Path, journal: Path, pinned: dict) -> None:
         if json.loads(settings.read_bytes()) != pinned:
             raise OutputExists(f"{out}: an unfinished run with other settings or sources is here; fix: choose another out=, or delete it")
         return
-    if out.exists() and any(out.iterdir()):
+    if holds_something(out, but=journal.name):
         raise OutputExists(f"{out}: is not empty, expected a new folder; fix: choose another out=")
-    journal.mkdir(parents=True)
+    journal.mkdir(exist_ok=True)
     write_atomic(settings, json.dumps(pinned).encode())
 
 
