@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from campaign_figures import figures, write_figures
+
 from wfm_ar.decoding import pool
 
 SLOWEST_SECONDS = 10.0  # of CPU time
@@ -40,6 +42,10 @@ class Report:
     @property
     def cases(self) -> int:
         return sum(self.outcomes.values()) + len(self.failures)
+
+    def kept(self) -> dict[str, object]:
+        own = dict(cases=self.cases, failures=len(self.failures), outcomes=self.outcomes)
+        return figures(self.name, **own, slowest_seconds=self.slowest[0], seconds=self.seconds)
 
     def lines(self) -> list[str]:
         told = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
@@ -141,8 +147,10 @@ def main(run: Callable[[int, int, Path], Report], cases: int, about: str) -> Non
     parser.add_argument("--cases", type=int, default=cases)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="where to leave the files that failed")
+    parser.add_argument("--json", type=Path, help="where to leave the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = run(options.cases, options.seed, options.keep or Path(folder))
     print(*report.lines(), sep="\n")
+    write_figures(options.json, report.kept())
     sys.exit(bool(report.failures))

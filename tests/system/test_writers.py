@@ -1,0 +1,43 @@
+"""The short form of tools/campaigns/kill_writers.py: real verbs, killed at file operations or two at once. (Every single operation of
+what they share: tests/data/test_claims.py.)"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(600)]
+
+
+def load(path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_kills_and_pairs_lose_nothing_and_leave_nothing(tmp_path, monkeypatch):
+    writers = load(TOOLS / "campaigns" / "kill_writers.py", monkeypatch)
+    cases = tuple(case for case in writers.CASES if case.name in ("generate batch=", "data convert", "data curate"))
+    report = writers.campaign(tmp_path, 6, seed=1, cases=cases)
+    writers.pairs(tmp_path, 1, seed=1, report=report)
+    assert report.failures == [] and (report.kills, report.pairs, report.refused) == (6, 1, 1)
+
+
+def test_the_table_of_figures_is_what_the_campaigns_kept(tmp_path, monkeypatch):
+    figures = load(TOOLS / "figures.py", monkeypatch)
+    page = figures.PAGE.read_text()
+    assert figures.between(page, "figures", figures.table()) == page, "fix: python tools/figures.py"
+    kept = load(TOOLS / "campaigns" / "campaign_figures.py", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["tools/campaigns/some.py", "--cases", "3000", "--json=some.json"])
+    numbers = kept.figures("some", cases=3000, failures=1, slowest_seconds=0.1234, seconds=5, outcomes={"refused": 2, "taken": 2997})
+    kept.write_figures(tmp_path / "some.json", numbers)
+    kept.write_figures(None, numbers)
+    head, _, row, _, total = figures.table(tmp_path).strip().splitlines()
+    assert head.startswith("| campaign | cases |") and total == "3,000 cases, 1 failures."
+    begin = "| some | 3,000 | 1 | 2,997 taken, 2 refused | 0.12 s | "
+    assert row.startswith(begin) and "`python tools/campaigns/some.py --cases 3000`" in row
