@@ -53,6 +53,22 @@ def test_lossless_keeps_every_bit(tmp_path, suffix, size):
     np.testing.assert_array_equal(read_video(tmp_path / f"a{suffix}"), noise)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_written_clips_say_which_colours_they_hold(tmp_path, suffix, lossless):
+    """Without the tags players take large pictures for BT.709, and show other colours than were written."""
+    write_video(tmp_path / f"a{suffix}", np.full((3, 64, 64, 3), (200, 40, 90), np.uint8), 10, lossless=lossless)
+    with av.open(str(tmp_path / f"a{suffix}")) as container:
+        frame = next(container.decode(video=0))
+    told = (frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range)
+    assert tuple(map(int, told)) == ((1, 1, 0, 2) if lossless else (1, 1, 6, 1))
+    if not lossless:
+        luma = 16 + (65.738 * 200 + 129.057 * 40 + 25.064 * 90) / 256  # of BT.601; by BT.709 it would be 83
+        assert frame.to_ndarray()[:64].mean() == pytest.approx(luma, abs=1)
+    shown = read_video(tmp_path / f"a{suffix}").astype(int)
+    assert np.abs(shown - (200, 40, 90)).max() <= (0 if lossless else 4)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_same_frames_same_bytes(tmp_path, suffix):
     for name in "ab":

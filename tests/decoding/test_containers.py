@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from numbered_clip import write_numbered
 
 from wfm_ar.data import read_video, video_info
 from wfm_ar.data.video import count_frames
@@ -109,6 +110,24 @@ def test_a_live_matroska_cannot_be_known_whole(tmp_path):
     make(tmp_path / "a.mkv", container_options={"live": "1"})
     with pytest.raises(BadClip, match="was not finished when it was written"):
         read_video(tmp_path / "a.mkv")
+
+
+@pytest.mark.parametrize("codec", ["h263", "flv", "wmv2", "snow", "h261"])
+def test_codecs_that_are_not_on_the_list(tmp_path, codec):
+    """Whichever decoders libav has: these are not opened."""
+    size = (144, 176) if codec in ("h263", "h261") else (64, 96)
+    write_numbered(tmp_path / "a.avi", range(6), codec=codec, size=size)
+    for look in (read_video, video_info, count_frames):
+        with pytest.raises(BadClip, match=f"a.avi: is encoded as {codec}, expected H.264, .*; fix: `ffmpeg"):
+            look(tmp_path / "a.avi")
+
+
+def test_vvc_is_not_opened(tmp_path):
+    """No encoder is at hand: the sample entry of an H.264 file says it is VVC."""
+    make(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes().replace(b"avc1\0\0\0\0", b"vvc1\0\0\0\0"))
+    with pytest.raises(BadClip, match="is encoded as vvc, expected H.264"):
+        read_video(tmp_path / "b.mp4")
 
 
 def test_chunks_of_an_avi(tmp_path, fd_of):

@@ -28,6 +28,9 @@ from wfm_ar.framing import CENTRE, framing
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}  # suffix -> libavformat name, for writing
 # x264's AVX-512 code for macroblock trees reads memory that was never written: with it the bytes vary from run to run
 _REPEATABLE = {"x264-params": "asm=ssse3"} if platform.machine().lower() in ("x86_64", "amd64") else {}
+# What is written in files for players, by ITU-T H.273: screen colours; Y'CbCr by BT.601 in limited range, or R'G'B' in full range
+_YUV_COLOURS = {"color_primaries": 1, "color_trc": 1, "colorspace": 6, "color_range": 1}
+_RGB_COLOURS = {"color_primaries": 1, "color_trc": 1, "colorspace": 0, "color_range": 2}
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder of videos may hold
 
 
@@ -166,6 +169,8 @@ def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, 
         stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
         stream.height, stream.width = first.shape[1:3]
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        for name, value in (_RGB_COLOURS if lossless else _YUV_COLOURS).items():  # or players guess them by the picture's size
+            setattr(stream.codec_context, name, value)
         stream.thread_count = 1
         quality = {"qp": "0"} if lossless else {"crf": str(crf)}
         stream.options = {"preset": "veryfast", "threads": "1", **_REPEATABLE, **quality}

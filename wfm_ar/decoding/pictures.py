@@ -212,6 +212,9 @@ def open_video(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
                 raise Refused(
                     "cannot be read as video (no decoder for its first stream): truncated or no video; fix: copy or encode it again"
                 )
+            if context.codec.name not in CODECS.split(","):  # the list given to libav binds its own look at the file, not what av opens
+                known = "H.264, H.265, AV1, VP9, MPEG-4 or another codec that clips come in"
+                raise Refused(f"is encoded as {context.codec.name}, expected {known}; fix: `ffmpeg -i in out.mp4`")
             stream.thread_type, context.thread_count = "NONE", 1
             check_pixels(context.width, context.height, limits)
             yield container, stream
