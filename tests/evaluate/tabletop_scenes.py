@@ -7,7 +7,8 @@ import numpy as np
 from wfm_ar.evaluate.silhouettes import peg_silhouette, silhouette
 from wfm_ar.worlds.tabletop_view import COLOURS, SIZE, TIP_HEIGHT, to_pixels
 
-GRID = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1)
+PIXELS = np.arange(SIZE)
+GRID = np.stack(np.meshgrid(PIXELS, PIXELS), axis=-1)
 NAMES = ("red cube", "green ball", "blue cylinder")
 
 
@@ -27,7 +28,7 @@ def draw(names, object_xy, peg_xy, turns=None) -> np.ndarray:
     for k, (name, xy) in enumerate(zip(names, object_xy, strict=True)):
         colour, shape = name.split()
         rgb = COLOURS[colour] if colour in COLOURS else (0.95, 0.5, 0.05)  # orange, which no object of the tabletop has
-        picture[silhouette(shape, xy, 0.3 if turns is None else turns[k], GRID, SIZE)] = np.array(rgb) * 255
+        picture[silhouette(shape, xy, 0.3 if turns is None else turns[k], PIXELS, PIXELS, SIZE)] = np.array(rgb) * 255
     if peg_xy is not None:
         tip = to_pixels(np.array([*peg_xy, TIP_HEIGHT]))
         picture[peg_silhouette(tip, SIZE)] = 25

@@ -40,14 +40,26 @@ def test_what_was_not_measured_does_not_pass():
 def test_every_row_of_the_contract_is_there():
     goals = {bar.key: (bar.bar, bar.aim) for bar in BARS}
     assert len(goals) == len(BARS)
-    assert goals["tokenizer.psnr"] == (30, 35) and goals["tokenizer.ssim"] == (0.93, 0.97)
-    assert goals["tokenizer.tokens_per_frame"][0] == 16 and goals["tokenizer.code_usage"] == (0.5, 0.9)
-    assert goals["rollout.gain_16"][0] == 3 and goals["rollout.gain_32"][0] == 2
-    assert goals["rollout.gap_16"] == (None, 2) and goals["rollout.gap_32"] == (None, 2)
-    assert goals["actions.r_true"] == (0.9, 0.98) and goals["actions.r_shuffled"][0] == 0.2
-    assert goals["text.followed"] == (0.6, 0.9)
-    assert goals["refined.edge_change"][0] == -0.15 and goals["refined.psnr_change"][0] == -0.3 and goals["refined.flicker_change"][0] == 0
-    assert goals["speed.frames_per_second"] == (10, 30) and goals["speed.demo_peak_bytes"] == (2 * 2**30, 2**30)
+    assert goals["objects.copy_iou"] == (0.85, 0.92) and goals["objects.copy_shape_right"] == (0.95, 0.99)
+    assert goals["objects.moved_iou_16"] == (0.65, 0.8) and goals["objects.moved_iou_32"] == (0.6, 0.75)
+    assert [goals[f"objects.moved_{name}"] for name in ("vanished", "other_colour", "doubled")] == [
+        (0.05, 0.01),
+        (0.02, 0.01),
+        (0.02, 0.01),
+    ]
+    assert goals["objects.untouched_iou_32"] == (0.93, 0.97) and goals["objects.untouched_vanished_32"] == (0.01, 0)
+    assert goals["actions.found_driven"] == (0.97, 0.99) and goals["actions.r_driven"] == (0.95, 0.98)
+    assert goals["actions.r_shuffled"][0] == 0.2
+    assert (
+        goals["text.followed"] == (0.8, 0.95) and goals["text.alone_there"] == (0.9, 0.98) and goals["text.alone_followed"] == (0.6, 0.85)
+    )
+    assert goals["free_run.there_at_the_end"] == (0.8, 0.95)
+    assert goals["tokenizer.psnr"] == (30, 35) and goals["tokenizer.ssim"] == (0.93, 0.97) and goals["tokenizer.code_usage"] == (0.5, 0.9)
+    assert (
+        goals["refined.edge_change"] == (-0.15, -0.25) and goals["refined.psnr_change"][0] == 0 and goals["refined.flicker_change"][0] == 0
+    )
+    assert goals["speed.frames_per_second"] == (15, 30) and goals["speed.stream_p95_ms"] == (150, 60)
+    assert goals["speed.demo_peak_bytes"] == (2 * 2**30, 2**30)
 
 
 def test_the_markdown_table_shows_numbers_as_people_write_them():

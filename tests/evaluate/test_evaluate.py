@@ -20,6 +20,7 @@ from wfm_ar.evaluate.evaluate import evaluate
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.quality import picture_numbers
 from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
+from wfm_ar.evaluate.silhouettes import silhouette
 from wfm_ar.rollout.world import WorldParts, load_world, save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
@@ -30,9 +31,20 @@ from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelC
 SIZE, FRAMES = 32, 9
 SCHEMA = ActionSchema(channels=tuple(ActionChannel(name=n, unit="m", low=-0.025, high=0.025, bins=9) for n in ("dx", "dy")), rate_hz=10)
 TEXTS = ("push the red cube left", "do nothing", "push the blue ball away", "push the green cylinder right", "move at random")
-QUICK = EvaluateConfig(episodes=4, text_episodes=2, tokenizer_episodes=3, frames=FRAMES, batch=3, speed_runs=1, demo=False, examples=2)
+QUICK = EvaluateConfig(
+    episodes=4,
+    text_episodes=2,
+    tokenizer_episodes=3,
+    frames=FRAMES,
+    batch=3,
+    speed_runs=1,
+    demo=False,
+    examples=2,
+    free_runs=2,
+    free_frames=21,
+)
 
-QUICK_ONE_BY_ONE = EvaluateConfig(**vars(QUICK) | {"batch": 1, "speed_runs": 0})
+QUICK_ONE_BY_ONE = EvaluateConfig(**vars(QUICK) | {"batch": 1, "speed_runs": 0, "free_runs": 0})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,7 @@ def world(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Five held-out episodes of a white tip that moves as told on a grey table."""
+    """Five held-out episodes of a white tip that moves as told on a grey table, and of a red ball that rolls away."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     records = []
@@ -67,7 +79,11 @@ def data(tmp_path_factory):
         frames = np.full((FRAMES, SIZE, SIZE, 3), 90, np.uint8)
         for frame, (px, py) in zip(frames, true_path(peg_xy, size=SIZE), strict=True):
             frame[np.hypot(x - px, y - py) < 1.5] = 255
-        files = {"text": text, "actions": actions, "state": {"peg_xy": peg_xy}}
+        object_xy = np.stack([np.linspace(0, 0.04, FRAMES) + 0.1, np.full(FRAMES, -0.1)], axis=1)[:, None]
+        for frame, xy in zip(frames, object_xy[:, 0], strict=True):
+            frame[silhouette("ball", xy, 0.0, np.arange(SIZE), np.arange(SIZE), SIZE)] = (210, 30, 30)
+        state = {"peg_xy": peg_xy, "object_xy": object_xy, "names": np.array(["red ball"])}
+        files = {"text": text, "actions": actions, "state": state}
         records.append(write_episode(root, id=f"e{i}", frames_THWC=frames, fps=10, split="val", **files))
     write_episodes(root, records, SCHEMA)
     return root
@@ -85,7 +101,13 @@ def test_every_section_is_measured_and_written(report, data):
     assert numbers["not_measured"] == {} and numbers["episodes"] == 4 and numbers["world"] == "tiny" and numbers["data"] == data.name
     assert numbers["tokenizer"]["clips"] == 3 and numbers["tokenizer"]["tokens_per_frame"] == 8
     assert numbers["prediction"]["tokens"] == 4 * 5 * 16
-    assert set(numbers["rollout"]["psnr_by_frame"]) == {"tokenizer", "raw", "refined", "repeat"}
+    objects = numbers["objects"]
+    assert {"rollout", "shown", "one_step", "tokenizer", "repeat"} <= set(objects) and objects["occluded_by"].startswith("colour")
+    assert objects["rollout"]["groups"]["moved"]["8"]["objects"] == 4 and set(objects["rollout"]["appeared"]) == {"1", "4", "8"}
+    assert objects["repeat"]["groups"]["moved"]["8"]["vanished"] == [0.0] * 3  # it is there, where it was
+    assert 0 < objects["repeat"]["groups"]["moved"]["8"]["iou"][0] < 0.5
+    assert numbers["free_run"]["runs"] == 2 and numbers["free_run"]["seconds"] == 2.0
+    assert set(numbers["rollout"]["psnr_by_frame"]) == {"tokenizer", "raw", "refined", "shown", "repeat"}
     assert numbers["rollout"]["gain_8"] == pytest.approx(
         numbers["rollout"]["psnr_by_frame"]["raw"][7] - numbers["rollout"]["psnr_by_frame"]["repeat"][7]
     )
@@ -96,12 +118,12 @@ def test_every_section_is_measured_and_written(report, data):
     assert numbers["speed"]["peak_bytes"] > 2**26
     rows = {row["key"]: row["measured"] for row in numbers["bars"]}
     assert {key for key, value in rows.items() if value is None} == {
-        "rollout.gain_16",
-        "rollout.gain_32",
-        "rollout.gap_16",
-        "rollout.gap_32",
+        *(f"objects.moved_{name}" for name in ("iou_16", "iou_32", "vanished", "other_colour", "doubled")),  # clips of 9 frames
+        "objects.untouched_iou_32",
+        "objects.untouched_vanished_32",
         "speed.demo_peak_bytes",
     }
+    assert numbers["text"]["text_alone"]["episodes"] == numbers["text"]["absent"]["episodes"] == 2
     assert (out / "table.md").read_text().count("\n") == len(rows) + 2
     page = (out / "report.html").read_text()
     assert page.count("Not measured:") == 0 and page.count("<div class='sheet") >= 2 + 2 + 2 + 2
@@ -118,12 +140,14 @@ def test_refining_is_judged_on_rollouts_as_decoded(world, data, report):
     for made, kind in enumerate(("raw", "refined")):
         for name, value in refined["rollouts"][kind].items():
             assert value == pytest.approx(np.mean([each[made][name] for each in numbers])), (kind, name)
-    assert refined["rollouts"] != refined["rollouts as shown"] and refined["edge_change"] == refined["rollouts"]["edge_change"]
+    assert (
+        refined["rollouts as shown"]["raw"] == refined["rollouts"]["raw"] and refined["edge_change"] == refined["rollouts"]["edge_change"]
+    )
 
 
 def test_the_batch_size_changes_no_number(world, data, report, tmp_path):
     again = evaluate(world, data, tmp_path, QUICK_ONE_BY_ONE, progress=False)
-    for section in ("tokenizer", "prediction", "rollout", "refined", "actions", "text"):
+    for section in ("tokenizer", "prediction", "rollout", "refined", "objects", "actions", "text"):
         assert again[section] == report[1][section], section
 
 
@@ -156,7 +180,7 @@ def test_videos_without_text_and_actions_measure_what_can_be(world, tmp_path):
         clip = np.random.default_rng(i).integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
         write_video(tmp_path / "clips" / f"{i}.mp4", clip, 10)
     numbers = evaluate(world, tmp_path / "clips", tmp_path / "out", QUICK_ONE_BY_ONE, progress=False)
-    assert set(numbers["not_measured"]) == {"rollout", "refined", "actions", "text"}
+    assert set(numbers["not_measured"]) == {"objects", "free_run", "rollout", "refined", "actions", "text"}
     assert "no held-out episode of 9 frames has actions" in numbers["not_measured"]["rollout"]
     assert numbers["tokenizer"]["psnr"] > 0 and numbers["prediction"]["loss"] > 0
     assert all(row["passed"] is not True for row in numbers["bars"] if row["key"].startswith(("rollout", "refined", "actions", "text")))
@@ -170,14 +194,14 @@ def test_episodes_without_actions_are_left_out_of_what_is_driven(world, data, re
     (copy / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     numbers = evaluate(world, copy, tmp_path / "some", QUICK_ONE_BY_ONE, progress=False)
     assert [row["id"] for row in numbers["rollout"]["by_episode"]] == ["e0", "e2", "e3"] and numbers["prediction"]["episodes"] == 4
-    assert numbers["not_measured"] == {} and numbers["actions"]["episodes"] == 3
+    assert set(numbers["not_measured"]) == {"free_run"} and numbers["actions"]["episodes"] == 3
     parts = load_world(world).parts
     sequence = replace(parts.sequence, action_bins=())
     model = WorldModel(replace(parts.world_model.config, **Sequence(sequence).model_vocabularies())).eval()
     blind = replace(parts, sequence=sequence, world_model=model, action_schema=None)
     numbers = evaluate(save_world(tmp_path / "blind", blind), data, tmp_path / "none", QUICK_ONE_BY_ONE, progress=False)
     assert numbers["rollout"]["episodes"] == 4 and numbers["refined"] is not None
-    assert numbers["not_measured"] == {"actions": "this world takes no actions"}
+    assert numbers["not_measured"]["actions"] == "this world takes no actions" and numbers["objects"]["episodes"] == 4
 
 
 def test_what_does_not_fit_is_one_clear_line(world, data, tmp_path):

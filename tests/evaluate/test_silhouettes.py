@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from tabletop_scenes import GRID
+from tabletop_scenes import GRID, PIXELS
 
 from wfm_ar.evaluate.silhouettes import peg_silhouette, shape_fits, silhouette
 from wfm_ar.worlds.tabletop_scene import SHAPES
@@ -12,7 +12,7 @@ from wfm_ar.worlds.tabletop_view import SIZE, TIP_HEIGHT, colour_mask, find_peg,
 
 
 def drawn(shape, xy=(0.05, 0.1), turn=0.3) -> np.ndarray:
-    return silhouette(shape, np.array(xy), turn, GRID, SIZE)
+    return silhouette(shape, np.array(xy), turn, PIXELS, PIXELS, SIZE)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

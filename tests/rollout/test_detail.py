@@ -2,14 +2,14 @@
 
 import torch
 
-from wfm_ar.rollout.detail import GONE, MOVED, STILL, WIDE_REACH, Detail, stillness
+from wfm_ar.rollout.detail import GONE, MOVED, POOR_COPY, STILL, WIDE_REACH, Detail, stillness
 
 
 def clips() -> tuple[torch.Tensor, torch.Tensor]:
     """Given frames [3, 3, 16, 16], and what they and four later frames decode to, [1, 3, 7, 16, 16]; nothing moves."""
     draw = torch.Generator().manual_seed(0)
     given = torch.rand(3, 1, 16, 16, generator=draw).expand(-1, 3, -1, -1) * 2 - 1
-    decoded = given[None, :, :1] + 0.2 * torch.randn(1, 3, 1, 16, 16, generator=draw)
+    decoded = given[None, :, :1] + 0.1 * torch.randn(1, 3, 1, 16, 16, generator=draw)
     return given, decoded.expand(-1, -1, 7, -1, -1).clone()
 
 
@@ -71,3 +71,17 @@ def test_a_fork_goes_on_alone():
     fork = detail.fork()
     one, other = detail.restore(decoded[:, :, 1:3]), fork.restore(decoded[:, :, 1:3])
     assert torch.equal(one, other) and torch.equal(one, given[None, :, 1:3])
+
+
+def test_a_poor_copy_keeps_nothing_but_the_given_frames():
+    """Everything decodes to one grey: nothing seems to move, and nothing can be told of the picture."""
+    given, _ = clips()
+    grey = torch.zeros(1, 3, 7, 16, 16)
+    out = restored(given, grey)
+    assert torch.equal(out[:, :, :3], given[None]) and torch.equal(out[:, :, 3:], grey[:, :, 3:])
+    detail = Detail(given)
+    detail.restore(given[None] * 0.9)
+    assert detail.keeps and detail.copy_db > POOR_COPY
+    detail = Detail(given)
+    detail.restore(grey[:, :, :3])
+    assert not detail.keeps and detail.copy_db < 12

@@ -1,5 +1,6 @@
 """The public world: every kind of prompt, same tokens alone, in a batch and streamed, and every mistake in one line."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_every_kind_of_prompt_gives_a_whole_clip(world: World) -> None:
         assert rollout.frames.shape == (prompt.num_frames, 16, 24, 3) and rollout.frames.dtype == np.uint8
         assert rollout.tokens.shape == (latents, 2, 3) and rollout.tokens.dtype == np.int64
         assert 0 <= rollout.tokens.min() and rollout.tokens.max() < 36
-        assert rollout.fps == 10.0 and rollout.seed == prompt.seed and rollout.raw_frames is rollout.frames
+        assert rollout.fps == 10.0 and rollout.seed == prompt.seed and not rollout.refined
+        assert np.array_equal(rollout.raw_frames, world.decode(rollout.tokens))
         given = 0 if prompt.video is None else len(prompt.video)
         assert rollout.given_frames == given
         if given:
@@ -51,6 +53,36 @@ def test_every_kind_of_prompt_gives_a_whole_clip(world: World) -> None:
             assert np.array_equal(rollout.frames[:given], prompt.video)
         plain = world.generate_batch([prompt], refine=False, keep_detail=False)[0]
         assert np.array_equal(plain.tokens, rollout.tokens) and np.array_equal(plain.frames, world.decode(rollout.tokens))
+        assert plain.raw_frames is plain.frames and not plain.kept_detail
+
+
+def test_raw_frames_hold_no_pixel_of_the_given_picture(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where every copy counts as good enough, so that what is shown keeps the given picture."""
+    monkeypatch.setattr("wfm_ar.rollout.detail.POOR_COPY", 0.0)
+    monkeypatch.setattr("wfm_ar.rollout.detail.STILL", 100.0)
+    monkeypatch.setattr("wfm_ar.rollout.detail.MOVED", 200.0)
+    monkeypatch.setattr("wfm_ar.rollout.detail.GONE", 300.0)
+    for refine in (False, True):
+        kept = world.generate_batch([PROMPTS[2]], refine=refine)[0]
+        assert kept.kept_detail and kept.refined is refine
+        later = kept.frames[kept.given_frames :]
+        assert (np.abs(later.astype(int) - kept.frames[kept.given_frames - 1]) <= 1).all()  # all of it counts as still
+        assert np.array_equal(kept.raw_frames, world.decode(kept.tokens)) and not np.array_equal(kept.raw_frames, kept.frames)
+
+
+def test_nothing_is_kept_where_the_tokenizers_copy_is_poor(world: World) -> None:
+    prompt = PROMPTS[2]
+    with pytest.warns(UserWarning, match=r"keep_detail is off: the tokenizer's own copy of the given picture has [\d.]+ dB, expected 24"):
+        rollout = world.generate_batch([prompt], refine=False)[0]
+    assert not rollout.kept_detail
+    assert np.array_equal(rollout.frames[: rollout.given_frames], prompt.video)
+    assert np.array_equal(rollout.frames[rollout.given_frames :], rollout.raw_frames[rollout.given_frames :])
+    with pytest.warns(UserWarning, match="keep_detail is off"):
+        stream = world.start(video=prompt.video, seed=prompt.seed)
+    stream.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        world.generate_batch([prompt], refine=False, keep_detail=False)
 
 
 def test_actions_are_given_back_or_imagined(world: World) -> None:
@@ -139,7 +171,7 @@ def test_a_stream_goes_on_beyond_the_trained_length(world: World) -> None:
 
 def test_refined_frames_differ_and_keep_the_tokens(world: World) -> None:
     raw, refined = (world.generate(text=TEXT, num_frames=7, seed=2, refine=refine) for refine in (False, True))
-    assert np.array_equal(raw.tokens, refined.tokens) and np.array_equal(raw.frames, refined.raw_frames)
+    assert np.array_equal(raw.tokens, refined.tokens) and np.array_equal(raw.raw_frames, refined.raw_frames)
     assert not np.array_equal(refined.frames, refined.raw_frames) and refined.frames.shape == raw.frames.shape
 
 

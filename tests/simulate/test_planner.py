@@ -60,7 +60,7 @@ def test_finds_the_way_to_a_place():
     assert found.actions.shape == (16, 2) and found.actions.dtype == np.float32
     assert found.actions.sum(0) == pytest.approx([11, -7], abs=0.5)
     assert [len(costs) for costs in found.costs] == [64] * 6 and all((np.diff(costs) >= 0).all() for costs in found.costs)
-    assert found.cost == min(costs[0] for costs in found.costs) == away_from(11, -7)(found.rollout.raw_frames)
+    assert found.cost == min(costs[0] for costs in found.costs) == away_from(11, -7)(found.rollout.frames)
     assert np.median(found.costs[-1]) < np.median(found.costs[0]) / 3  # later rounds look where it is good
 
 

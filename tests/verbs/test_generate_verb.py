@@ -290,18 +290,18 @@ def test_info_tells_what_a_world_is(place, capsys):
     assert "actions    none" in out and "text       none" in out
 
 
-def test_demo_makes_four_ways_raw_and_refined(wfm, tmp_path):
+def test_demo_makes_four_ways_raw_and_shown(wfm, tmp_path):
     code, out, err = wfm("demo", "out=demo", "episodes=1")
     assert (code, err) == (0, "")
     names = sorted(path.name for path in Path("demo").iterdir())
     ways = ("from-nothing", "opposite-actions", "text-only", "true-actions")
-    clips = [f"e1-{way}-{kind}.mp4" for way in ways for kind in ("raw", "refined")]
+    clips = [f"e1-{way}-{kind}.mp4" for way in ways for kind in ("raw", "shown")]
     assert names == sorted([*clips, "e1-beside-the-truth.mp4", "contact_sheet.png", "demo.json"])
     assert read_video("demo/e1-true-actions-raw.mp4").shape == (9, 16, 24, 3)
     assert read_video("demo/e1-beside-the-truth.mp4").shape == (9, 16, 72, 3)
     summary = json.loads(Path("demo/demo.json").read_text())
     assert summary["frames_imagined"] == 8 * 3 + 9 and summary["frames_per_second"] > 0
-    assert [row["clip"] for row in summary["against_the_truth"]][1:3] == ["true actions, raw", "true actions, refined"]
+    assert [row["clip"] for row in summary["against_the_truth"]][1:3] == ["true actions, raw", "true actions, shown"]
     assert "frames/s" in out and "PSNR" in out and "contact_sheet.png" in out
     refused(wfm("demo", "out=demo"), "demo: exists already")
     assert wfm("demo", "out=demo", "episodes=1", "overwrite=true")[0] == 0

@@ -46,6 +46,29 @@ def test_same_seed_same_bytes_whatever_the_workers(made, tmp_path):
     assert files_of(tmp_path / "one") == files_of(made)
 
 
+def test_masks_are_kept_of_held_out_episodes_alone(made, tmp_path):
+    """Everything else is as it would be without them; a compressed state reads as any other."""
+    settings = SETTINGS | {"val_fraction": 0.6}
+    out = make_dataset(out=tmp_path / "masked", workers=1, masks=True, **settings)
+    assert json.loads((out / "make.json").read_text())["masks"] is True and check_data(out, decode=True) == []
+    plain, masked, held_out = open_episodes(made), open_episodes(out), 0
+    for i, episode in enumerate(masked):
+        state, before = masked.load_state(i), plain.load_state(i)
+        np.testing.assert_equal({name: state[name] for name in before}, before)
+        if episode.split == "train":
+            assert set(state) == set(before)
+            continue
+        held_out += 1
+        count = len(state["names"])
+        assert state["masks"].shape == (9, 128, 128) and state["masks"].dtype == np.uint8
+        assert set(np.unique(state["masks"])) <= {0, 255, *range(1, count + 1)} and (state["masks"] == 255).sum() > 9 * 50
+        assert state["visible"].shape == (9, count) and (state["visible"] <= 1).all() and state["visible"].mean() > 0.8
+        assert out.joinpath(f"states/{i:06d}.npz").stat().st_size < 20_000
+    assert 0 < held_out < 7
+    with pytest.raises(OutputExists, match="masks=True not None"):
+        make_dataset(out=out, **settings)
+
+
 def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
     whole = files_of(made)
     out = tmp_path / "cut"

@@ -220,13 +220,17 @@ def write_episode(
     text: str | None = None,
     actions: np.ndarray | None = None,
     state: dict[str, np.ndarray] | None = None,
+    pack_state: bool = False,
     embodiment: str | None = None,
     crf: int = 16,
     lossless: bool = False,
     overwrite: bool = False,
     sync: bool = True,
 ) -> dict[str, Any]:
-    """Writes the files of one episode below `root` and returns its record for `write_episodes`. Same input, same bytes."""
+    """Writes the files of one episode below `root` and returns its record for `write_episodes`. Same input, same bytes.
+
+    pack_state: the state's file is compressed; for states of masks.
+    """
     if not id or Path(id).name != id or id.startswith("."):
         raise BadData(f"episode id {id!r}: cannot be a file name, expected a plain name; fix: leave out slashes and first dots")
     record: dict[str, Any] = {"id": id, "text": text, "video": f"videos/{id}.mp4"}
@@ -236,7 +240,7 @@ def write_episode(
         contents[record["actions"]] = _bytes_of(np.save, np.asarray(actions, dtype=np.float32))
     if state is not None:
         record["state"] = f"states/{id}.npz"
-        contents[record["state"]] = _bytes_of(np.savez, **state)
+        contents[record["state"]] = _bytes_of(np.savez_compressed if pack_state else np.savez, **state)
     for name in (record["video"], *contents):
         Path(root, name).parent.mkdir(parents=True, exist_ok=True)
     write_video(Path(root, record["video"]), frames_THWC, fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)

@@ -16,6 +16,7 @@ moved. What is reported:
   the start frame's *own* episode had (does the model replay what usually happens from there, whatever it is told?).
 * `drives`: for each kind of actions, r against the commands given. A model that ignores its actions but guesses the policy
   well has a high r_true and fails here.
+* `r_driven`, `found_driven`: the worst r, and the smallest share of frames in which the peg is found, of the three kinds in DRIVEN.
 * `zero`: how far the peg strays when told to stay.
 
 Partners are the cyclic shift of the episode list whose commands are least correlated with the episodes' own; it is chosen
@@ -40,6 +41,7 @@ from wfm_ar.worlds.tabletop_scene import PEG_RANGE_X, PEG_RANGE_Y, REST_HEIGHT
 from wfm_ar.worlds.tabletop_view import COLOURS, TIP_HEIGHT, find_object, find_peg, to_metres, to_pixels
 
 DRIVES = ("true", "shuffled", "mirrored", "zero")
+DRIVEN = ("true", "shuffled", "mirrored")  # those that tell the peg to go somewhere
 MOVED = 0.03  # metres the named object must move in the named direction
 OPPOSITE = {"left": "right", "right": "left", "away": "closer", "closer": "away"}
 MIN_R_TRUE, MAX_R_SHUFFLED = 0.9, 0.2  # the bars
@@ -102,6 +104,8 @@ def action_following(trials: Mapping[str, Sequence[Trial]], true_px: Sequence[np
     return {
         "r_true": min(own["true"]),
         "r_shuffled": max(abs(r) for r in (*null, *replay)),
+        "r_driven": min(min(own[name]) for name in DRIVEN),
+        "found_driven": min(float(np.mean([t.found for t in trials[name]])) for name in DRIVEN),
         "r_true_xy": own["true"],
         "r_against_partner_xy": null,
         "r_replay_xy": replay,

@@ -36,19 +36,22 @@ from wfm_ar.evaluate.sections import (
     Bench,
     EvaluateConfig,
     action_section,
+    free_run_section,
+    object_section,
     prediction_section,
     rollout_section,
     speed_section,
-    text_section,
     tokenizer_section,
 )
+from wfm_ar.evaluate.text_following import text_section
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_own_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames
 
+NO_OBJECTS = "needs tabletop episodes, square, of one robot, whose state says where the objects and the peg are (names, object_xy, peg_xy)"
 JSON, HTML, TABLE = "report.json", "report.html", "table.md"  # the table is what a README or model card shows
-FORMAT = 2  # rises when a number of report.json changes its meaning
+FORMAT = 3  # rises when a number of report.json changes its meaning
 
 
 def evaluate(
@@ -104,14 +107,26 @@ def _measured(
         report["prediction"] = prediction_section(bench)
         driven = _driven(loaded, clips)
         if not driven.indices:
-            missing |= dict.fromkeys(("rollout", "refined", "actions"), f"no held-out episode of {config.frames} frames has actions")
+            missing |= dict.fromkeys(
+                ("objects", "free_run", "rollout", "refined", "actions"), f"no held-out episode of {config.frames} frames has actions"
+            )
         else:
             bench = replace(bench, clips=driven)
+            several = len({episodes[i].embodiment for i in driven.indices}) > 1
             true = rollout_section(bench)
             report["rollout"], report["refined"], sheets["rollout"] = true.rollout, true.refined, true.sheets
+            if true.tally is None:
+                missing["objects"] = NO_OBJECTS
+            else:
+                report["objects"], sheets["objects"] = object_section(bench, true.tally), true.strips
+            if not config.free_runs:
+                missing["free_run"] = "not asked for; free_runs=4 rolls four episodes on for free_frames frames each"
+            elif true.tally is None or true.trials is None or loaded.parts.action_schema is None or several:
+                missing["free_run"] = NO_OBJECTS
+            else:
+                report["free_run"], sheets["free_run"] = free_run_section(bench)
             if true.refined is None:
                 missing["refined"] = "this world has no diffusion decoder"
-            several = len({episodes[i].embodiment for i in driven.indices}) > 1
             if loaded.parts.action_schema is None:
                 missing["actions"] = "this world takes no actions"
             elif true.trials is None or len(driven) < 2 or loaded.height != loaded.width or several:

@@ -26,6 +26,9 @@ class Clip:
     actions: np.ndarray | None  # float32 [T-1, A]
     peg_xy: np.ndarray | None  # float [T, 2] metres; only the tabletop's state has it
     robot: str | None = None  # which one acts, where the data set names it
+    names: tuple[str, ...] | None = None  # of the n objects, "red cube"; this and the next two only of the tabletop
+    object_xy: np.ndarray | None = None  # float [T, n, 2] metres
+    visible: np.ndarray | None = None  # float [T, n], the share of each object that the simulator sees, where the set has masks
 
 
 class HeldOut:
@@ -69,14 +72,22 @@ class HeldOut:
         if actions is not None and len(actions) < self.num_frames - 1:
             where = self.episodes[i].actions
             raise BadData(f"{where}: got {len(actions)} actions, expected {self.num_frames - 1} or more; fix: run `wfm data check`")
+        state = state or {}
+        names = tuple(map(str, state["names"])) if "names" in state and "object_xy" in state else None
         return Clip(
             id=self.episodes[i].id,
             text=self.episodes[i].text,
             frames=frames,
             actions=None if actions is None else actions[: self.num_frames - 1],
-            peg_xy=None if state is None or "peg_xy" not in state else state["peg_xy"][: self.num_frames],
+            peg_xy=self._first(state.get("peg_xy")),
             robot=self.episodes[i].embodiment,
+            names=names,
+            object_xy=self._first(state["object_xy"]) if names else None,
+            visible=self._first(state.get("visible")) if names else None,
         )
+
+    def _first(self, rows: np.ndarray | None) -> np.ndarray | None:
+        return None if rows is None else rows[: self.num_frames]
 
     def __iter__(self) -> Iterator[Clip]:
         return (self[k] for k in range(len(self)))

@@ -18,7 +18,7 @@ simulator's segmentation in tests/evaluate/test_permanence.py. At a horizon an o
 `nudged` (between). A table of means over all of them would hide what happens to the few that move.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ HORIZONS = (1, 4, 8, 16, 32)  # frames after the first
 GROUPS = ("moved", "untouched", "nudged", "occluded")
 MEASURES = ("iou", "vanished", "other_colour", "other_shape", "doubled")
 MOVED, STILL = 0.02, 0.002  # metres from the start: moved beyond the first, untouched up to the second
+MOVING = 0.001  # metres since the frame before
 OCCLUDED = 0.5  # share of an object's silhouette; of less than this visible it counts as occluded
 VANISHED = 0.3  # share of the true area in the object's own colour; with less it has vanished
 LEFT = 0.5  # the same; with less it may have another colour, and its shape cannot be told
@@ -50,6 +51,7 @@ class ObjectScore:
     name: str  # "red cube"
     horizon: int
     group: str  # one of GROUPS
+    moving: bool  # by more than 1 mm since the frame before
     iou: float | None  # of its pixels in the predicted and the true frame
     vanished: bool | None
     other_colour: bool | None
@@ -103,7 +105,8 @@ def score_episode(
         visible_Tn = (area_nT / np.maximum(area_nT.max(axis=1, keepdims=True), 1)).T
     else:
         visible_Tn = np.asarray(visible)[frames]
-    moved_Tn = np.linalg.norm(np.asarray(object_xy)[frames] - np.asarray(object_xy)[:1], axis=2)
+    places = np.asarray(object_xy)
+    moved_Tn = np.linalg.norm(places[frames] - places[:1], axis=2)
     scores, appeared = [], {}
     for place, horizon in list(enumerate(frames))[1:]:
         groups = [_group(moved, seen) for moved, seen in zip(moved_Tn[place], visible_Tn[place], strict=True)]
@@ -111,7 +114,10 @@ def score_episode(
         masks = [{colour: mask[place] for colour, mask in masks.items()} for masks in (true_masks, made_masks)]
         saturated = saturated_mask(made[place : place + 1])[0]
         found, appeared[horizon] = _score_frame(kinds, visible_Tn[place], *masks, *pegs, saturated)
-        scores += [replace(score, horizon=horizon, group=group) for score, group in zip(found, groups, strict=True)]
+        moving = np.linalg.norm(places[horizon] - places[horizon - 1], axis=1) > MOVING
+        scores += [
+            replace(score, horizon=horizon, group=group, moving=bool(now)) for score, group, now in zip(found, groups, moving, strict=True)
+        ]
     return EpisodeScore(objects=tuple(scores), appeared=appeared)
 
 
@@ -134,6 +140,11 @@ def summarise(episodes: Sequence[EpisodeScore]) -> dict[str, Any]:
                 groups.setdefault(group, {})[str(h)] = numbers | {"objects": count}
     appeared = {str(h): mean_interval([[e.appeared[h]] for e in episodes if h in e.appeared]) for h in horizons}
     return {"episodes": len(episodes), "groups": groups, "appeared": appeared}
+
+
+def pooled(episodes: Sequence[EpisodeScore], measure: str, wanted: Callable[[ObjectScore], bool]) -> list[float] | None:
+    """[mean, low, high] of one measure over the wanted objects at all horizons."""
+    return mean_interval([_judged([score for score in episode.objects if wanted(score)], measure) for episode in episodes])
 
 
 def _judged(scores: Sequence[ObjectScore], name: str) -> list[float]:
@@ -169,7 +180,15 @@ def _score_frame(
         own, wanted = made[colour], true[colour]
         area, left = int(wanted.sum()), int(own.sum())
         score = ObjectScore(
-            name=f"{colour} {shape}", horizon=0, group="", iou=None, vanished=None, other_colour=None, other_shape=None, doubled=None
+            name=f"{colour} {shape}",
+            horizon=0,
+            group="",
+            moving=False,
+            iou=None,
+            vanished=None,
+            other_colour=None,
+            other_shape=None,
+            doubled=None,
         )
         if area < SEEN * scale:
             scores.append(score)

@@ -13,13 +13,20 @@ COLOURS = {
     "tokenizer": "#6b7a90",
     "raw": "#2563eb",
     "refined": "#e4572e",
+    "shown": "#7c3aed",
     "repeat": "#b8a15a",
     "true": "#2563eb",
     "shuffled": "#0f9d8a",
     "mirrored": "#e4572e",
     "zero": "#8a94a6",
 }
-LABELS = {"tokenizer": "tokenizer (ceiling)", "raw": "rollout", "refined": "rollout, refined", "repeat": "repeat the last frame"}
+LABELS = {
+    "tokenizer": "tokenizer (ceiling)",
+    "raw": "rollout",
+    "refined": "rollout, refined",
+    "shown": "as shown (given picture kept)",
+    "repeat": "repeat the last frame",
+}
 
 
 def horizon(by_frame: Mapping[str, Sequence[float]], quartiles: Sequence[Sequence[float]], ylabel: str) -> str:
@@ -36,6 +43,23 @@ def horizon(by_frame: Mapping[str, Sequence[float]], quartiles: Sequence[Sequenc
     axes.set_xlabel("frame")
     axes.set_ylabel(ylabel)
     axes.set_xlim(1, frames[-1])
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def object_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], labels: Mapping[str, str]) -> str:
+    """IoU against the frame: one curve a kind, frame -> [mean, low, high]; the interval of "rollout" is shaded."""
+    figure, axes = _figure(5.6, 3.5)
+    colours = {"rollout": COLOURS["raw"], "one_step": COLOURS["shuffled"]}
+    for kind, curve in curves.items():
+        frames, (means, low, high) = list(curve), zip(*curve.values(), strict=True)
+        colour = colours.get(kind, COLOURS.get(kind))
+        axes.plot(frames, means, color=colour, linewidth=1.9, marker="o", markersize=3, label=labels[kind])
+        if kind == "rollout":
+            axes.fill_between(frames, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set_xlabel("frame")
+    axes.set_ylabel("IoU, moved objects")
+    axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure)
 

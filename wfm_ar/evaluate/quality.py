@@ -26,7 +26,8 @@ class RolloutRow:
 
 
 def rollout_row(id: str, truth: np.ndarray, clips: Mapping[str, np.ndarray]) -> RolloutRow:
-    """A row from the true clip and what stands for it: "tokenizer" (reconstruction), "raw", "refined" (rollouts), all of one shape.
+    """A row from the true clip and what stands for it, all of one shape: "tokenizer" (reconstruction), "raw", "refined" (rollouts
+    without a pixel of the given picture), "shown" (a rollout that keeps it where nothing moves).
 
     "repeat", the first true frame for ever, is added. Frame 0 was given and is not counted.
     """
@@ -41,7 +42,8 @@ def rollout_row(id: str, truth: np.ndarray, clips: Mapping[str, np.ndarray]) -> 
 def rollout_summary(rows: Sequence[RolloutRow]) -> dict[str, Any]:
     """Means over episodes by frame, the rollouts' quartiles, and for each of HORIZONS the gain over "repeat" and the gap to the tokenizer.
 
-    Gains and gaps are differences of PSNR in dB, averaged over episodes, of raw rollouts ("gain_16") and refined ones ("refined_gain_16").
+    Gains and gaps are differences of PSNR in dB, averaged over episodes, of raw rollouts ("gain_16"), refined ones ("refined_gain_16")
+    and rollouts as they are shown ("shown_gain_16").
     """
     report: dict[str, Any] = {"episodes": len(rows), "psnr_raw_last": float(np.mean([row.psnr["raw"][-1] for row in rows]))}
     for kind in ("psnr", "ssim"):
@@ -52,8 +54,8 @@ def rollout_summary(rows: Sequence[RolloutRow]) -> dict[str, Any]:
     for frame in (frame for frame in HORIZONS if frame <= len(means["raw"])):
         report[f"gain_{frame}"] = float(means["raw"][frame - 1] - means["repeat"][frame - 1])
         report[f"gap_{frame}"] = float(means["tokenizer"][frame - 1] - means["raw"][frame - 1])
-        if "refined" in means:
-            report[f"refined_gain_{frame}"] = float(means["refined"][frame - 1] - means["repeat"][frame - 1])
+        for name in {"refined", "shown"} & means.keys():
+            report[f"{name}_gain_{frame}"] = float(means[name][frame - 1] - means["repeat"][frame - 1])
     return report
 
 
@@ -67,7 +69,7 @@ def refined_summary(rows: Mapping[str, Sequence[Mapping[str, Mapping[str, float]
     """Means of picture_numbers over clips, and the changes the bars judge, which are those of the rollouts as decoded.
 
     `rows`: for each of REFINED a list of {"raw": picture_numbers, "refined": picture_numbers}. "rollouts" are frames as the two
-    decoders make them; "as shown" they keep the given picture where nothing moves (rollout/detail.py), refined or not.
+    decoders make them; in "rollouts as shown", "refined" also keeps the given picture where nothing moves (rollout/detail.py).
     `edge_change` and `flicker_change` are shares of the raw value (-0.15: 15 % less; None where that is 0), `psnr_change` is in dB.
     """
     report: dict[str, Any] = {}

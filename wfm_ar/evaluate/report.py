@@ -4,7 +4,6 @@ Nothing is computed here that report.json does not hold, except the pictures. No
 """
 
 import base64
-import html
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from wfm_ar.data.video import write_image, write_video
 from wfm_ar.evaluate import plots
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.control import DRIVES, MOVED
+from wfm_ar.evaluate.html_parts import by_robot, facts, figures, share, text_of
+from wfm_ar.evaluate.object_tables import free_run_html, objects_html, text_sources_html
 from wfm_ar.evaluate.quality import REFINED
 
 GAP = 2  # pixels between frames of a strip
@@ -29,7 +30,7 @@ class Sheet:
     title: str
     note: str = ""
     rows: tuple[tuple[str, np.ndarray], ...]  # (label, frames uint8 [T, H, W, 3]), all of one shape
-    mark: str = ""  # "failure" or "worst", shown before the title
+    mark: str = ""  # "failure", "worst 1 of 96", "typical: ...", "best of 96", shown before the title
     fps: float | None = None  # frames a second, where robots of several rates act; None: the world's
 
 
@@ -37,6 +38,8 @@ def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet
     """The whole HTML text. `report` is what evaluate returns; `sheets` maps a section ("rollout", "actions", "text") to its examples."""
     parts = [_head(report), _verdict_table(report)]
     makers = {
+        "objects": objects_html,
+        "free_run": free_run_html,
         "tokenizer": _tokenizer,
         "prediction": _prediction,
         "rollout": _rollout,
@@ -51,11 +54,11 @@ def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet
         if report.get(name):
             parts.append(make(report[name]))
         else:
-            parts.append(f'<p class="missing">Not measured: {_text_of(report["not_measured"].get(name, "no reason given"))}</p>')
+            parts.append(f'<p class="missing">Not measured: {text_of(report["not_measured"].get(name, "no reason given"))}</p>')
         parts.extend(_sheet(sheet, fps) for sheet in sheets.get(name, ()))
         parts.append("</section>")
     parts.append(_settings(report))
-    title = f"{_text_of(report['world'])}: evaluation"
+    title = f"{text_of(report['world'])}: evaluation"
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -65,6 +68,18 @@ def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet
 
 
 SECTIONS = {
+    "objects": (
+        "Do things stay what and where they are?",
+        "Every object against the truth, found by its colour in both: the overlap of its pixels (IoU), whether it vanished (less than 30 % "
+        "of its area left), has another colour, another shape (by its silhouette) or is in more pieces than in truth. Moved: by more than "
+        "2 cm from its start. Nothing is pasted from the given picture but in the rows that say so. The strips are the worst five "
+        "rollouts by the moved objects' mean IoU, the median and the best.",
+    ),
+    "free_run": (
+        "Free run",
+        "From one true frame, on and on under wandering actions. There is no truth to compare with: objects are compared with the first "
+        "frame, once a second. Means by minute, with 95 % bootstrap intervals over runs.",
+    ),
     "tokenizer": (
         "Video tokenizer",
         "Every clip of the held-out split, encoded and decoded. PSNR and SSIM a frame over R, G and B, averaged over all frames; "
@@ -76,14 +91,15 @@ SECTIONS = {
     ),
     "rollout": (
         "Rollout",
-        "From one frame and the true actions, no text: every later frame is imagined. The baseline repeats the first frame for ever; "
-        "the tokenizer's own reconstruction is the ceiling.",
+        "From one frame and the true actions, no text: every later frame is imagined, and nothing of the given picture is pasted into "
+        "'rollout' and 'refined'. 'As shown' keeps it where nothing moves, which most of the picture does not. The baseline repeats the "
+        "first frame for ever; the tokenizer's own reconstruction is the ceiling.",
     ),
     "refined": (
         "Refined against raw",
         "The diffusion decoder's frames against the tokenizer's decoded ones, both compared with the truth. In reconstructions both "
-        "show the true scene; in rollouts they also share the world model's mistakes. As shown, both keep the given picture where nothing "
-        "moves, so that most of what is compared is neither's. The bars are judged on rollouts as the decoders make them.",
+        "show the true scene; in rollouts they also share the world model's mistakes. As shown, the refined frames keep the given picture "
+        "where nothing moves, so that most of what is compared is neither's. The bars are judged on rollouts as the decoders make them.",
     ),
     "actions": (
         "Action following",
@@ -93,7 +109,8 @@ SECTIONS = {
     ),
     "text": (
         "Text following",
-        f"From the first frame and the text, no actions. The named object must move at least {100 * MOVED:.0f} cm in the named direction, "
+        f"From a picture and the text, from the text alone, and from a picture and a text that names what is not in it; no "
+        f"actions, nothing pasted. From picture and text, the named object must move at least {100 * MOVED:.0f} cm in the named direction, "
         "from its true first place to where it is found in the last frame. An object that is not found counts as a failure. "
         "With the opposite direction in the text the same frames are a control: a model that does not read would score alike on both.",
     ),
@@ -110,10 +127,10 @@ def _head(report: Mapping[str, Any]) -> str:
         if row["bar"] is not None:
             counts[verdict(row)] += 1
     total = sum(counts.values())
-    facts = f"{report['episodes']} held-out episodes, the first of the split in file order &middot; {_text_of(report['started'])}"
-    facts += f" &middot; {report['seconds'] / 60:.0f} min &middot; {_text_of(report['machine']['name'])}"
+    line = f"{report['episodes']} held-out episodes, the first of the split in file order &middot; {text_of(report['started'])}"
+    line += f" &middot; {report['seconds'] / 60:.0f} min &middot; {text_of(report['machine']['name'])}"
     return (
-        f"<header><p class='eyebrow'>wfm-ar evaluation</p><h1>{_text_of(report['world'])}</h1><p class='facts'>{facts}</p>"
+        f"<header><p class='eyebrow'>wfm-ar evaluation</p><h1>{text_of(report['world'])}</h1><p class='facts'>{line}</p>"
         f"<p class='score'><b>{counts['aim'] + counts['bar']}</b> of {total} bars reached"
         f"{', ' + str(counts['not measured']) + ' not measured' if counts['not measured'] else ''}</p></header>"
     )
@@ -131,7 +148,7 @@ def _verdict_table(report: Mapping[str, Any]) -> str:
         if row["bar"] is None and word == "no":
             word, label = "not measured", "aim not reached"  # an aim without a bar is no failure
         rows.append(
-            f"<tr><td>{_text_of(bar.name)}</td><td class='n'>{goals[0]}</td><td class='n'>{goals[1]}</td>"
+            f"<tr><td>{text_of(bar.name)}</td><td class='n'>{goals[0]}</td><td class='n'>{goals[1]}</td>"
             f"<td class='n measured'>{bar.show(row['measured'])}</td><td><span class='chip {word.split()[0]}'>{label}</span></td></tr>"
         )
     head = "<tr><th>what</th><th class='n'>bar</th><th class='n'>aim</th><th class='n'>measured</th><th></th></tr>"
@@ -139,7 +156,7 @@ def _verdict_table(report: Mapping[str, Any]) -> str:
 
 
 def _tokenizer(numbers: Mapping[str, Any]) -> str:
-    facts = {
+    values = {
         "PSNR": f"{numbers['psnr']:.2f} dB",
         "SSIM": f"{numbers['ssim']:.4f}",
         "tokens a frame": f"{numbers['tokens_per_frame']:g}",
@@ -148,21 +165,21 @@ def _tokenizer(numbers: Mapping[str, Any]) -> str:
         "still tokens": f"{100 * numbers['still_tokens']:.1f} %",
         "clips": f"{numbers['clips']}",
     }
-    return _facts(facts) + _figures((plots.code_counts(numbers["sorted_counts"]), "How often each code is used."))
+    return facts(values) + figures((plots.code_counts(numbers["sorted_counts"]), "How often each code is used."))
 
 
 def _prediction(numbers: Mapping[str, Any]) -> str:
-    facts = {
+    values = {
         "loss": f"{numbers['loss']:.3f} nats a video token",
         "accuracy": f"{100 * numbers['accuracy']:.1f} %",
     }
     if numbers["loss_changed"] is not None:  # clips of two latents, or still ones, have no token that changes
-        facts["loss where the token changes"] = f"{numbers['loss_changed']:.3f}"
-        facts["accuracy where it changes"] = f"{100 * numbers['accuracy_changed']:.1f} %"
-    facts["tokens"] = f"{numbers['tokens']:,}"
+        values["loss where the token changes"] = f"{numbers['loss_changed']:.3f}"
+        values["accuracy where it changes"] = f"{100 * numbers['accuracy_changed']:.1f} %"
+    values["tokens"] = f"{numbers['tokens']:,}"
     figure = plots.by_place({"loss": numbers["loss_by_latent"]}, "latent", "loss, nats a token")
-    table = _by_robot(numbers, {"loss": "loss, nats", "accuracy": "accuracy"})
-    return _facts(facts) + table + _figures((figure, "Loss against the place of the latent; the first has no actions behind it."))
+    table = by_robot(numbers, {"loss": "loss, nats", "accuracy": "accuracy"})
+    return facts(values) + table + figures((figure, "Loss against the place of the latent; the first has no actions behind it."))
 
 
 def _rollout(numbers: Mapping[str, Any]) -> str:
@@ -176,12 +193,12 @@ def _rollout(numbers: Mapping[str, Any]) -> str:
     gains = "".join(f"<td class='n measured'>{numbers[f'gain_{frame}']:+.2f}</td>" for frame in frames)
     lines += f"<tr><td>rollout over repeat</td>{gains}</tr>"
     table = f"<div class='scroll'><table><tr><th>PSNR, dB</th>{head}</tr>{lines}</table></div>"
-    figures = [
+    drawn = [
         (plots.horizon(numbers[f"{kind}_by_frame"], numbers[f"{kind}_quartiles"], label), f"{label} against the frame, mean over episodes.")
         for kind, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM"))
     ]
     columns = {"psnr_raw_last": "PSNR of the last frame, dB"} | {f"gain_{frame}": f"frame {frame} over repeat, dB" for frame in frames}
-    return table + _by_robot(numbers, columns) + _figures(*figures)
+    return table + by_robot(numbers, columns) + figures(*drawn)
 
 
 def _refined(numbers: Mapping[str, Any]) -> str:
@@ -202,7 +219,7 @@ def _refined(numbers: Mapping[str, Any]) -> str:
 def _actions(numbers: Mapping[str, Any]) -> str:
     failures = numbers["gate"]
     state = "passed" if not failures else "failed: " + "; ".join(failures)
-    gate = f"<p><span class='chip {'aim' if not failures else 'no'}'>gate</span> {_text_of(state)}</p>"
+    gate = f"<p><span class='chip {'aim' if not failures else 'no'}'>gate</span> {text_of(state)}</p>"
     lines = ""
     for name in DRIVES:
         drive = numbers["drives"][name]
@@ -216,7 +233,7 @@ def _actions(numbers: Mapping[str, Any]) -> str:
         f"<th class='n'>distance from the commanded place</th><th class='n'>peg found</th></tr>{lines}</table></div>"
     )
     pairs = {key: " / ".join(f"{value:.3f}" for value in numbers[key]) for key in ("r_against_partner_xy", "r_replay_xy")}
-    facts = {
+    values = {
         "r, true actions": f"{numbers['r_true']:.3f}",
         "|r|, shuffled": f"{numbers['r_shuffled']:.3f}",
         "pixel error, true actions": f"{numbers['pixel_error']:.2f} px",
@@ -227,9 +244,9 @@ def _actions(numbers: Mapping[str, Any]) -> str:
     }
     return (
         gate
-        + _facts(facts)
+        + facts(values)
         + table
-        + _figures(
+        + figures(
             (plots.follow_scatter(numbers["drives"], ("true", "mirrored")), "Commanded and found displacement over one latent."),
             (plots.follow_error(numbers["drives"]), "How far the peg is from where its commands take it."),
         )
@@ -237,8 +254,8 @@ def _actions(numbers: Mapping[str, Any]) -> str:
 
 
 def _text(numbers: Mapping[str, Any]) -> str:
-    facts = {
-        "followed": f"{100 * numbers['followed']:.1f} % of {numbers['episodes']}",
+    values = {
+        "from picture and text: followed": f"{100 * numbers['followed']:.1f} % of {numbers['episodes']}",
         "opposite direction followed": f"{100 * numbers['opposite']['followed']:.1f} %",
         "the true episodes, same measure": f"{100 * numbers['truth_followed']:.1f} %",
         "object not found": f"{numbers['not_found']}",
@@ -247,75 +264,54 @@ def _text(numbers: Mapping[str, Any]) -> str:
     lines = ""
     for direction, row in numbers["by_direction"].items():
         other = numbers["opposite"]["by_direction"][direction]
-        cells = "".join(f"<td class='n'>{_share(part['followed'])} of {part['episodes']}</td>" for part in (row, other))
+        cells = "".join(f"<td class='n'>{share(part['followed'])} of {part['episodes']}</td>" for part in (row, other))
         lines += f"<tr><td>{direction}</td>{cells}</tr>"
     head = "<tr><th>told to push</th><th class='n'>the episode's own text</th><th class='n'>opposite of its text</th></tr>"
     table = f"<div class='scroll'><table>{head}{lines}</table></div>"
     groups = {"opposite text": numbers["opposite"]["moved_m"], "own text": numbers["moved_m"]}
-    return _facts(facts) + table + _figures((plots.moved(groups, MOVED), "How far the named object moved."))
+    return text_sources_html(numbers) + facts(values) + table + figures((plots.moved(groups, MOVED), "How far the named object moved."))
 
 
 def _speed(numbers: Mapping[str, Any]) -> str:
-    facts = {"device": f"{_text_of(numbers['device'])}, {numbers['threads']} threads"}
+    values = {"device": f"{text_of(numbers['device'])}, {numbers['threads']} threads"}
     if numbers.get("frames_per_second") is not None:
-        facts["generate, text and imagined actions"] = f"{numbers['frames_per_second']:.1f} frames/s"
-        facts["its runs"] = ", ".join(f"{value:.1f}" for value in numbers["runs"])
+        values["generate, text and imagined actions"] = f"{numbers['frames_per_second']:.1f} frames/s"
+        values["its runs"] = ", ".join(f"{value:.1f}" for value in numbers["runs"])
     if numbers.get("driven_frames_per_second") is not None:
-        facts["generate, given actions"] = f"{numbers['driven_frames_per_second']:.1f} frames/s"
-    facts["peak memory of this evaluation"] = f"{numbers['peak_bytes'] / 2**30:.2f} GiB"
+        values["generate, given actions"] = f"{numbers['driven_frames_per_second']:.1f} frames/s"
+    if numbers.get("stream_p95_ms") is not None:
+        values["stream.step, 95th percentile"] = f"{numbers['stream_p95_ms']:.0f} ms"
+    values["peak memory of this evaluation"] = f"{numbers['peak_bytes'] / 2**30:.2f} GiB"
     if numbers.get("demo_peak_bytes") is not None:
-        facts["wfm demo"] = f"{numbers['demo_peak_bytes'] / 2**30:.2f} GiB at its peak, {numbers['demo_seconds']:.0f} s"
-    missing = f"<p class='missing'>Not measured: {_text_of(numbers['demo_error'])}</p>" if numbers.get("demo_error") else ""
-    return _facts(facts) + missing
+        values["wfm demo"] = f"{numbers['demo_peak_bytes'] / 2**30:.2f} GiB at its peak, {numbers['demo_seconds']:.0f} s"
+    missing = f"<p class='missing'>Not measured: {text_of(numbers['demo_error'])}</p>" if numbers.get("demo_error") else ""
+    return facts(values) + missing
 
 
 def _settings(report: Mapping[str, Any]) -> str:
     groups = {"settings": report["settings"], "versions": report["versions"], "machine": report["machine"]}
     tables = ""
     for name, values in groups.items():
-        rows = "".join(f"<tr><td>{_text_of(k)}</td><td>{_text_of(v)}</td></tr>" for k, v in values.items())
+        rows = "".join(f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>" for k, v in values.items())
         tables += f"<div><h3>{name}</h3><table>{rows}</table></div>"
     return f"<section id='settings'><h2>How it was run</h2><div class='columns'>{tables}</div></section>"
-
-
-def _by_robot(numbers: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    """A row a robot of `columns` (key of a number -> title), where a data set has several robots."""
-    if "by_robot" not in numbers:
-        return ""
-    head = "".join(f"<th class='n'>{title}</th>" for title in ("episodes", *columns.values()))
-    lines = ""
-    for robot, row in numbers["by_robot"].items():
-        cells = "".join(f"<td class='n'>{row[key]:.3f}</td>" for key in columns)
-        lines += f"<tr><td>{_text_of(robot)}</td><td class='n'>{row['episodes']}</td>{cells}</tr>"
-    return f"<div class='scroll'><table><tr><th>robot</th>{head}</tr>{lines}</table></div>"
-
-
-def _facts(values: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<div><dt>{_text_of(k)}</dt><dd>{v}</dd></div>" for k, v in values.items()) + "</dl>"
-
-
-def _figures(*figures: tuple[str, str]) -> str:
-    parts = []
-    for svg, caption in figures:
-        source = base64.b64encode(svg.encode()).decode()  # as an image: ids of two SVGs in one page must not meet
-        parts.append(f"<figure><img alt='{caption}' src='data:image/svg+xml;base64,{source}'><figcaption>{caption}</figcaption></figure>")
-    return f"<div class='figures'>{''.join(parts)}</div>"
 
 
 def _sheet(sheet: Sheet, fps: float) -> str:
     num_frames = len(sheet.rows[0][1])
     shown = np.linspace(0, num_frames - 1, min(9, num_frames)).round().astype(int)
     lines = "".join(
-        f"<div class='strip'><span>{_text_of(label)}</span><img alt='{_text_of(label)}' src='{_png(_strip(frames[shown]))}'></div>"
+        f"<div class='strip'><span>{text_of(label)}</span><img alt='{text_of(label)}' src='{_png(_strip(frames[shown]))}'></div>"
         for label, frames in sheet.rows
     )
     ticks = "".join(f"<i>{t}</i>" for t in shown)
     video = _mp4(np.concatenate([frames for _, frames in sheet.rows], axis=2), sheet.fps or fps)
-    mark = f"<span class='chip no'>{_text_of(sheet.mark)}</span> " if sheet.mark else ""
+    kind = {"best": "aim", "typical": "bar"}.get(sheet.mark.partition(" ")[0].strip(":"), "no")
+    mark = f"<span class='chip {kind}'>{text_of(sheet.mark)}</span> " if sheet.mark else ""
     return (
-        f"<div class='sheet'><h3>{mark}{_text_of(sheet.title)}</h3><p>{_text_of(sheet.note)}</p>{lines}"
+        f"<div class='sheet'><h3>{mark}{text_of(sheet.title)}</h3><p>{text_of(sheet.note)}</p>{lines}"
         f"<div class='strip ticks'><span>frame</span><div>{ticks}</div></div>"
-        f"<details><summary>play: {_text_of(', '.join(label for label, _ in sheet.rows))}</summary>"
+        f"<details><summary>play: {text_of(', '.join(label for label, _ in sheet.rows))}</summary>"
         f"<video controls loop muted src='{video}'></video></details></div>"
     )
 
@@ -343,14 +339,6 @@ def _mp4(frames_THWC: np.ndarray, fps: float) -> str:
 def _data(kind: str, path: Path) -> str:
     """The file at `path` as a data: address."""
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
-
-
-def _text_of(value: Any) -> str:
-    return html.escape(str(value))
 
 
 STYLE = """

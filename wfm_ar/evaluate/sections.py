@@ -4,6 +4,7 @@ Every rollout starts from the first true frame alone. Control is measured on raw
 did and not what the diffusion decoder made of it.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 
 from wfm_ar.errors import BadConfig
-from wfm_ar.evaluate import control, quality
+from wfm_ar.evaluate import control, metrics, quality
+from wfm_ar.evaluate.free_run import free_run, free_run_summary
 from wfm_ar.evaluate.heldout import Clip, HeldOut
+from wfm_ar.evaluate.objects import ObjectTally, one_step_cuts, scored
 from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
 from wfm_ar.evaluate.report import Sheet
 from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
@@ -21,9 +24,9 @@ from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
-FAILURES = 2  # worst rollouts, and failures of text following, that are shown beside the first examples
 SAMPLING = ("temperature", "top_p", "top_k", "action_temperature")  # how tokens are drawn
 GUIDANCE = ("text_guidance", "action_guidance")  # by what a rollout is told to do: one of these
+STREAM_STEPS = 40
 Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
 
 
@@ -36,8 +39,8 @@ class EvaluateConfig:
     fps: float | None = None  # frames a second: data that do not say have so many, data of more are thinned to it
     flip: str | None = None  # "vertical": pictures are stored bottom row first, and are turned
     embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
-    episodes: int = 64  # the first of the split (of each robot's), for rollouts and action following
-    text_episodes: int = 64  # the first of the split whose text is a push, for text following
+    episodes: int = 96  # the first of the split (of each robot's), for rollouts and action following
+    text_episodes: int = 96  # the first of the split whose text is a push, for text following
     tokenizer_episodes: int | None = None  # None: the whole split
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
     batch: int = 16  # rollouts at once; changes no number but the time
@@ -49,15 +52,20 @@ class EvaluateConfig:
     text_guidance: float = 3.0  # text following: how much the text counts; 1 as the model has it
     action_guidance: float = 1.5  # rollouts under given actions: how much these count; 1 as the model has it
     refine_steps: int = 2
+    text_alone_temperature: float = 1.0  # of clips from a text alone: at 0 every text of a kind would make the same table
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
     speed_runs: int = 3  # 0: speed is not measured
     demo: bool = True  # run `wfm demo` and measure its memory
+    free_runs: int = 0  # rollouts of free_frames frames under wandering actions, from the first clips; 0: none
+    free_frames: int = 3000  # 3,000 are five minutes
     examples: int = 4  # contact sheets, of the first episodes
 
     def __post_init__(self) -> None:
         for guidance in GUIDANCE:
             SamplingConfig(**{name: getattr(self, name) for name in (*SAMPLING, guidance)})
+        SamplingConfig(temperature=self.text_alone_temperature)
         low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
+        low |= {"free_runs": 0, "free_frames": 2}
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise BadConfig(f"evaluate: {name} is {getattr(self, name)}, expected {least} or more; fix: set {name}={least} or more")
@@ -80,17 +88,24 @@ class Bench:
         """The world in which the clip's own robot acts."""
         return self.robots.get(clip.robot or "", self.world)
 
-    def roll(self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, guidance: str, refine: bool, name: str) -> Iterator[Rollout]:
-        """One rollout a prompt, each of its clip, in order, made in batches of one robot. `guidance`: the one of GUIDANCE that is used."""
+    def roll(
+        self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, guidance: str, refine: bool, name: str, **more: Any
+    ) -> Iterator[Rollout]:
+        """One rollout a prompt, each of its clip, in order, made in batches of one robot; nothing is kept of the given picture.
+
+        `guidance`: the one of GUIDANCE that is used; `more`: settings other than the config's.
+        """
         config = self.config
-        settings = {name: getattr(config, name) for name in (*SAMPLING, guidance, "refine_steps")}
+        settings = {name: getattr(config, name) for name in (*SAMPLING, guidance, "refine_steps")} | more
         batches: list[list[int]] = []
         for k, clip in enumerate(clips):
             if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):
                 batches.append([])
             batches[-1].append(k)
         for batch in self.track(batches, name, len(batches)):
-            yield from self.acting(clips[batch[0]]).generate_batch([prompts[k] for k in batch], refine=refine, **settings)
+            yield from self.acting(clips[batch[0]]).generate_batch(
+                [prompts[k] for k in batch], refine=refine, keep_detail=False, **settings
+            )
 
     def prompt(self, k: int, clip: Clip, **inputs: Any) -> Prompt:
         """From the first frame of clip k, with `inputs` of Prompt."""
@@ -133,71 +148,130 @@ def _by_robot(rows: Sequence[Any], robots: Sequence[str | None], summary: Callab
 
 @dataclass(frozen=True, kw_only=True)
 class TrueRollouts:
-    """What came of rolling out every clip under its true actions."""
+    """What came of rolling out every clip under its true actions. The lists of Sheets: the first episodes; the worst, median and best."""
 
     rollout: dict[str, Any]
     refined: dict[str, Any] | None
     trials: list[control.Trial] | None  # where the data set knows where the peg is
     sheets: list[Sheet]
     first: list[np.ndarray]  # raw frames of the first examples
+    tally: ObjectTally | None  # where the data set knows what objects there are
+    strips: list[Sheet]
 
 
 def rollout_section(bench: Bench) -> TrueRollouts:
-    """Picture quality against the horizon, raw against refined, and the peg's way; under true actions where the world takes any."""
+    """Picture quality against the horizon, raw against refined, objects, and the peg's way; under true actions where the world takes any.
+
+    "raw" and "refined" hold no pixel of the given picture; "shown" keeps it where nothing moves, as `wfm generate` does.
+    """
     refine = bench.world.parts.diffusion_decoder is not None
-    rows, trials, sheets, worst, first = [], [], [], [], []
+    rows, trials, sheets, tokens, first = [], [], [], [], []
     pairs: dict[str, list] = {where: [] for where in quality.REFINED}
     clips = list(bench.clips)
+    tally = ObjectTally() if all(clip.names for clip in clips) and bench.world.height == bench.world.width else None
     acts = bench.world.parts.action_schema is not None
     prompts = [bench.prompt(k, clip, actions=clip.actions if acts else None) for k, clip in enumerate(clips)]
-    for k, (clip, rolled) in enumerate(
-        zip(clips, bench.roll(clips, prompts, guidance="action_guidance", refine=refine, name="rollouts"), strict=True)
-    ):
+    rolls = bench.roll(clips, prompts, guidance="action_guidance", refine=refine, name="rollouts")
+    for k, (clip, rolled) in enumerate(zip(clips, rolls, strict=True)):
+        tokens.append(rolled.tokens)
         decoded, refined = _painted(bench, bench.world.encode(clip.frames), prompts[k].seed, refine)
-        made = {"tokenizer": decoded, "raw": rolled.raw_frames} | ({"refined": rolled.frames} if refine else {})
+        _, shown = _painted(bench, rolled.tokens, prompts[k].seed, refine, given=clip.frames[:1])
+        made = {"tokenizer": decoded, "raw": rolled.raw_frames, "shown": shown} | ({"refined": rolled.frames} if refine else {})
         row = quality.rollout_row(clip.id, clip.frames, made)
         rows.append(row)
         if refine:
-            bare = _painted(bench, rolled.tokens, prompts[k].seed, refine)
-            for where, frames in zip(quality.REFINED, (bare, (rolled.raw_frames, rolled.frames), (decoded, refined)), strict=True):
+            whole = ((rolled.raw_frames, rolled.frames), (rolled.raw_frames, shown), (decoded, refined))
+            for where, frames in zip(quality.REFINED, whole, strict=True):
                 numbers = [quality.picture_numbers(each[1:], clip.frames[1:]) for each in frames]
                 pairs[where].append(dict(zip(("raw", "refined"), numbers, strict=True)))
+        if tally is not None:
+            tally.add(clip, {"rollout": rolled.raw_frames, "shown": shown, "tokenizer": decoded})
         if clip.peg_xy is not None and clip.actions is not None:
             trials.append(control.watch(rolled.raw_frames, clip.actions, clip.peg_xy[0]))
-        gap = float(row.psnr["tokenizer"][-1] - row.psnr["raw"][-1])
-        note = f"{clip.text or 'no text'}; last frame {row.psnr['raw'][-1]:.1f} dB, the tokenizer's own {row.psnr['tokenizer'][-1]:.1f} dB"
-        shown = [("truth", clip.frames), ("tokenizer", decoded), ("rollout", rolled.raw_frames)] + [("refined", rolled.frames)] * refine
-        sheet = Sheet(title=f"episode {clip.id}", note=note, rows=tuple(shown), fps=bench.acting(clip).fps)
         if k < bench.config.examples:
-            sheets.append(sheet)
+            sheets.append(_sheet_of(bench, clip, k, rolled.tokens))
             first.append(rolled.raw_frames)
-        worst = sorted([*worst, (gap, k, sheet)], key=lambda item: -item[0])[:FAILURES]
-    failures = [replace(sheet, mark="worst") for _, _, sheet in worst]
     summary = quality.rollout_summary(rows)
     told = ("episodes", "psnr_raw_last", *(key for key in summary if key.startswith("gain_")))
     summary |= _by_robot(rows, [clip.robot for clip in clips], quality.rollout_summary, told)
     summary["by_episode"] = [{"id": row.id, "psnr_raw_last": float(row.psnr["raw"][-1])} for row in rows]
+    strips = []
+    for mark, k, iou in tally.ranked() if tally is not None else ():
+        sheet = _sheet_of(bench, clips[k], k, tokens[k])
+        strips.append(replace(sheet, mark=mark, note=f"{sheet.note}; moved objects' mean IoU {iou:.2f}"))
     return TrueRollouts(
         rollout=summary,
         refined=quality.refined_summary(pairs) if refine else None,
         trials=trials if len(trials) == len(rows) else None,
-        sheets=sheets + failures,
+        sheets=sheets,
         first=first,
+        tally=tally,
+        strips=strips,
     )
 
 
+def object_section(bench: Bench, tally: ObjectTally) -> dict[str, Any]:
+    """The numbers of objects.py: those that rollout_section added up, and what is imagined one step ahead of the truth."""
+    clips = list(bench.clips)
+    acts = bench.world.parts.action_schema is not None
+    jobs = [(k, cut) for cut in one_step_cuts(bench.world.rate, bench.config.frames) for k in range(len(clips))]
+    prompts = [
+        Prompt(
+            video=clips[k].frames[:given],
+            num_frames=count,
+            seed=bench.config.seed + k,
+            actions=clips[k].actions[: count - 1] if acts else None,
+        )
+        for k, (given, count) in jobs
+    ]
+    made = [clip.frames.copy() for clip in clips]
+    rolls = bench.roll([clips[k] for k, _ in jobs], prompts, guidance="action_guidance", refine=False, name="one step ahead")
+    for (k, (given, count)), rolled in zip(jobs, rolls, strict=True):
+        made[k][given:count] = rolled.raw_frames[given:]
+    tally.scores["one_step"] = [scored(clip, frames) for clip, frames in zip(clips, made, strict=True)]
+    return tally.summary()
+
+
+def free_run_section(bench: Bench) -> tuple[dict[str, Any], list[Sheet]]:
+    """Rollouts of config.free_frames frames from the first config.free_runs clips, and what they look like."""
+    config, clips = bench.config, [bench.clips[k] for k in range(min(bench.config.free_runs, len(bench.clips)))]
+    sampling = SamplingConfig(**{name: getattr(config, name) for name in (*SAMPLING, "action_guidance")})
+    settings = {"frames": config.free_frames, "seed": config.seed, "sampling": sampling, "track": bench.track}
+    watchers, kept = free_run(bench.world, clips, **settings)
+    sheets = []
+    for clip, watcher, frames in zip(clips, watchers, kept, strict=True):
+        there = sum(watcher.looks[-1]["objects"].values())
+        note = f"one frame a second, raw; {there} of {len(watcher.names)} objects there in the last"
+        sheets.append(Sheet(title=f"free run from episode {clip.id}", note=note, rows=(("rollout, raw", frames),)))
+    return free_run_summary(watchers), sheets
+
+
+def _sheet_of(bench: Bench, clip: Clip, k: int, tokens_thw: np.ndarray) -> Sheet:
+    """The truth, the tokenizer's copy and the rollout `tokens_thw` of clip k, as decoded and as shown."""
+    refine, seed = bench.world.parts.diffusion_decoder is not None, bench.config.seed + k
+    decoded, _ = _painted(bench, bench.world.encode(clip.frames), seed, refine=False)
+    raw, shown = _painted(bench, tokens_thw, seed, refine, given=clip.frames[:1])
+    own, last = (float(metrics.psnr_frames(frames[-1:], clip.frames[-1:])[0]) for frames in (decoded, raw))
+    note = f"{clip.text or 'no text'}; last frame {last:.1f} dB, the tokenizer's own {own:.1f} dB"
+    rows = (("truth", clip.frames), ("tokenizer", decoded), ("rollout, raw", raw), ("as shown", shown))
+    return Sheet(title=f"episode {clip.id}", note=note, rows=rows, fps=bench.acting(clip).fps)
+
+
 @torch.inference_mode()
-def _painted(bench: Bench, tokens_thw: np.ndarray, seed: int, refine: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """What these tokens show, with nothing kept of a given picture: raw and refined, uint8 [T, H, W, 3]."""
+def _painted(
+    bench: Bench, tokens_thw: np.ndarray, seed: int, refine: bool, given: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What these tokens show, as decoded and as shown, uint8 [T, H, W, 3] each: refined or not, with the detail of `given` or none."""
     parts = bench.world.parts
     painter = Painter(parts.video_tokenizer, parts.diffusion_decoder, seed, bench.config.refine_steps if refine else None)
-    raw, refined = [], []
+    if given is not None:
+        painter.keep_detail(given)
+    raw, shown = [], []
     for tokens_hw in torch.from_numpy(tokens_thw):
         decoded = painter.decode(tokens_hw)
         raw.append(to_uint8(decoded))
-        if refine:
-            refined.append(painter.refine(tokens_hw, decoded))
-    return np.concatenate(raw), np.concatenate(refined) if refine else None
+        shown.append(to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else raw[-1])
+    return np.concatenate(raw), np.concatenate(shown)
 
 
 def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], list[Sheet]]:
@@ -229,36 +303,6 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
     return numbers, sheets
 
 
-def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sheet]]:
-    """Text following on episodes whose text is a push, with their own text and with the opposite direction."""
-    clips = list(pushes)
-    asked = [control.parse_push(clip.text) for clip in clips]
-    inputs = {"own": (asked, "own texts"), "opposite": ([push.opposite for push in asked], "opposite texts")}
-    moves: dict[str, list] = {}
-    sheets, failures = [], []
-    for kind, (told, name) in inputs.items():
-        prompts = [bench.prompt(k, clip, text=told[k].text, imagine=bench.config.imagine) for k, clip in enumerate(clips)]
-        moves[kind] = []
-        for k, rolled in enumerate(bench.roll(clips, prompts, guidance="text_guidance", refine=False, name=name)):
-            moved = control.moved_along(clips[k].frames[0], rolled.raw_frames[-1], told[k])
-            moves[kind].append(moved)
-            followed = moved is not None and moved >= control.MOVED
-            note = "not found in the last frame" if moved is None else f"moved {100 * moved:.1f} cm in the named direction"
-            title = f"episode {clips[k].id}: {told[k].text}{' (opposite)' if kind == 'opposite' else ''}"
-            rows = [("truth", clips[k].frames)] * (kind == "own") + [("rollout", rolled.raw_frames)]
-            mark, fps = "" if followed else "failure", bench.acting(clips[k]).fps
-            sheet = Sheet(title=title, note=note, rows=tuple(rows), mark=mark, fps=fps)
-            if k < (bench.config.examples + 1) // 2:
-                sheets.append(sheet)
-            elif kind == "own" and not followed and len(failures) < FAILURES:
-                failures.append(sheet)
-    numbers = control.text_following(asked, moves["own"])
-    numbers["opposite"] = control.text_following([push.opposite for push in asked], moves["opposite"])
-    truth = [control.moved_along(clip.frames[0], clip.frames[-1], push) for clip, push in zip(clips, asked, strict=True)]
-    numbers["truth_followed"] = control.text_following(asked, truth)["followed"]
-    return numbers, sheets + failures
-
-
 def speed_section(bench: Bench, demo: Sequence[str] | None) -> dict[str, Any]:
     """Frames a second of one rollout at a time, as `generate` is called by default but raw; the peak memory of this process and of `demo`.
 
@@ -279,6 +323,7 @@ def speed_section(bench: Bench, demo: Sequence[str] | None) -> dict[str, Any]:
         if clip.actions is not None and world.action_tokenizer is not None:
             driven = frames_per_second(lambda seed: roll(seed, actions=clip.actions), runs=config.speed_runs)
             numbers |= {"driven_frames_per_second": driven["frames_per_second"], "driven_runs": driven["runs"]}
+        numbers["stream_p95_ms"] = _stream_p95(world, clip)
     if demo is not None:
         try:
             measured = measure_command(demo, timeout=600)
@@ -286,6 +331,18 @@ def speed_section(bench: Bench, demo: Sequence[str] | None) -> dict[str, Any]:
         except BadConfig as error:  # hours of other numbers are worth more than this one; the report says why it is missing
             numbers |= {"demo_peak_bytes": None, "demo_error": str(error)}
     return numbers | {"peak_bytes": peak_bytes()}
+
+
+def _stream_p95(world: World, clip: Clip) -> float:
+    """Milliseconds from an action to its frames in a stream, raw: the 95th percentile over STREAM_STEPS steps, after one to warm up."""
+    driven = clip.actions is not None and world.action_tokenizer is not None
+    stream, seconds = world.start(video=clip.frames[:1], keep_detail=False), []
+    for step in range(1 + STREAM_STEPS):
+        first = step * world.rate % max(1, len(clip.frames) - world.rate)
+        begun = time.perf_counter()
+        stream.step(clip.actions[first : first + world.rate] if driven else None)
+        seconds.append(time.perf_counter() - begun)
+    return 1e3 * float(np.percentile(seconds[1:], 95))
 
 
 def _device_name(device: torch.device) -> str:

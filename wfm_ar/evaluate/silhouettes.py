@@ -37,12 +37,11 @@ def shape_fits(blob_HW: np.ndarray, ignore_HW: np.ndarray | None = None, own_HW:
     counts = np.ones_like(blob) if ignore_HW is None else ~_window(ignore_HW, corner, reach)
     slack = 1 if counts.all() else 3  # half pixels; the centre of what is seen is not the centre of what is partly hidden
     steps = (np.arange(2 * (len(blob) + slack)) - slack) / 2  # every second place, from 0 ... 2 * slack on, is a shifted picture
-    grid = np.stack(np.meshgrid(corner[0] + steps, corner[1] + steps), axis=-1)
     fits = {}
     for shape in SHAPES:
         place_xy = to_metres(centre, REST_HEIGHT[shape], size)
         turns = CUBE_TURNS if shape == "cube" else (0.0,)
-        drawn = [silhouette(shape, place_xy, turn, grid, size) for turn in turns]
+        drawn = [silhouette(shape, place_xy, turn, corner[0] + steps, corner[1] + steps, size) for turn in turns]
         fits[shape] = max(_best_overlap(blob, counts, one, slack) for one in drawn)
     if own_HW is not None:
         ys, xs = np.nonzero(own_HW)
@@ -52,14 +51,14 @@ def shape_fits(blob_HW: np.ndarray, ignore_HW: np.ndarray | None = None, own_HW:
     return fits
 
 
-def silhouette(shape: str, xy: np.ndarray, turn: float, grid_hw2: np.ndarray, size: int) -> np.ndarray:
+def silhouette(shape: str, xy: np.ndarray, turn: float, xs: np.ndarray, ys: np.ndarray, size: int) -> np.ndarray:
     """bool [h, w]: which places of a picture of `size` pixels a shape hides that stands at xy [2] metres, turned by `turn` radians.
 
-    grid_hw2: the places, [h, w, 2] pixels (x, y); whole numbers are pixel centres.
+    xs [w], ys [h]: columns and rows of the places; whole numbers are pixel centres.
     """
     middle = np.array([*xy, REST_HEIGHT[shape]])
     points = _outline(middle, RADIUS["ball"]) if shape == "ball" else middle + _points(shape, turn)
-    return _inside(_hull(to_pixels(points, size)), grid_hw2)
+    return _inside(_hull(to_pixels(points, size)), xs, ys)
 
 
 def peg_silhouette(tip_px: np.ndarray, size: int) -> np.ndarray:
@@ -69,9 +68,9 @@ def peg_silhouette(tip_px: np.ndarray, size: int) -> np.ndarray:
     xy = to_metres(tip_px, TIP_HEIGHT, size)
     rim = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1) * PEG_RADIUS + xy
     rod = np.concatenate([np.pad(rim, ((0, 0), (0, 1)), constant_values=z) for z in (0.0, TIP_HEIGHT)])
-    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
+    every = np.arange(size)
     parts = (rod, _outline(np.array([*xy, TIP_HEIGHT]), TIP_RADIUS))
-    return np.logical_or.reduce([_inside(_hull(to_pixels(points, size)), grid) for points in parts])
+    return np.logical_or.reduce([_inside(_hull(to_pixels(points, size)), every, every) for points in parts])
 
 
 @lru_cache(maxsize=64)
@@ -117,18 +116,21 @@ def _turn(a: tuple, b: tuple, c: tuple) -> float:
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
-def _inside(hull: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """bool [h, w]: which of the places grid [h, w, 2] lie in the convex polygon hull [n, 2], given in _hull's order."""
-    inside = np.ones(grid.shape[:2], bool)
+def _inside(hull: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """bool [h, w]: which places (xs [w], ys [h]) lie in the convex polygon hull [n, 2], given in _hull's order."""
+    inside = np.ones((len(ys), len(xs)), bool)
     for (ax, ay), (bx, by) in zip(hull, np.roll(hull, -1, axis=0), strict=True):
-        inside &= (bx - ax) * (grid[..., 1] - ay) - (by - ay) * (grid[..., 0] - ax) >= 0
+        inside &= ((bx - ax) * (ys - ay))[:, None] >= ((by - ay) * (xs - ax))[None]
     return inside
 
 
 def _best_overlap(blob: np.ndarray, counts: np.ndarray, drawn: np.ndarray, slack: int) -> float:
     """The best IoU over shifts of up to `slack` half pixels each way."""
     side, shifts = 2 * len(blob), range(2 * slack + 1)
-    return max(_overlap(blob, drawn[dy : dy + side : 2, dx : dx + side : 2], counts) for dy in shifts for dx in shifts)
+    shifted = np.stack([drawn[dy : dy + side : 2, dx : dx + side : 2].ravel() for dy in shifts for dx in shifts])
+    weights = np.stack([(blob & counts).ravel(), counts.ravel()], axis=1)
+    both, area = (shifted.astype(np.float32) @ weights.astype(np.float32)).T  # whole numbers, exact
+    return float((both / np.maximum(np.count_nonzero(blob & counts) + area - both, 1)).max())
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> float:

@@ -145,6 +145,7 @@ class CosmosWorld:
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(raw_frames) - 1])[1],
                 seed=prompt.seed,
                 fps=self.fps,
+                refined=refine,
                 timings=timings,
             )
             for prompt, tokens, frames, raw_frames in zip(prompts, rows, refined, raw, strict=True)

@@ -3,8 +3,12 @@
 A tokenizer loses detail, and a world model repaints a background a little differently at every latent. Where a later frame decodes
 to about what the last given one decoded to, nothing has happened since: the given frame itself is shown there. Where something
 moved, the frame is what was imagined. So what a rollout imagines is untouched by this; what it merely remembers is exact.
+
+Two frames that decode alike say nothing of the picture if everything decodes alike: where the tokenizer's own copy of the given
+frame is poor, only the given frames are shown as they were, and nothing of them is kept later.
 """
 
+import math
 from copy import copy
 from functools import reduce
 
@@ -14,6 +18,7 @@ from torch import Tensor
 
 STILL, MOVED = 0.2, 0.4  # difference on the [-1, 1] scale up to which a place counts as still, and from which as moved
 REACH = 1  # pixels around a moved place that count as moved too: its blurred edge
+POOR_COPY = 24.0  # dB PSNR of the last given frame as decoded; below it nothing is kept
 GONE, WIDE_REACH = 0.7, 3  # what changed by as much is another thing now: the blurred edge of what was there reaches further
 
 
@@ -24,6 +29,7 @@ class Detail:
         """float [3, T, H, W] in [-1, 1], T >= 1."""
         self.given_CTHW = given_CTHW
         self.reference = self.last = None  # [1, 3, 1, H, W] each: the last given frame as decoded, and as given
+        self.copy_db = 0.0  # PSNR of the one against the other
 
     def restore(self, decoded_BCTHW: Tensor, made_BCTHW: Tensor | None = None) -> Tensor:
         """Frames as decoded, and as they are to be shown (refined, say; None: as decoded) -> float [1, 3, n, H, W] with detail.
@@ -35,8 +41,17 @@ class Detail:
         given, self.given_CTHW = self.given_CTHW[None, :, :count], self.given_CTHW[:, count:]
         if given.shape[2]:
             self.reference, self.last = decoded_BCTHW[:, :, -1:], given[:, :, -1:]
+            error = float((self.reference.clamp(-1, 1) - self.last).square().mean())
+            self.copy_db = 10 * math.log10(4 / max(error, 1e-6))
             return given
+        if not self.keeps:
+            return made_BCTHW
         return made_BCTHW.lerp(self.last.expand_as(made_BCTHW), stillness(decoded_BCTHW, self.reference).expand_as(made_BCTHW))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether later frames keep anything of the given ones."""
+        return self.copy_db >= POOR_COPY
 
     def fork(self) -> "Detail":
         """One that goes on from here on its own."""

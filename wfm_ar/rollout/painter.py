@@ -25,7 +25,7 @@ class Painter:
         self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
         self.device = next(tokenizer.parameters()).device
         self.refining = RefineStream(denoiser, steps=refine_steps, seeds=[seed]) if refine_steps is not None else None
-        self.raw_detail = self.refined_detail = None
+        self.detail: Detail | None = None
 
     def keep_detail(self, given_THWC: np.ndarray) -> None:
         """Before the first latent: keep the detail of the frames that the first latents were encoded from (detail.py).
@@ -33,34 +33,40 @@ class Painter:
         given_THWC: uint8 [1 + r*n, H, W, 3].
         """
         given_CTHW = torch.from_numpy(np.array(given_THWC)).to(self.device).permute(3, 0, 1, 2).float() / 127.5 - 1
-        self.raw_detail, self.refined_detail = Detail(given_CTHW), Detail(given_CTHW)
+        self.detail = Detail(given_CTHW)
 
     def decode(self, tokens_hw: Tensor) -> Tensor:
         """int64 [h, w] -> float32 [1, 3, r or 1, H, W], about [-1, 1], as the tokenizer has it."""
         return self.decoding.push(tokens_hw[None, None].to(self.device)).float()
 
-    def raw(self, decoded_BCTHW: Tensor) -> np.ndarray:
-        """What `decode` gave -> uint8 frames [r or 1, H, W, 3], not refined."""
-        return to_uint8(decoded_BCTHW if self.raw_detail is None else self.raw_detail.restore(decoded_BCTHW))
+    @property
+    def changes(self) -> bool:
+        """Whether what is shown is anything else than what is decoded."""
+        return self.refining is not None or self.detail is not None
 
     @torch.inference_mode()
-    def refine(self, tokens_hw: Tensor, decoded_BCTHW: Tensor) -> np.ndarray:
-        """What `decode` gave for these tokens -> uint8 frames [r or 1, H, W, 3], refined."""
-        refined_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
-        detail = self.refined_detail
-        return to_uint8(refined_BCTHW if detail is None else detail.restore(decoded_BCTHW, refined_BCTHW))
+    def shown(self, tokens_hw: Tensor, decoded_BCTHW: Tensor) -> Tensor:
+        """What `decode` gave for these tokens -> what is shown of it, refined and with the given detail, as so started."""
+        made_BCTHW = decoded_BCTHW
+        if self.refining is not None:
+            made_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
+        return made_BCTHW if self.detail is None else self.detail.restore(decoded_BCTHW, made_BCTHW)
 
     def paint(self, tokens_hw: Tensor) -> np.ndarray:
-        """int64 [h, w] -> uint8 frames [r or 1, H, W, 3], refined if so started."""
-        decoded = self.decode(tokens_hw)
-        return self.raw(decoded) if self.refining is None else self.refine(tokens_hw, decoded)
+        """int64 [h, w] -> uint8 frames [r or 1, H, W, 3], as they are shown."""
+        return to_uint8(self.shown(tokens_hw, self.decode(tokens_hw)))
+
+    @property
+    def keeps_detail(self) -> bool:
+        """Whether imagined frames keep anything of the given ones; known once those are painted."""
+        return self.detail is not None and self.detail.keeps
 
     def fork(self) -> "Painter":
         other = copy(self)
         other.decoding = DecodeStream(self.tokenizer)
         other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
         other.refining = None if self.refining is None else self.refining.fork()
-        other.raw_detail, other.refined_detail = (None if d is None else d.fork() for d in (self.raw_detail, self.refined_detail))
+        other.detail = None if self.detail is None else self.detail.fork()
         return other
 
 
@@ -80,12 +86,12 @@ class Painting(AbstractContextManager):
             self._painted[clip].append(paint if self._pool is None else self._pool.submit(paint).result)
 
     def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(refined, raw) frames of every clip, uint8 [T, H, W, 3] each; the same array where nothing is refined."""
+        """(shown, raw) frames of every clip, uint8 [T, H, W, 3] each; the same array where what is shown is what was decoded."""
         clips = []
         for painted in self._painted:
-            refined, raw = zip(*(latent() for latent in painted), strict=True)
+            shown, raw = zip(*(latent() for latent in painted), strict=True)
             raw_frames = np.concatenate(raw)
-            clips.append((raw_frames if refined[0] is None else np.concatenate(refined), raw_frames))
+            clips.append((raw_frames if shown[0] is None else np.concatenate(shown), raw_frames))
         return clips
 
     def __exit__(self, *_: object) -> None:
@@ -96,12 +102,12 @@ class Painting(AbstractContextManager):
     def _paint(self, painter: Painter, tokens_hw: Tensor) -> tuple[np.ndarray | None, np.ndarray]:
         begun = time.perf_counter()
         decoded = painter.decode(tokens_hw)
-        raw = painter.raw(decoded)
+        raw = to_uint8(decoded)
         between = time.perf_counter()
-        refined = None if painter.refining is None else painter.refine(tokens_hw, decoded)
+        shown = to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else None
         self.seconds["decode"] += between - begun
         self.seconds["refine"] += time.perf_counter() - between
-        return refined, raw
+        return shown, raw
 
 
 def to_uint8(video_BCTHW: Tensor) -> np.ndarray:

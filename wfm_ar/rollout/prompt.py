@@ -22,16 +22,18 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """A finished clip. The first `given_frames` frames are the prompt's, as the tokenizer sees them."""
+    """A finished clip. The first `given_frames` frames are the prompt's."""
 
-    frames: np.ndarray  # uint8 [T, H, W, 3]; refined, if that was asked for
-    raw_frames: np.ndarray  # uint8 [T, H, W, 3], as the tokenizer decodes them
+    frames: np.ndarray  # uint8 [T, H, W, 3], what is shown: refined and with the given picture's detail kept, where that was asked for
+    raw_frames: np.ndarray  # uint8 [T, H, W, 3], as the tokenizer decodes the tokens and nothing else, given frames too
     tokens: np.ndarray  # int64 [t, h, w]
     actions: np.ndarray | None  # float32 [T - 1, A]: given, or imagined; NaN between given frames whose actions nobody knows
     given_frames: int
     clipped_actions: int  # given values outside their channel's range
     seed: int
     fps: float
+    refined: bool = False  # `frames` went through the diffusion decoder
+    kept_detail: bool = False  # in `frames` the given picture itself stands where nothing moves (detail.py)
     # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates
     timings: dict[str, float] = field(default_factory=dict)
 

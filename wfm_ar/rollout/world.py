@@ -8,6 +8,7 @@ bfloat16; rows that share a long past are read together, and then the logits agr
 clear line before any work is done. Frames that were given come back as they were (`keep_detail`).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wfm_ar.errors import BadClip, BadConfig, BadPrompt, WfmError
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.cosmos_folder import is_cosmos
 from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
+from wfm_ar.rollout.detail import POOR_COPY
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
 from wfm_ar.rollout.painter import Painter, Painting, to_uint8
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
@@ -74,7 +76,8 @@ class World:
     ) -> Rollout:
         """One clip; see Prompt for the inputs, SamplingConfig for the settings. `progress` is told (latents made, of how many).
 
-        keep_detail: given frames come out as they were, and what stands still is shown as given (detail.py); False: all is decoded.
+        keep_detail: given frames come out as they were, and what stands still is shown as given (detail.py), but for a tokenizer whose
+        own copy of the given picture is poor; False: all is decoded. `raw_frames` never keep anything.
 
         Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
         """
@@ -129,6 +132,7 @@ class World:
             clock.lap("roll")
             painted = painting.finish()
             clock.lap("paint")
+        _say_poor_copies(painters)
         imagined = sum(len(frames) - given_frames(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
         timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=imagined)
         timings |= {f"{name}_s": value for name, value in painting.seconds.items()}
@@ -142,9 +146,11 @@ class World:
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
                 seed=prompt.seed,
                 fps=self.fps,
+                refined=refine,
+                kept_detail=painter.keeps_detail,
                 timings=timings,
             )
-            for prompt, row, (frames, raw_frames) in zip(prompts, rows, painted, strict=True)
+            for prompt, painter, row, (frames, raw_frames) in zip(prompts, painters, rows, painted, strict=True)
         ]
 
     def start(
@@ -172,7 +178,9 @@ class World:
         if keep_detail and video is not None:
             painter.keep_detail(video)
         rows = Rows(self.parts.world_model, self.sequence, [row], config)
-        return WorldStream(rows, self.actions, painter, imagine, (self.height, self.width))
+        stream = WorldStream(rows, self.actions, painter, imagine, (self.height, self.width))
+        _say_poor_copies([painter])
+        return stream
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """What a caller who has no wish gets."""
@@ -284,6 +292,13 @@ def load_world(
         key = "offload" if offload else "int8" if int8 else "text_encoder"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
+
+
+def _say_poor_copies(painters: Sequence[Painter]) -> None:
+    poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
+    if poor:
+        line = f"keep_detail is off: the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
+        warnings.warn(f"{line}; what is shown is what was decoded", stacklevel=4)
 
 
 def load_own_world(name: str | Path, device: torch.device | str = "cpu", *, embodiment: str | None = None) -> World:

@@ -105,7 +105,7 @@ def plan(
         for first in range(0, len(prompts), config.batch):
             part = prompts[first : first + config.batch]
             for prompt, rollout in zip(part, roll(part), strict=True):
-                value = float(cost(rollout.raw_frames))
+                value = float(cost(rollout.frames))
                 found = _Candidate(
                     actions=rollout.actions[len(video) - 1 :],
                     cost=np.inf if np.isnan(value) else value,

@@ -16,6 +16,7 @@ class Settings:
     workers: int
     val_fraction: float
     task: str | None
+    masks: bool
     overwrite: bool
 
 

@@ -138,8 +138,8 @@ def _rolled(world: World, cases: Sequence[Case], **settings: Any) -> tuple[list[
 def _write(out: Path, name: str, case: Case, rollout: Rollout, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Writes the clips of one case -> its rows of the contact sheet."""
     kinds = {"raw": rollout.raw_frames}
-    if rollout.frames is not rollout.raw_frames:
-        kinds["refined"] = rollout.frames
+    if rollout.refined or rollout.kept_detail:
+        kinds["shown"] = rollout.frames
     for kind, frames in kinds.items():
         write_video(out / f"{name}-{kind}.mp4", frames, rollout.fps)
     if case.name == "true-actions":
@@ -157,11 +157,11 @@ def _measure(world: World, episode: str, cases: Sequence[Case], rollouts: Sequen
         clips = {
             "the first frame repeated": truth[:1].repeat(len(truth), axis=0),
             "true actions, raw": rollout.raw_frames,
-            "true actions, refined": rollout.frames,
+            "true actions, shown": rollout.frames,
             "the tokenizer's own copy": world.decode(world.encode(truth)),
         }
-        if rollout.frames is rollout.raw_frames:
-            del clips["true actions, refined"]
+        if not rollout.refined and not rollout.kept_detail:
+            del clips["true actions, shown"]
         for name, frames in clips.items():
             rows.append({"episode": episode, "clip": name, "psnr": psnr(frames[1:], truth[1:]), "ssim": ssim(frames[1:], truth[1:])})
     return rows

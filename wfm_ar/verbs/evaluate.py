@@ -39,7 +39,7 @@ def run(settings: Settings) -> int:
     )
     for bar, row in zip(BARS, report["bars"], strict=True):
         measured = bar.show(row["measured"])
-        print(f"{row['name']:<60} {measured:>14}  {verdict(row)}")
+        print(f"{row['name']:<66} {measured:>14}  {verdict(row)}")
     for section, reason in report["not_measured"].items():
         print(f"not measured, {section}: {reason}")
     print(f"the report is {settings.out / HTML}")

@@ -24,6 +24,7 @@ from wfm_ar.verbs.rollout_set import write_rollouts
 
 INPUTS = ("video", "image", "text", "actions", "data")  # keys of a request that may be files
 SAMPLING = ("temperature", "top_p", "top_k", "refine", "refine_steps")
+NATIVE = ("action_temperature", "text_guidance", "action_guidance", "keep_detail")  # what only our own worlds know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Settings:
     refine: bool
     refine_steps: int | None
     published: bool
+    keep_detail: bool
     temperature: float
     top_p: float | None
     top_k: int | None
@@ -179,7 +181,7 @@ def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
         raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
     if cosmos:
         return {"published": settings.published}
-    return {name: getattr(settings, name) for name in ("action_temperature", "text_guidance", "action_guidance")}
+    return {name: getattr(settings, name) for name in NATIVE}
 
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:

@@ -83,16 +83,15 @@ def write_rollout(
     more_rows: (label, uint8 [T, H, W, 3]) below those of the clip on the contact sheet. Raises OutputExists, NoSpace.
     """
     files = [out.with_suffix(suffix) for suffix in SUFFIXES if suffix != ".actions.npy" or rollout.actions is not None]
-    refined = rollout.frames is not rollout.raw_frames
-    rows = [("raw: as the tokenizer decodes the imagined tokens", rollout.raw_frames)]
-    rows += [("refined: by the diffusion decoder", rollout.frames)] if refined else []
+    rows = clip_rows(rollout)
     summary = {
         "frames": len(rollout.frames),
         "given_frames": rollout.given_frames,
         "fps": rollout.fps,
         "height": rollout.frames.shape[1],
         "width": rollout.frames.shape[2],
-        "refined": refined,
+        "refined": rollout.refined,
+        "kept_detail": rollout.kept_detail,
         "seed": rollout.seed,
         "clipped_actions": rollout.clipped_actions,
         "seconds_and_rates": rollout.timings,
@@ -107,6 +106,13 @@ def write_rollout(
             write_array(new.with_suffix(".actions.npy"), rollout.actions, overwrite=False)
         write_json(new.with_suffix(".json"), {**about, **summary}, overwrite=False)
     return files
+
+
+def clip_rows(rollout: Rollout) -> list[tuple[str, np.ndarray]]:
+    """(label, frames uint8 [T, H, W, 3]) of a clip as decoded and, where that is anything else, as shown."""
+    rows = [("raw: as the tokenizer decodes the imagined tokens", rollout.raw_frames)]
+    made = ["refined by the diffusion decoder"] * rollout.refined + ["the given picture kept where nothing moves"] * rollout.kept_detail
+    return rows + [(f"shown: {', '.join(made)}", rollout.frames)] * bool(made)
 
 
 def write_array(path: Path, array: np.ndarray, *, overwrite: bool) -> None:

@@ -43,7 +43,7 @@ def write_rollouts(
 
 
 def _clip(name: str, request: Request, rollout: Rollout, driven: bool) -> Clip:
-    count, refined = len(rollout.frames), rollout.frames is not rollout.raw_frames
+    count, refined = len(rollout.frames), rollout.refined
     frame = np.where(np.arange(count) < rollout.given_frames, 0, 2 if refined else 1).astype(np.int64)
     action = np.full(count, 2, np.int64)
     actions = rollout.actions

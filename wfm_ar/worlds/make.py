@@ -37,10 +37,13 @@ def make_dataset(
     workers: int = 2,
     val_fraction: float = 0.05,
     task: str | None = None,
+    masks: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Writes `episodes` episodes of `frames` frames to the folder `out` and returns it. `task`: of all of them; None: a mixture.
+
+    masks: the states of held-out episodes hold the simulator's segmentation too (masks, visible: see worlds.tabletop), for evaluation.
 
     Raises BadConfig for impossible settings, OutputExists if `out` holds something else, NoSpace on a full disk.
     """
@@ -49,6 +52,8 @@ def make_dataset(
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
     if task is not None:
         settings["task"] = task
+    if masks:
+        settings["masks"] = True
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: exists and was not made by this command, expected a free name; fix: choose another")
     try:
@@ -83,7 +88,8 @@ def _finish(out: Path, records: list[dict]) -> None:
 
 
 def _make(todo: list[int], out: Path, settings: dict, workers: int) -> Iterator[dict]:
-    jobs = [(i, *(settings[key] for key in ("seed", "frames", "val_fraction")), settings.get("task"), str(out)) for i in todo]
+    values = (*(settings[key] for key in ("seed", "frames", "val_fraction")), settings.get("task"), settings.get("masks", False))
+    jobs = [(i, *values, str(out)) for i in todo]
     if not jobs:
         return
     # spawn: a forked OpenGL context or thread pool of the parent would not work in the child
@@ -106,21 +112,24 @@ def _start_worker(world: str) -> None:
     _worker_world = TabletopWorld()
 
 
-def _make_episode(job: tuple[int, int, int, float, str | None, str]) -> dict:
+def _make_episode(job: tuple[int, int, int, float, str | None, bool, str]) -> dict:
     from wfm_ar.worlds.tabletop import FPS, record
 
-    index, seed, frames, val_fraction, task, out = job
-    episode = record(_worker_world, seed, index, frames, task)
+    index, seed, frames, val_fraction, task, masks, out = job
     name = f"{index:06d}"
+    split = split_of(name, val_fraction)
+    masked = masks and split == "val"
+    episode = record(_worker_world, seed, index, frames, task, masks=masked)
     return write_episode(
         Path(out),
         id=name,
         frames_THWC=episode.frames,
         fps=FPS,
-        split=split_of(name, val_fraction),
+        split=split,
         text=episode.text,
         actions=episode.actions,
         state=episode.state,
+        pack_state=masked,
         crf=CRF,
         overwrite=True,
         sync=False,  # an episode is made again in a blink, and `wfm data check` finds gaps
