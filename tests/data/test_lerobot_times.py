@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numbered_clip import numbers, write_numbered
 
-from wfm_ar.data import open_episodes
+from wfm_ar.data import open_episodes, write_image
 from wfm_ar.data.check import check_data
 from wfm_ar.data.lerobot_times import Piece, Stretch, check_file, check_rows, nearest_frames
 from wfm_ar.errors import BadClip, BadData, WfmError
@@ -80,6 +80,19 @@ def test_rows_that_contradict_the_rate(tmp_path):
     stamps = np.concatenate([np.arange(10) / 10, 1 + np.arange(10) / 5])
     root = write_set(tmp_path / "set", [20], stamps=stamps)
     assert "file-000.parquet episode 0: rows 10 and 11 are 0.2 s apart by their timestamps, expected 0.1" in refused(root)
+
+
+def test_pictures_in_the_rows_have_times_too(tmp_path):
+    root = write_set(tmp_path / "set", [6], stamps=[0, 0.1, 0.2, 0.5, 0.6, 0.7])
+    write_image(tmp_path / "a.png", np.zeros((16, 16, 3), np.uint8))
+    data, info = root / "data/chunk-000/file-000.parquet", json.loads((root / "meta/info.json").read_text())
+    picture = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
+    parquet.write_table(parquet.read_table(data).append_column(CAMERA, pyarrow.array([picture] * 6)), data)
+    info["features"][CAMERA]["dtype"] = "image"
+    (root / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(BadData, match="episode 0: rows 2 and 3 are 0.3 s apart by their timestamps, expected 0.1"):
+        open_episodes(root).num_frames(0)
+    assert "rows 2 and 3 are 0.3 s apart" in str(check_data(root)[0])
 
 
 def test_a_file_longer_than_its_rows(tmp_path):

@@ -76,16 +76,17 @@ class LeRobotReader:
         self._columns = functools.lru_cache(maxsize=8)(read_arrays)
         self._names = functools.lru_cache(maxsize=8)(column_names)
         self._times = functools.lru_cache(maxsize=64)(self._checked_times)
+        self._row_times = functools.lru_cache(maxsize=4096)(self._checked_row_times)
         self._numbers = functools.lru_cache(maxsize=16384)(self._frame_numbers)
 
     def num_frames(self, episode: Episode) -> int:
-        for camera in episode.source.videos:
+        for camera in self.cameras:
             self._numbers(episode.source.index, camera)
         return episode.source.length
 
     def frames_from(self, episode: Episode) -> list[Place]:
         span, fps = episode.source, self.info.fps
-        rows = self._row_times(span)
+        rows = self._row_times(span.index)
         odd = [] if np.allclose(rows, np.arange(span.length) / fps, rtol=0, atol=1e-4) else [rows.round(4).tolist()]
         videos = {camera: Place(one.path, within=[one.begin, span.length, fps, *odd]) for camera, one in span.videos.items()}
         return [videos.get(camera) or Place(span.data, within=[camera, span.index]) for camera in self.cameras]
@@ -108,9 +109,11 @@ class LeRobotReader:
     def _frame_numbers(self, index: int, camera: str) -> np.ndarray:
         """int64 [T]: which frame of a camera's file belongs to each row. Raises BadData, BadClip."""
         span = self._spans[index]
+        if camera not in span.videos:  # its pictures lie in the rows
+            return np.arange(len(self._row_times(index)))
         stretch = span.videos[camera]
         times = self._times(stretch.path)
-        wanted = stretch.begin + self._row_times(span)
+        wanted = stretch.begin + self._row_times(index)
         return nearest_frames(times, wanted, self.info.fps, f"{stretch.path} episode {span.index}")
 
     def _checked_times(self, path: Path) -> np.ndarray:
@@ -122,8 +125,9 @@ class LeRobotReader:
         check_file(times, self._pieces[path], self.info.fps)
         return times
 
-    def _row_times(self, span: Span) -> np.ndarray:
+    def _checked_row_times(self, index: int) -> np.ndarray:
         """When each row was recorded, float64 [T] seconds from the episode's beginning. Raises BadData."""
+        span = self._spans[index]
         if "timestamp" not in self._names(span.data):
             return np.arange(span.length) / self.info.fps
         times = self._columns(span.data, ("timestamp",))["timestamp"].reshape(-1)[self._rows(span)].astype(np.float64)
