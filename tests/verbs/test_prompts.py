@@ -74,6 +74,7 @@ def test_a_slower_clip_is_refused_and_one_rate_is_one_rate(world, tmp_path, rate
         BadPrompt, match="in.mp4: got 5 frames a second, expected 10 or more, .*; fix: prompt_fps=10 takes it frame by frame"
     ):
         read_prompt(request, world, True)
+    assert brightness(read_prompt(replace(request, prompt_frames=1), world, True)[1].video) == [0]  # a picture has no rate
     _, prompt, _ = read_prompt(replace(request, prompt_fps=10), world, True)
     assert brightness(prompt.video) == [0, 1, 2, 3, 4]
 

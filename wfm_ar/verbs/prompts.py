@@ -150,6 +150,8 @@ def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
     """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
     about = video_info(request.video)
     rate = request.prompt_fps or about.fps
+    if request.prompt_frames == 1:  # a picture has no rate
+        rate = world.fps
     if not rate:
         got = f"does not say how many frames a second it has, expected {world.fps:g}, the world's"
         raise BadClip(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
