@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and with which exit code. In process where that is enough, for speed."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -23,7 +24,10 @@ class FakeSettings:
     path: Path
     camera: str | None
     fps: float | None
+    flip: str | None
     decode: bool
+    max_text: int | None
+    text_vocab: int
     sheet: str
 
 
@@ -307,3 +311,13 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     done = subprocess.run([sys.executable, "-m", "wfm_ar", "train", "-h"], stdout=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("wfm train:")
+
+
+def test_a_terminal_of_ascii_alone(tmp_path, monkeypatch):
+    """What it cannot show is shown escaped, on both streams."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    assert main(["data", "check", str(tmp_path / "Würfel")]) == 2
+    out, err = (stream.buffer.getvalue().decode("ascii") for stream in streams)
+    assert "W\\xfcrfel: is not a folder" in out and "W\\xfcrfel" in err and err.count("\n") == 1

@@ -7,6 +7,7 @@ It is the only file that imports hydra.
 
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -54,6 +55,9 @@ OF_NO_USE = (  # warnings of libraries that nobody can do anything about
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (`argv` without the program's name) and returns the exit code. Never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of fewer letters, or a path that is no text: shown escaped
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         for message in OF_NO_USE:
             warnings.filterwarnings("ignore", message)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wfm_ar.data import open_episodes, write_episode, write_episodes, write_video
+from wfm_ar.data import check_data, open_episodes, write_episode, write_episodes, write_video
 from wfm_ar.data.formats import format_of
 from wfm_ar.errors import BadActions, BadConfig, BadData
 from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
@@ -97,7 +97,7 @@ def test_npz_with_a_mistake(folder, arrays, error, line):
 
 
 def test_texts_and_links_that_cannot_be(folder, tmp_path_factory):
-    (folder / "0.txt").write_bytes(b"\xff\xfe")
+    (folder / "0.txt").write_bytes(b"\xff\xff")
     with pytest.raises(BadData, match="0.txt: got no UTF-8 text"):
         open_episodes(folder)
     (folder / "0.txt").unlink()
@@ -240,3 +240,27 @@ def test_a_row_beside_the_last_frame_may_hold_anything(folder):
     np.savez(folder / "1.npz", rows)
     with pytest.raises(BadActions, match=r"1.npz: got inf in row 2, column 1 \(a1\), expected finite"):
         open_episodes(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_texts_saved_on_windows(folder, encoding):
+    """A byte order mark is no part of the text; without one only UTF-8 is known."""
+    (folder / "1.txt").write_bytes("schieb den Würfel\r\n".encode(encoding))
+    if encoding == "utf-16-le":
+        with pytest.raises(BadData, match="1.txt: got no UTF-8 text"):
+            open_episodes(folder)
+    else:
+        assert open_episodes(folder)[1].text == "schieb den Würfel"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_an_index_and_a_schema_saved_on_windows(tmp_path, encoding):
+    root = own_set(tmp_path / "set", 2)
+    plain = open_episodes(root)
+    for name in ("episodes.jsonl", "actions.json"):
+        (root / name).write_bytes((root / name).read_text().replace("\n", "\r\n").encode(encoding))
+    marked = open_episodes(root)
+    assert [e.id for e in marked] == ["a", "b"] and marked.schema == plain.schema and check_data(root) == []
+    (root / "episodes.jsonl").write_bytes((root / "episodes.jsonl").read_bytes()[:101])  # UTF-16 cut in half a letter
+    with pytest.raises(BadData, match="episodes.jsonl"):
+        open_episodes(root)

@@ -8,6 +8,7 @@ import pytest
 
 from wfm_ar.cli import main
 from wfm_ar.data.episodes import write_episode, write_episodes
+from wfm_ar.data.set_folder import name_of_set
 from wfm_ar.data.video import read_image, write_video
 from wfm_ar.schema import ActionChannel, ActionSchema
 
@@ -47,7 +48,8 @@ def test_check_draws_samples_and_tells_what_is_seldom_meant(episodes, capsys):
     assert main(["data", "check", str(episodes)]) == 0
     out = capsys.readouterr().out
     assert "note: action channel 'dx': 25.0 % of its values lie beyond -1 to 1" in out
-    assert f"samples: outputs/{episodes.name}-samples.png" in out and read_image(f"outputs/{episodes.name}-samples.png").shape[1] > 200
+    sheet = f"outputs/{name_of_set(episodes)}-samples.png"
+    assert f"samples: {sheet}" in out and read_image(sheet).shape[1] > 200
     assert main(["data", "check", str(episodes), "sheet=s.jpg"]) == 2
     assert "ends in .png" in capsys.readouterr().err
 
@@ -63,7 +65,7 @@ def test_stats_page(episodes, capsys):
     assert "http" not in words and "25.0 % of its values" in page
     assert main(["data", "stats", str(episodes), "out=page.html"]) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main(["data", "stats", str(episodes), "samples=false"]) == 0 and Path(f"outputs/{episodes.name}-stats.html").exists()
+    assert main(["data", "stats", str(episodes), "samples=false"]) == 0 and Path(f"outputs/{name_of_set(episodes)}-stats.html").exists()
 
 
 def test_curate_prints_its_report(tmp_path, capsys):
@@ -142,3 +144,26 @@ def test_texts_too_long_to_train_on(episodes, capsys):
     assert f"{episodes} episode a: text of " in out and "expected at most sequence.max_text=3; fix: " in out and "1 defect found" in err
     assert main(["data", "check", str(episodes), "sheet=null", "max_text=null"]) == 0
     assert main(["data", "check", str(episodes), "max_text=0"]) == 2
+
+
+def test_sets_of_one_name_have_pictures_of_their_own(tmp_path, capsys):
+    for parent, shade in (("a", 10), ("b", 200)):
+        (tmp_path / parent / "clips").mkdir(parents=True)
+        write_video(tmp_path / parent / "clips/c.mp4", np.full_like(FRAMES, shade), 10)
+        assert main(["data", "check", str(tmp_path / parent / "clips")]) == 0
+    sheets = sorted(Path("outputs").iterdir())
+    assert len(sheets) == 2 and all(sheet.name.startswith("clips-") for sheet in sheets)
+    assert name_of_set(tmp_path / "a/clips") == name_of_set(tmp_path / "b/../a/clips") != name_of_set(tmp_path / "b/clips")
+
+
+def test_a_folder_that_cannot_be_written_does_not_hide_what_was_found(episodes, capsys):
+    Path("outputs").write_text("a file, where a folder is wanted")
+    assert main(["data", "check", str(episodes)]) == 0
+    out, err = capsys.readouterr()
+    assert "no defects" in out and "note: no samples were drawn: outputs" in out and err == ""
+    (episodes / "videos/b.mp4").unlink()
+    assert main(["data", "check", str(episodes)]) == 2
+    out, err = capsys.readouterr()
+    assert "b.mp4" in out and "1 defect found" in err
+    assert main(["data", "check", str(episodes), "sheet=outputs/mine.png"]) == 2  # asked for by name: an error
+    assert "mine.png" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from wfm_ar.errors import BadClip, BadConfig, BadPrompt
 from wfm_ar.rollout.world import World
 from wfm_ar.rollout.world_folder import save_world
 from wfm_ar.schema import ActionSchema, MixedSchema
-from wfm_ar.verbs.prompts import Request, read_prompt
+from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
 
 FAST = replace(tiny.SCHEMA, rate_hz=30.0)
 
@@ -132,3 +132,10 @@ def test_each_robot_keeps_its_rate_in_what_is_rolled_out(tmp_path, capsys):
         assert main(["generate", *words, "save=lerobot", f"out={tmp_path / robot}_set"]) == 0
         made = open_episodes(tmp_path / f"{robot}_set")
         assert made[0].fps == rate == made.schema.rate_hz and made.load_frames(0).shape[0] == 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_batch_file_saved_on_windows(tmp_path, encoding):
+    (tmp_path / "prompts.jsonl").write_bytes('{"text": "schieb den Würfel", "frames": 5}\r\n{"text": "b"}\r\n'.encode(encoding))
+    requests = [request for request, _ in read_requests(tmp_path / "prompts.jsonl", {"frames": 9})]
+    assert [(one.text, one.frames) for one in requests] == [("schieb den Würfel", 5), ("b", 9)]

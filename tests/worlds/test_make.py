@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from wfm_ar.data import check_data, open_episodes
 from wfm_ar.data.claims import claim
-from wfm_ar.errors import BadConfig, OutputExists
+from wfm_ar.errors import BadConfig, MissingDependency, OutputExists
 from wfm_ar.worlds import make
 from wfm_ar.worlds.make import make_dataset
 
@@ -178,3 +179,29 @@ def test_the_settings_are_written_down(made):
     assert json.loads((made / "make.json").read_text()) == {
         "format": 1, "world": "tabletop", "episodes": 7, "frames": 9, "seed": 3, "val_fraction": 0.3, "crf": 16
     }  # fmt: skip
+
+
+def dies(job):
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_no_opengl_is_told_once(tmp_path, monkeypatch):
+    """The workers cannot start: one line from the parent, not new workers for ever."""
+    monkeypatch.setenv("MUJOCO_GL", "nothing_of_the_kind")
+    with pytest.raises(BadConfig, match="MUJOCO_GL=nothing_of_the_kind cannot draw .*; fix: install libegl1"):
+        make_dataset(out=tmp_path / "set", workers=2, **SETTINGS)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "_make_episode", dies)
+    with pytest.raises(BadConfig, match="a worker process died while it made an episode"):
+        make_dataset(out=tmp_path / "set", workers=2, **SETTINGS)
+
+
+def test_no_mujoco_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match="needs the package mujoco, .*; fix: pip install 'wfm-ar"):
+        make_dataset(out=tmp_path / "set", workers=2, **SETTINGS)
+    assert not (tmp_path / "set").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, paired, read_schema
+from wfm_ar.data.json_files import read_bytes
 from wfm_ar.data.listing import files_below, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
@@ -160,11 +161,9 @@ def actions_of_npz(path: Path) -> np.ndarray:
 def _text(path: Path | None) -> str | None:
     if path is None:
         return None
-    content = refuse_pointer(path).read_bytes()[: LONGEST_TEXT + 1]
     try:
-        text = content.decode().strip()
-    except UnicodeDecodeError:
-        text = None
-    if text is None or len(content) > LONGEST_TEXT:
-        raise BadData(f"{path}: got no UTF-8 text of at most {LONGEST_TEXT} bytes, expected an instruction; fix: shorten or remove it")
+        text = read_bytes(refuse_pointer(path), LONGEST_TEXT).decode().strip()
+    except (OSError, ValueError) as error:
+        told = f"got no UTF-8 text of at most {LONGEST_TEXT} bytes ({error}), expected an instruction"
+        raise BadData(f"{path}: {told}; fix: shorten it, or save it as UTF-8") from None
     return text or None

@@ -4,6 +4,7 @@ Knows nothing of what the values mean. Refused are files over a limit (before th
 Infinity, what is not UTF-8, and nesting that would exhaust the parser.
 """
 
+import codecs
 import json
 import os
 import stat
@@ -12,6 +13,13 @@ from typing import Any
 
 from wfm_ar.data.listing import LFS_POINTER
 
+_MARKS = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 SETTINGS_BYTES = 1 << 20  # of a file of settings; the largest of our own has some kilobytes
 
 
@@ -21,7 +29,10 @@ def read_json(path: Path, most: int = SETTINGS_BYTES) -> Any:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A regular file of at most `most` bytes. Raises OSError where it cannot be read, ValueError where it is something else."""
+    """The text of a regular file of at most `most` bytes, in UTF-8 where a byte order mark says another encoding.
+
+    Raises OSError where it cannot be read, ValueError where it is something else.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not blocking: it may be a pipe that nobody writes to
     with open(fd, "rb") as file:
         about = os.fstat(fd)
@@ -29,9 +40,17 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise ValueError("it is not a regular file")
         if about.st_size > most:
             raise ValueError(f"it has {about.st_size} bytes, at most {most} are taken")
-        content = file.read(most)
+        content = without_mark(file.read(most))
     if LFS_POINTER.match(content):
         raise ValueError("it is a Git LFS pointer, and `git lfs pull` fetches the file itself")
+    return content
+
+
+def without_mark(content: bytes) -> bytes:
+    """Text as UTF-8 without a byte order mark: editors on Windows write one, and some UTF-16. Raises ValueError for broken UTF-16."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding).encode()
     return content
 
 

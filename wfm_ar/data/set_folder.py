@@ -1,10 +1,19 @@
-"""Which folders a data set may be written to."""
+"""Which folders a data set may be written to, and what files about a set are called."""
 
+import hashlib
 import os
 from pathlib import Path
 
 from wfm_ar.data.claims import claim
 from wfm_ar.errors import OutputExists
+
+
+def name_of_set(path: Path) -> str:
+    """A name for files about the data at `path`: its own, and some letters that tell sets of one name apart."""
+    whole = os.pathsep.join(os.path.abspath(part) for part in str(path).split(os.pathsep))
+    last = Path(whole)
+    name = last.parent.name if last.name == "episodes.jsonl" else last.stem
+    return f"{name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
 
 
 def refuse_set(root: Path, overwrite: bool) -> None:

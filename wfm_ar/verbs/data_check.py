@@ -56,8 +56,8 @@ def run(settings: Settings) -> int:
         defects += _long_texts(settings, how)
     for defect in defects:
         print(defect)
-    sheet = _draw(settings, how)
     if defects:
+        _draw(settings, how)
         plural = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
         title = f"{title}, " if (title := title_of(settings.path)) else ""
         print(f"wfm data check: {settings.path}: {title}{plural} found, expected none; fix: as each line says", file=sys.stderr)
@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
     print(pictures)
     for note in (*summary.notes, *stats.notes):
         print(f"note: {note}")
-    if sheet is not None:
+    if (sheet := _draw(settings, how)) is not None:
         print(f"samples: {sheet}")
     return 0
 
@@ -92,18 +92,30 @@ def _long_texts(settings: Settings, how: dict[str, Any]) -> list[Any]:
 
 
 def _draw(settings: Settings, how: dict[str, Any]) -> Path | None:
-    """The contact sheet's file, where one was wanted and some episode could be read."""
-    if settings.sheet is None:
-        return None
-    name = settings.path.resolve()
-    name = name.parent.name if name.name == "episodes.jsonl" else name.stem
-    sheet = Path("outputs") / f"{name}-samples.png" if str(settings.sheet) == AUTO else settings.sheet
-    if any(Path(part).exists() for part in str(settings.path).split(os.pathsep)):
-        from wfm_ar.data.claims import claim
-        from wfm_ar.verbs.contact_sheet import write_sample_sheet
+    """The contact sheet's file, where one was wanted and some episode could be read.
 
-        with claim(sheet):
-            write_sample_sheet(sheet, settings.path, SAMPLES, **how)
+    One that nobody named may fail, with a line: what was found is told whether or not the working folder can be written.
+    """
+    from wfm_ar.data.claims import claim
+    from wfm_ar.data.files import as_wfm_error
+    from wfm_ar.data.set_folder import name_of_set
+    from wfm_ar.verbs.contact_sheet import write_sample_sheet
+
+    if settings.sheet is None or not any(Path(part).exists() for part in str(settings.path).split(os.pathsep)):
+        return None
+    auto = str(settings.sheet) == AUTO
+    sheet = Path("outputs") / f"{name_of_set(settings.path)}-samples.png" if auto else settings.sheet
+    try:
+        try:
+            with claim(sheet):
+                write_sample_sheet(sheet, settings.path, SAMPLES, **how)
+        except OSError as error:
+            raise as_wfm_error(error, sheet) from error
+    except WfmError as error:
+        if not auto:
+            raise
+        print(f"note: no samples were drawn: {error}")
+        return None
     return sheet if sheet.exists() else None
 
 

@@ -28,10 +28,9 @@ def run(settings: Settings) -> int:
     """Writes the page and prints the main numbers."""
     from wfm_ar.data.claims import claim
     from wfm_ar.data.files import refuse_existing
+    from wfm_ar.data.set_folder import name_of_set
 
-    name = settings.path.resolve()
-    name = name.parent.name if name.name == "episodes.jsonl" else name.stem
-    out = settings.out or Path("outputs") / f"{name}-stats.html"
+    out = settings.out or Path("outputs") / f"{name_of_set(settings.path)}-stats.html"
     refuse_inputs([out], {"path": settings.path})
     if settings.out is not None:  # the page with the default name is ours to replace
         refuse_existing(out, settings.overwrite)

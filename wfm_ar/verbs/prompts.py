@@ -16,7 +16,7 @@ from wfm_ar.config import build
 from wfm_ar.data.curate.retime import kept_frames
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.data.json_files import parse_json
+from wfm_ar.data.json_files import parse_json, without_mark
 from wfm_ar.data.video import read_frames, read_image, video_info
 from wfm_ar.data.video_files import even_numbers
 from wfm_ar.data.views import check_flip, thinned, turned
@@ -85,8 +85,8 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
     try:
         if path.stat().st_size > LIST_BYTES:
             raise BadPrompt(f"{path}: got {path.stat().st_size} bytes, expected at most {LIST_BYTES}; fix: part the list")
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
+        lines = without_mark(path.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
         raise BadPrompt(f"{path}: cannot be read ({error}), expected a JSONL file; fix: check the path") from None
     requests, first = [], {}
     for number, line in enumerate(lines, 1):

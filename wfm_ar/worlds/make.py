@@ -5,11 +5,15 @@ of workers; an interrupted run, called again, goes on where it stopped; a folder
 unless `overwrite=True`.
 """
 
+import importlib.util
 import json
 import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,12 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wfm_ar.data.claims import claim, holds_something
 from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
 from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
-from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
+from wfm_ar.errors import BadConfig, BadData, MissingDependency, OutputExists, nearest
 from wfm_ar.worlds.tabletop_policy import POLICIES
 
 WORLDS = ("tabletop",)
 FORMAT = 1  # rises when the same settings would give other bytes
 CRF = 16
+AHEAD = 4  # episodes a worker that are handed out before they are waited for
 SETTINGS, RECORDS = "make.json", "making.jsonl"  # the second exists only until the set is complete
 FOLDERS = ("videos", "actions", "states")
 
@@ -48,6 +53,8 @@ def make_dataset(
     Raises BadConfig for impossible settings, OutputExists if `out` holds something else, NoSpace on a full disk.
     """
     _check_settings(world, episodes, frames, seed, workers, val_fraction, task)
+    if importlib.util.find_spec("mujoco") is None:
+        raise MissingDependency(f"world {world}: needs the package mujoco, expected it installed; fix: pip install 'wfm-ar[sim]'")
     out = Path(out)
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
     if task is not None:
@@ -93,28 +100,45 @@ def _make(todo: list[int], out: Path, settings: dict, workers: int) -> Iterator[
     if not jobs:
         return
     # spawn: a forked OpenGL context or thread pool of the parent would not work in the child
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker, (settings["world"],)) as pool:
-        yield from pool.imap_unordered(_make_episode, jobs, chunksize=4)
-        pool.close()
-        pool.join()
+    workers, spawn = min(workers, len(jobs)), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(settings["world"],)) as pool:
+        try:
+            later = iter(jobs)
+            waiting = {pool.submit(_make_episode, job) for job in islice(later, AHEAD * workers)}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                waiting |= {pool.submit(_make_episode, job) for job in islice(later, len(done))}
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            told = f"{out}: a worker process died while it made an episode, expected it to live"
+            raise BadConfig(f"{told}; fix: try workers=1; if that dies too, look at the memory and the OpenGL driver") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-_worker_world = None  # one world, with its renderer, for the life of a worker process
+_worker_world = None  # one world, with its renderer, for the life of a worker process; or why there is none
 
 
 def _start_worker(world: str) -> None:
+    """An error is kept and raised by the first episode: raised here, it would tell the parent nothing."""
     global _worker_world
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
-    from wfm_ar.worlds.tabletop import TabletopWorld
+    try:
+        from wfm_ar.worlds.tabletop import TabletopWorld
 
-    _worker_world = TabletopWorld()
+        _worker_world = TabletopWorld()
+    except Exception as error:
+        _worker_world = error
 
 
 def _make_episode(job: tuple[int, int, int, float, str | None, bool, str]) -> dict:
     from wfm_ar.worlds.tabletop import FPS, record
 
+    if isinstance(_worker_world, Exception):
+        raise _worker_world
     index, seed, frames, val_fraction, task, masks, out = job
     name = f"{index:06d}"
     split = split_of(name, val_fraction)

@@ -5,6 +5,7 @@ The same (seed, index) gives the same episode on one machine, whoever asks and i
 """
 
 import atexit
+import importlib.util
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -177,11 +178,7 @@ class TabletopWorld:
             limit = self.model.vis.global_.offwidth // 2
             raise BadConfig(f"tabletop picture: got size {size // 2}, expected at most {limit} pixels; fix: ask for less") from None
         except Exception as error:  # MuJoCo, PyOpenGL and the driver each have their own kinds
-            used = os.environ.get("MUJOCO_GL")
-            raise BadConfig(
-                f"tabletop picture: MUJOCO_GL={used} cannot draw ({str(error).splitlines()[0]}), expected an off-screen OpenGL; "
-                "fix: install libegl1 (or set MUJOCO_GL=osmesa and install libosmesa6), and set it before mujoco is imported"
-            ) from error
+            raise _no_drawing(error) from error
 
     def close(self) -> None:
         """Frees the renderer. At exit it happens by itself."""
@@ -275,13 +272,24 @@ def _load_triton_first() -> None:
         import triton._C.libtriton  # noqa: F401
 
 
+def _no_drawing(error: Exception) -> BadConfig:
+    """What to say where there is no off-screen OpenGL."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return BadConfig(
+        f"tabletop picture: MUJOCO_GL={os.environ.get('MUJOCO_GL')} cannot draw ({reason}), expected an off-screen OpenGL; "
+        "fix: install libegl1 (or set MUJOCO_GL=osmesa and install libosmesa6), and set it before mujoco is imported"
+    )
+
+
 def _import_mujoco():
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: no render threads, the workers fill the cores
+    if importlib.util.find_spec("mujoco") is None:
+        raise MissingDependency("tabletop world: the package mujoco is missing, expected 3.8.1; fix: pip install 'wfm-ar[sim]'")
     try:
         import mujoco
-    except ImportError as error:
-        raise MissingDependency("tabletop world: the package mujoco is missing, expected 3.8.1; fix: pip install 'wfm-ar[sim]'") from error
+    except Exception as error:  # it looks for OpenGL at once; PyOpenGL and ctypes have their own kinds
+        raise _no_drawing(error) from error
     if not hasattr(mujoco, "Renderer"):
         raise BadConfig(f"tabletop world: mujoco {mujoco.__version__} has no Renderer; fix: pip install mujoco==3.8.1")
     return mujoco

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from wfm_ar.data.json_files import without_mark
 from wfm_ar.errors import BadConfig, BadData
 
 LONGEST = 4096  # characters
@@ -13,8 +14,8 @@ LONGEST = 4096  # characters
 def read_captions(path: Path) -> dict[str, str]:
     """A JSONL file of {"id": ..., "text": ...} -> text by id, of a source or of one of its clips. Raises BadData, naming the line."""
     try:
-        lines = path.read_bytes().decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = without_mark(path.read_bytes()).decode().splitlines()
+    except (OSError, ValueError) as error:
         raise BadData(f'{path}: cannot be read ({error}), expected JSON lines {{"id": ..., "text": ...}}; fix: check the path') from None
     captions: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
