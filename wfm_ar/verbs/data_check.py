@@ -57,10 +57,10 @@ def run(settings: Settings) -> int:
     for defect in defects:
         print(defect)
     if defects:
-        _draw(settings, how)
         plural = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
         title = f"{title}, " if (title := title_of(settings.path)) else ""
         print(f"wfm data check: {settings.path}: {title}{plural} found, expected none; fix: as each line says", file=sys.stderr)
+        _draw(settings, how)
         return 2
     summary, stats = summarize(settings.path, **how), data_stats(settings.path, **how)
     pictures = framing_line(list(stats.sizes), settings.height, settings.width, settings.crop, str(settings.path))
