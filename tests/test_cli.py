@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,18 +17,10 @@ from wfm_ar.cli import main, quoted, settings_of
 from wfm_ar.cli_help import conf_dir
 from wfm_ar.errors import BadClip, BadConfig, NoSpace
 from wfm_ar.verbs import VERBS
+from wfm_ar.verbs.data_check import Settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class FakeSettings:
-    path: Path
-    camera: str | None
-    fps: float | None
-    flip: str | None
-    decode: bool
-    max_text: int | None
-    text_vocab: int
-    sheet: str
+FakeSettings = make_dataclass("FakeSettings", [(field.name, field.type) for field in fields(Settings)], frozen=True, kw_only=True)
 
 
 @pytest.fixture
