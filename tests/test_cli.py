@@ -19,7 +19,6 @@ from wfm_ar.errors import BadClip, BadConfig, NoSpace
 from wfm_ar.verbs import VERBS
 from wfm_ar.verbs.data_check import Settings
 
-
 FakeSettings = make_dataclass("FakeSettings", [(field.name, field.type) for field in fields(Settings)], frozen=True, kw_only=True)
 
 
