@@ -2,6 +2,7 @@
 
 import os
 import random
+import struct
 import tempfile
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_a_window_costs_its_own_frames(tmp_path, container):
         reading.read(fd, 30, 3, Sink(file.fileno(), DecodeLimits()), decoded.append, FrameTables())
     os.close(fd)
     assert 3 <= len(decoded) <= 14
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "h264", "mpeg2 B-frames"])
+def test_a_key_frame_that_is_none(tmp_path, codec):
+    """A list of key frames that names others: what is decoded from there on shows the wrong pixels, and no error."""
+    path = written(tmp_path, "mp4", codec, 12, EVEN)
+    whole, content = read_video(path), bytearray(path.read_bytes())
+    at = content.index(b"stss") + 12
+    count = struct.unpack_from(">I", content, at - 4)[0]
+    struct.pack_into(f">{count}I", content, at, 1, *(18 + i for i in range(count - 1)))
+    path.write_bytes(content)
+    for start in range(16, 30):
+        np.testing.assert_array_equal(read_video(path, start, 2), whole[start : start + 2], str(start))
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "mpeg4", "mpeg4 B-frames"])

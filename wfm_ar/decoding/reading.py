@@ -53,6 +53,8 @@ def _read_numbered(container, stream, table: FrameTable, aim: int, start: int, e
                 number = frame.pts
                 if frame.is_corrupt or number is None or (number > start if before is None else number < expected):
                     return False
+                if aim and before is None and not frame.key_frame:
+                    return False  # the container says key frame, the picture does not
                 for again in range(expected, number) if before is not None else ():
                     if again not in table.empty:
                         return False
