@@ -11,7 +11,6 @@ from wfm_ar.data import check_data, open_episodes, read_video, video_info
 from wfm_ar.data.fingerprint import frames_fingerprint
 from wfm_ar.data.video import count_frames, frame_times
 from wfm_ar.data.video_files import even_numbers
-from wfm_ar.decoding.frame_table import rate_of_times
 from wfm_ar.errors import BadClip, BadData
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import Clips
@@ -85,11 +84,3 @@ def test_jitter_is_even_and_long_pauses_are_refused(tmp_path):
     write_numbered(tmp_path / "b.mp4", range(12), 30, times=[*range(11), 40_000 * 30])
     with pytest.raises(BadClip, match="lasts 40000 s with its pauses, 1200001 frames at 30 a second, expected at most"):
         even_numbers(tmp_path / "b.mp4", 30)
-
-
-def test_rates_of_times():
-    assert rate_of_times([], 25) == rate_of_times([0], 25) == 25 and rate_of_times([0, 0.5], 0) == 2
-    assert rate_of_times([0, 0.033, 0.067, 0.1], 30) == 30  # Matroska's thousandths
-    assert rate_of_times([i / 10 for i in range(20)], 9.5) == pytest.approx(10)  # a last frame that is said to last longer
-    assert rate_of_times([*(i / 10 for i in range(20)), 60], 3) == pytest.approx(10)
-    assert rate_of_times([0, 0, 0, 1], 3) > 0

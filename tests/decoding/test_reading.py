@@ -12,8 +12,8 @@ from numbered_clip import numbers, write_numbered
 
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.decoding import reading
-from wfm_ar.decoding.frame_table import FrameTables, evenly_spaced
-from wfm_ar.decoding.limits import DecodeLimits, Refused
+from wfm_ar.decoding.frame_table import FrameTables
+from wfm_ar.decoding.limits import DecodeLimits
 from wfm_ar.decoding.pictures import Sink
 from wfm_ar.errors import BadClip
 
@@ -112,29 +112,3 @@ def test_frames_that_an_avi_skips_are_shown_again(tmp_path, codec):
         for count in (1, 2, len(whole) - start):
             if start + count <= len(whole):
                 np.testing.assert_array_equal(read_video(tmp_path / "a.avi", start, count), whole[start : start + count])
-
-
-def test_a_table_is_kept_and_not_of_another_file(tmp_path):
-    tables, limits = FrameTables(), DecodeLimits()
-    path = written(tmp_path, "mp4", "h264", 7, EVEN)
-
-    def read(start: int, count: int) -> int:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            with tempfile.TemporaryFile() as file:
-                sink = Sink(file.fileno(), limits)
-                reading.read(fd, start, count, sink, lambda pixels: None, tables)
-                return sink.frames
-        finally:
-            os.close(fd)
-
-    assert read(30, 5) == 5
-    write_numbered(path, range(20))  # the same name, another file
-    assert read(10, 5) == 5
-    with pytest.raises(Refused, match="got 20 frames in all, expected frames 30 to 34 too"):
-        read(30, 5)
-
-
-def test_even_times():
-    assert evenly_spaced([]) and evenly_spaced([0, 5]) and evenly_spaced([0, 0.033, 0.067, 0.1])
-    assert not evenly_spaced([0, 1, 2, 9]) and not evenly_spaced([0, 0, 0])

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from wfm_ar.decoding import avi, matroska, mp4
-from wfm_ar.decoding.limits import DecodeLimits, Refused
+from wfm_ar.decoding.limits import Refused
 
 _RATE_SLACK, _TICK = 0.01, 1e-3  # part of a rate; s, what Matroska rounds times to
+_MOST_FRAMES = 1_000_000  # of one file, nine hours: more than may be decoded at once, as a part may be asked for
 _KEPT_FRAMES = 2_000_000  # of all tables together, 20 bytes each
 
 
@@ -50,32 +51,32 @@ class FrameTables:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple, FrameTable] = OrderedDict()
 
-    def of(self, fd: int, container, stream, limits: DecodeLimits) -> FrameTable:
+    def of(self, fd: int, container, stream) -> FrameTable:
         """The table of `stream`. Reads a fragmented MP4 through to its end: the container has to be opened anew.
 
         Raises Refused for a file that contradicts itself, is damaged or cut off.
         """
         about = os.fstat(fd)
         key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, stream.index)
-        table = self._known.pop(key, None) or _table(fd, container, stream, limits)
+        table = self._known.pop(key, None) or _table(fd, container, stream)
         self._known[key] = table
         while len(self._known) > 1 and sum(one.packets for one in self._known.values()) > _KEPT_FRAMES:
             self._known.popitem(last=False)
         return table
 
 
-def _table(fd: int, container, stream, limits: DecodeLimits) -> FrameTable:
+def _table(fd: int, container, stream) -> FrameTable:
     name = container.format.name
     if name.startswith("mov"):
         found = mp4.samples(fd, stream.id)
         if found is None:
-            return _from_packets(container, stream, mp4.declared(fd, stream.id).samples, limits)
+            return _from_packets(container, stream, mp4.declared(fd, stream.id).samples)
         return _from_times(found.places, found.times, found.ticks_per_second, found.hidden)
     if name.startswith("matroska"):
         index = [one.index for one in container.streams.video if not is_picture(one)].index(stream.index)
-        stored = matroska.stored_frames(fd, index, limits.frames)
+        stored = matroska.stored_frames(fd, index, _MOST_FRAMES)
         return _from_times(stored.places, stored.times, stored.ticks_per_second, frozenset())
-    chunks = avi.stored_frames(fd, limits.frames)
+    chunks = avi.stored_frames(fd, _MOST_FRAMES)
     context = stream.codec_context
     in_order = not (context.codec.reorder and context.has_b_frames)
     numbers = array("l", range(len(chunks.places))) if in_order else None
@@ -85,6 +86,8 @@ def _table(fd: int, container, stream, limits: DecodeLimits) -> FrameTable:
 def _from_times(places: array | None, times: list[int], ticks_per_second: float, hidden: frozenset[int]) -> FrameTable:
     shown = sorted((i for i in range(len(times)) if i not in hidden), key=times.__getitem__)
     seconds = array("d", ((times[i] - times[shown[0]]) / ticks_per_second for i in shown))
+    if seconds and seconds[-1] <= 0:
+        seconds = array("d")  # no times at all
     numbers = None
     if places is not None and len({times[i] for i in shown}) == len(shown):
         number_of = array("l", [-1]) * len(times)
@@ -95,7 +98,7 @@ def _from_times(places: array | None, times: list[int], ticks_per_second: float,
     return FrameTable(len(shown), len(times), len(hidden), places or array("Q"), numbers, seconds)
 
 
-def _from_packets(container, stream, declared: int, limits: DecodeLimits) -> FrameTable:
+def _from_packets(container, stream, declared: int) -> FrameTable:
     """From what libav finds on the way through the file, where nothing may be hidden."""
     places, times, hidden, sure = array("Q"), [], 0, True
     for packet in container.demux(stream):
@@ -104,8 +107,8 @@ def _from_packets(container, stream, declared: int, limits: DecodeLimits) -> Fra
             hidden += packet.is_discard
             places.append(packet.pos if sure else 0)
             times.append(packet.pts if sure else 0)
-            if len(times) > limits.frames:
-                raise Refused(f"got more than {limits.frames} frames, expected fewer; fix: cut it into shorter clips")
+            if len(times) > _MOST_FRAMES:
+                raise Refused(f"got more than {_MOST_FRAMES} frames, expected fewer; fix: cut it into shorter clips")
     if len(times) - hidden < declared:
         raise Refused(
             f"got {len(times) - hidden} frames, expected {declared} as the file declares: it is truncated or damaged; "

@@ -76,7 +76,7 @@ def info(fd: int, limits: DecodeLimits, tables: FrameTables) -> dict[str, Any]:
         about = {"codec": stream.codec_context.name, "duration_s": duration_of(container, stream)}
         width, height = shown_size(stream.codec_context.width, stream.codec_context.height, stream.sample_aspect_ratio)
         about["stretched"] = (width, height) != (stream.codec_context.width, stream.codec_context.height)
-        table = tables.of(fd, container, stream, limits)
+        table = tables.of(fd, container, stream)
         about["frames"], about["even"] = table.frames, evenly_spaced(table.times)
         about["fps"] = rate_of_times(table.times, rate_of(stream) if about["even"] else float(stream.base_rate or 0))
         may_turn = _may_turn(fd, container, stream)
@@ -122,7 +122,7 @@ def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables
                 progress(1000)
                 limit_frames(shown + hidden, limits)
     with open_video(fd, limits) as (container, stream):
-        table = tables.of(fd, container, stream, limits)
+        table = tables.of(fd, container, stream)
         check_count(table, shown, hidden)
         check_end(table, container, stream)
         return table.frames
@@ -131,7 +131,7 @@ def count(fd: int, limits: DecodeLimits, progress: Progress, tables: FrameTables
 def times(fd: int, limits: DecodeLimits, tables: FrameTables) -> array:
     """When each frame is shown, doubles, seconds after the first."""
     with open_video(fd, limits) as (container, stream):
-        rate, table = rate_of(stream), tables.of(fd, container, stream, limits)
+        rate, table = rate_of(stream), tables.of(fd, container, stream)
         return table.times or array("d", (number / rate for number in range(table.frames if rate else 0)))
 
 

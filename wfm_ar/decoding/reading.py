@@ -19,7 +19,7 @@ def read(fd: int, start: int, count: int | None, sink: Sink, progress: Progress,
     """Frames `start` to `start + count` (to the end for None) into the sink. Raises Refused unless they are all there."""
     limits = sink.limits
     with open_video(fd, limits) as (container, stream):
-        sink.aspect, table = stream.sample_aspect_ratio, tables.of(fd, container, stream, limits)
+        sink.aspect, table = stream.sample_aspect_ratio, tables.of(fd, container, stream)
     end = table.frames if count is None else start + count
     if end > table.frames or start >= end:
         asked = f"frame {start}" if end - start <= 1 else f"frames {start} to {end - 1}"
