@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.rollout.world import World, load_own_world
+from wfm_ar.rollout.world import World, load_world
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import PlanConfig, plan
 from wfm_ar.worlds.tabletop import TabletopWorld, play
@@ -79,7 +79,7 @@ def acted(way: str, world: World, episode: Episode, seed: int, config: PlanConfi
 
 
 def main(count: int, name: str, out: Path | None, config: PlanConfig | None = None) -> dict[str, dict[str, float]]:
-    config, world, sim = config or PlanConfig(), load_own_world(name), TabletopWorld()
+    config, world, sim = config or PlanConfig(), load_world(name), TabletopWorld()
     away, seconds = defaultdict(list), defaultdict(list)
     for index in range(count):
         episode = Episode(sim, index)

@@ -128,15 +128,15 @@ def test_frames(place, tmp_path, told):
         ([f"image={place / 'in.png'}", "frames=32"], "1 + 8*n"),
         (["video=ten.mp4", "frames=33"], "got 10 frames to go on from, expected 1 + 8*n; fix: prompt_frames=9 takes the first 9"),
         (["video=ten.mp4", "prompt_frames=8", "frames=33"], "got 8 frames, expected 1 + 8*n; fix: use 1 or 9"),
-        (["video=ten.mp4", "prompt_frames=17", "frames=33"], "got 10 frames in all, expected frames 0 to 16 too"),
+        (["video=ten.mp4", "prompt_frames=17", "frames=33"], "got 17, but ten.mp4 has 10 frames"),
         (["frames=9"], "got no frames, expected a picture or a video"),
         ([f"image={place / 'in.png'}", "frames=9", "text=words"], "takes no text"),
         ([f"image={place / 'in.png'}", "frames=9", "int8=tokenizer"], "int8: got 'tokenizer'"),
-        ([f"image={place / 'in.png'}", "frames=9", "height=0"], "at least 1"),
-        ([f"image={place / 'in.png'}", "frames=9", "width=1000000"], "at most 16384"),
-        ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "Cosmos worlds imagine no actions"),
-        ([f"image={place / 'in.png'}", "frames=9", "text_guidance=2"], "Cosmos worlds are not trained without their text"),
-        ([f"image={place / 'in.png'}", "frames=9", "action_guidance=2"], "Cosmos worlds are not trained without their actions"),
+        ([f"image={place / 'in.png'}", "frames=9", "height=0"], "expected sides of 1 to 16384 pixels"),
+        ([f"image={place / 'in.png'}", "frames=9", "width=1000000"], "expected sides of 1 to 16384 pixels"),
+        ([f"image={place / 'in.png'}", "frames=9", "action_temperature=1"], "got 1.0, expected none: world '4b' imagines no actions"),
+        ([f"image={place / 'in.png'}", "frames=9", "text_guidance=2"], "got 2.0, expected 1: world '4b' takes no text"),
+        ([f"image={place / 'in.png'}", "frames=9", "action_guidance=2"], "got 2.0, expected 1: world '4b' takes no actions"),
     ):
         assert words in told("generate", world, *more, "out=out.mp4")
     assert "only a Cosmos world" in told("generate", "world=tabletop", "published=true", "out=out.mp4")

@@ -179,11 +179,11 @@ def test_clips_of_one_latent_are_passed_over(place, tmp_path, capsys):
     assert numbers["loss"] == pytest.approx(float(alone)) and numbers["accuracy"] == numbers["accuracy"]
 
 
-def test_what_only_our_own_worlds_do(place, tmp_path, monkeypatch, capsys):
+def test_models_that_attend_to_a_text_are_not_evaluated(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for verb in ("evaluate", "demo"):
         assert main([verb, f"world={place / 'world'}", f"data={place / 'set'}", "out=out"]) == 2
-        assert "a converted Cosmos world, expected one of our own" in capsys.readouterr().err
+        assert "world 'world' attends to T5 embeddings of a text, expected one that does not" in capsys.readouterr().err
 
 
 def test_settings_that_cannot_be(place, tmp_path):
@@ -199,7 +199,6 @@ def test_settings_that_cannot_be(place, tmp_path):
         CosmosStage(world, CosmosTraining(texts=tmp_path / "others.safetensors"), store, store, None)
     with pytest.raises(BadConfig, match="got 3, expected at most the 2"):
         CosmosStage(world, CosmosTraining(method="last_layers", last_layers=3), store, store, None)
-    world.settings = replace(world.settings, world_model=replace(world.settings.world_model, context_dim=0), diffusion_decoder=None,
-                             latent_tokenizer=None)  # fmt: skip
+    world.parts.world_model.config = replace(world.parts.world_model.config, context_dim=0)
     with pytest.raises(BadConfig, match="takes no text"):
         CosmosStage(world, CosmosTraining(texts=tmp_path / "others.safetensors"), store, store, None)

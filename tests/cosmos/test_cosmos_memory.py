@@ -40,7 +40,7 @@ import torch
 from wfm_ar.cosmos.convert import convert
 from wfm_ar.cosmos.loading import load_published, open_checkpoint
 from wfm_ar.cosmos.recognise import recognise
-from wfm_ar.rollout.cosmos_world import load_cosmos
+from wfm_ar.rollout.world import load_world
 from wfm_ar.cosmos.shapes import on_meta
 from wfm_ar.world_model.transformer import WorldModelConfig
 on_meta(WorldModelConfig(vocab=8, out_vocab=8, layers=1, dim=8, heads=1, kv_heads=1, head_dim=8, hidden=8))  # torch imports 75 MiB for it
@@ -103,7 +103,7 @@ def test_converting_and_loading_a_world(release):
     peak, _ = run("watched(lambda: convert(sys.argv[1], sys.argv[2], diffusion_decoder=False))", release, world)
     assert peak < largest + BESIDE < whole / 2  # a tensor, never the whole file
     # straight to a dtype: bf16 in 8 bits, where the network in bf16 was never in memory
-    work = "world = watched(lambda: load_cosmos(Path(sys.argv[1]), dtype=torch.bfloat16, int8=('model',)))"
+    work = "world = watched(lambda: load_world(Path(sys.argv[1]), dtype=torch.bfloat16, int8=('model',)))"
     peak, kept = run(work, world)
     small = 2 * largest + (whole - 2 * largest) / 2  # the blocks in 8 bits; embedding and head stay as they are
     assert small - 20 < kept <= peak < small + largest + BESIDE < whole

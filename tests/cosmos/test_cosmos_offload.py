@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from wfm_ar.cli import main
 from wfm_ar.rollout import text_context
-from wfm_ar.rollout.cosmos_world import OFFLOAD, CosmosWorld, load_cosmos
 from wfm_ar.rollout.text_context import TextReader
+from wfm_ar.rollout.world import OFFLOAD, World, load_world
 
 PLACE = torch.device("cpu:0")  # tells the device from "cpu", where parts wait
 SETTINGS = {"num_frames": 9, "seed": 2, "refine_steps": 2}
@@ -27,16 +27,16 @@ COMBINATIONS = [parts for count in range(len(OFFLOAD) + 1) for parts in combinat
 class Ledger:
     """Bytes on the device, and what they were while each network worked."""
 
-    def __init__(self, world: CosmosWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held, self.at_work = 0, {name: set() for name in world.modules}
         self.sizes = {name: sum(t.nbytes for t in (*m.parameters(), *m.buffers())) for name, m in world.modules.items()}
         monkeypatch.setattr(nn.Module, "to", lambda module, place: self.move(module, place))
         for name, module in world.modules.items():
-            if name not in world.stay:
+            if name not in world.placement.stay:
                 self.move(module, PLACE)
             for part in module.modules():
                 part.register_forward_pre_hook(lambda *_, name=name: self.at_work[name].add(self.held))
-        world.device = PLACE
+        world.placement.device = PLACE
 
     def move(self, module: nn.Module, place: torch.device | str) -> nn.Module:
         return module._apply(self._on_device if torch.device(place) == PLACE else Tensor.clone)
@@ -57,12 +57,12 @@ def clip() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def plain(place):
-    return load_cosmos(place / "5b").generate(clip(), text=str(place / "text.safetensors"), **SETTINGS)
+    return load_world(place / "5b").generate(clip(), text=str(place / "text.safetensors"), **SETTINGS)
 
 
 @pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(parts) or "none")
 def test_each_combination_gives_the_same_clip_and_its_memory_back(place, plain, monkeypatch, parts):
-    world = load_cosmos(place / "5b", offload=parts)
+    world = load_world(place / "5b", offload=parts)
     ledger = Ledger(world, monkeypatch)
     waiting = {name for part in parts for name in OFFLOAD[part]}
     resident = sum(size for name, size in ledger.sizes.items() if name not in waiting)
@@ -82,7 +82,7 @@ def test_each_combination_gives_the_same_clip_and_its_memory_back(place, plain, 
 
 
 def test_a_stream_gives_its_parts_back_between_two_steps(place, monkeypatch):
-    world = load_cosmos(place / "4b", offload=("model", "tokenizer", "decoder"))
+    world = load_world(place / "4b", offload=("model", "tokenizer", "decoder"))
     ledger = Ledger(world, monkeypatch)
     stream = world.start(clip(), seed=3)
     frames = [stream.given_frames]
@@ -90,7 +90,7 @@ def test_a_stream_gives_its_parts_back_between_two_steps(place, monkeypatch):
         gc.collect()
         assert ledger.held == 0
         frames.append(stream.step())
-    whole = load_cosmos(place / "4b").generate(clip(), num_frames=17, seed=3, refine=False)
+    whole = load_world(place / "4b").generate(clip(), num_frames=17, seed=3, refine=False)
     assert np.array_equal(stream.tokens, whole.tokens) and np.array_equal(np.concatenate(frames), whole.frames)
 
 
@@ -113,7 +113,7 @@ def test_the_text_encoder_is_gone_before_the_world_model_works(place, monkeypatc
         return lambda *_, **__: words, encoder
 
     monkeypatch.setattr(text_context, "load_encoder", load)
-    world = load_cosmos(place / "5b", offload=("text",), text_encoder="mine")
+    world = load_world(place / "5b", offload=("text",), text_encoder="mine")
     world.modules["world_model"].embedding.register_forward_pre_hook(lambda *_: seen.append(len(alive)))
     world.generate(clip(), text="the arm pours tea", num_frames=9, refine=False)
     assert loads == ["mine"] and seen and set(seen) == {0}

@@ -16,9 +16,8 @@ from wfm_ar.cosmos.convert import convert
 from wfm_ar.cosmos.synth import synthesise
 from wfm_ar.data.video import read_video, write_image
 from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadPrompt, MissingDependency, OutputExists
-from wfm_ar.rollout.cosmos_world import OFFLOAD, load_cosmos
 from wfm_ar.rollout.int8 import Int8Linear
-from wfm_ar.rollout.world import Prompt, load_world
+from wfm_ar.rollout.world import OFFLOAD, Prompt, load_world
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -111,7 +110,7 @@ def test_the_published_blend_on_the_command_line(place, tmp_path, capsys):
 
 def test_other_sizes_are_padded_and_cropped_back_with_a_warning(world):
     video = clip(1, 70, 101)
-    with pytest.warns(UserWarning, match="70x101.*trained at 64x96"):
+    with pytest.warns(UserWarning, match="101x70.*trained at 96x64"):
         rollout = world.generate(video, num_frames=9, refine_steps=2)
     assert rollout.frames.shape == rollout.raw_frames.shape == (9, 70, 101, 3) and rollout.tokens.shape == (2, 5, 7)
     with warnings.catch_warnings():
@@ -148,8 +147,8 @@ def test_text_models_take_a_file_of_embeddings(place, monkeypatch):
 def test_a_part_that_is_offloaded_comes_to_the_device_only_to_work(place, world, monkeypatch, part):
     """The moves are watched, since this device is the CPU too: there and back around the work, of that part's networks alone."""
     parts = tuple(OFFLOAD) if part == "all" else (part,)
-    offloaded, moves = load_cosmos(place / "4b", offload=parts), []
-    offloaded.device = torch.device("cpu:0")  # to tell it from where they wait
+    offloaded, moves = load_world(place / "4b", offload=parts), []
+    offloaded.placement.device = torch.device("cpu:0")  # to tell it from where they wait
     names = {id(module): name for name, module in offloaded.modules.items()}
     move = torch.nn.Module.to
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: moves.append((names[id(self)], str(place))) or move(self, place))
@@ -164,7 +163,7 @@ def test_a_part_that_is_offloaded_comes_to_the_device_only_to_work(place, world,
 
 @pytest.mark.parametrize("part, network", [("model", "world_model"), ("decoder", "diffusion_decoder")])
 def test_int8_of_a_part(place, world, part, network):
-    small = load_cosmos(place / "4b", int8=(part,))
+    small = load_world(place / "4b", int8=(part,))
     for name, module in small.modules.items():
         kinds = {type(layer) for layer in module.modules()}
         assert (Int8Linear in kinds) == (name == network)
@@ -183,7 +182,7 @@ def test_int8_of_a_part(place, world, part, network):
 def test_memory_modes_that_cannot_be(place):
     for wrong in ({"offload": ("pictures",)}, {"int8": ("tokenizer",)}):
         with pytest.raises(BadConfig, match="expected some of"):
-            load_cosmos(place / "4b", **wrong)
+            load_world(place / "4b", **wrong)
 
 
 def test_prompts_that_cannot_be(world):

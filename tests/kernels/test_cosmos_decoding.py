@@ -1,15 +1,20 @@
 """The published kinds of model through the kernels: the tokens of the library's path, whatever they attend to."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from wfm_ar.cosmos import bench, bench_memory
 from wfm_ar.cosmos.clock import Clock
 from wfm_ar.errors import BadConfig
-from wfm_ar.rollout.cosmos_roll import CosmosJob, CosmosRows
+from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import WorldModel, WorldModelConfig
+from wfm_ar.world_model.forward_step import ForwardStep
 from wfm_ar.world_model.kernel_step import KernelStep
+from wfm_ar.world_model.sequence import Sequence, published_sequence
+from wfm_ar.world_model.steps import Steps
 
 CODES, BINS = 12, 3
 GREEDY = SamplingConfig(temperature=0.0)
@@ -23,7 +28,7 @@ KINDS = {
 
 
 def model_of(kind: str) -> WorldModel:
-    sizes = dict(vocab=CODES + 1 + BINS, out_vocab=CODES + 1, layers=2, dim=24, heads=4, kv_heads=2, head_dim=8, hidden=24)
+    sizes = dict(vocab=CODES + 1 + BINS, out_vocab=CODES, layers=2, dim=24, heads=4, kv_heads=2, head_dim=8, hidden=24)
     model = WorldModel(WorldModelConfig(**sizes, **KINDS[kind])).eval()
     texts = [(block.cross_attention.out.weight, 0.2) for block in model.blocks if block.cross_attention is not None]
     for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), *texts):
@@ -31,22 +36,29 @@ def model_of(kind: str) -> WorldModel:
     return model
 
 
-def job(seed: int, kind: str, bins: list[int] | None = None) -> CosmosJob:
+def row_of(seed: int, kind: str) -> Row:
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, CODES, (1, 1, 3), generator=random)
     context = torch.randn(5, 10, generator=random) if "context_dim" in KINDS[kind] else None
-    bins_nrA = None if bins is None else torch.tensor(bins).view(-1, 1, 1)
-    return CosmosJob(tokens_ghw=tokens, seed=seed, context_SC=context, bins_nrA=bins_nrA)
+    return Row(seed=seed, tokens=tokens, bins=[None], context_SC=context)
 
 
-def rolled(model: WorldModel, jobs: list[CosmosJob], sampling: SamplingConfig, latents: int = 2, futures: list[int] | None = None):
-    """Tokens [B, 1 + latents, 1, 3]; behind the second of them the given `futures` of the first job, by their seeds."""
-    starts = None if jobs[0].bins_nrA is None else torch.tensor([CODES + 1])
-    rows = CosmosRows(model, jobs, sampling, clip_latents=2 if futures is None else 3, codebook=CODES, action_starts_A=starts, rate=1)
+def rolled(
+    model: WorldModel,
+    rows: list[Row],
+    sampling: SamplingConfig,
+    latents: int = 2,
+    futures: list[int] | None = None,
+    action: int | None = None,
+):
+    """Tokens [B, 1 + latents, 1, 3]; behind the second of them the given `futures` of the first row, by their seeds."""
+    order = published_sequence(video_vocab=CODES, vocab=CODES + 1 + BINS, bov=bool(model.config.context_dim), grid=(1, 3), rate=1,
+                               max_latents=2 if futures is None else 3, action_bins=(BINS,))  # fmt: skip
+    batch, kind = Rows(model, Sequence(order), rows, sampling), Actions.ABSENT if action is None else Actions.GIVEN
     for made in range(latents):
-        rows = rows.fork(futures) if futures and made == 1 else rows
-        rows.advance()
-    return rows.tokens_Bthw
+        batch = batch.select([0] * len(futures), futures) if futures and made == 1 else batch
+        batch.advance(kind, None if action is None else torch.full((len(batch.rows), 1, 1), action))
+    return torch.stack([row.tokens.stacked() for row in batch.rows])
 
 
 @pytest.fixture
@@ -55,7 +67,8 @@ def on_both(device, monkeypatch):
 
     def roll(model: WorldModel, *args, **kwargs):
         expected = rolled(model.cpu(), *args, **kwargs)
-        monkeypatch.setattr("wfm_ar.rollout.cosmos_roll.kernels_for", KernelStep)
+        steps = lambda model: Steps(partial(ForwardStep, model), partial(KernelStep, model))  # noqa: E731
+        monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", steps)
         return expected, rolled(model.to(device), *args, **kwargs)
 
     return roll
@@ -64,23 +77,32 @@ def on_both(device, monkeypatch):
 @pytest.mark.parametrize(("kind", "latents"), [("4b", 1), ("5b", 2), ("12b", 1), ("13b", 1)])
 def test_drawn_tokens_equal_those_of_the_library_path(kind, latents, on_both) -> None:
     """Two rows, each with its text; the window of two latents is full after one and is begun anew."""
-    expected, found = on_both(model_of(kind), [job(seed, kind) for seed in (2, 4)], SamplingConfig(top_p=0.9, top_k=8), latents)
+    expected, found = on_both(model_of(kind), [row_of(seed, kind) for seed in (2, 4)], SamplingConfig(top_p=0.9, top_k=8), latents)
     assert torch.equal(found, expected) and found[:, 1:].unique().numel() >= 3
 
 
 @pytest.mark.parametrize("kind", ["4b", "13b"])
 def test_greedy_tokens_behind_actions(kind, on_both) -> None:
     model = model_of(kind)
-    other = rolled(model, [job(3, kind, bins=[0])], GREEDY, latents=1)
-    expected, found = on_both(model, [job(3, kind, bins=[2])], GREEDY, latents=1)
+    other = rolled(model, [row_of(7, kind)], GREEDY, latents=1, action=0)
+    expected, found = on_both(model, [row_of(7, kind)], GREEDY, latents=1, action=2)
     assert torch.equal(found, expected) and not torch.equal(expected, other)
 
 
 @pytest.mark.parametrize("kind", ["4b", "13b"])
 def test_futures_share_their_past(kind, on_both, monkeypatch) -> None:
     monkeypatch.setattr("wfm_ar.world_model.kv_cache.SHARED_FROM", 4)
-    expected, found = on_both(model_of(kind), [job(6, kind)], SamplingConfig(), futures=[7, 8])
+    expected, found = on_both(model_of(kind), [row_of(6, kind)], SamplingConfig(), futures=[7, 8])
     assert torch.equal(found, expected) and not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", ["5b", "13b"])
+def test_a_first_latent_behind_bov_alone_guided_by_the_text(kind, on_both) -> None:
+    """BOV is at no position: it turns by nothing, and has nothing added."""
+    row, model = Row(seed=2, context_SC=torch.randn(5, 10, generator=torch.Generator().manual_seed(2))), model_of(kind)
+    expected, found = on_both(model, [row], SamplingConfig(top_k=6, text_guidance=2.0), latents=1)
+    assert torch.equal(found, expected)
+    assert not torch.equal(rolled(model.cpu(), [row], SamplingConfig(top_k=6), latents=1), expected)
 
 
 def test_the_text_is_in_the_cache_before_the_kernels_begin() -> None:

@@ -19,6 +19,7 @@ from wfm_ar.world_model.attention import CrossAttention
 from wfm_ar.world_model.decode_step import DecodeStep
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.steps import Steps
 
 CONFIG = SequenceConfig(
     video_vocab=12,
@@ -52,7 +53,7 @@ def model(sequence, device) -> WorldModel:
 
 @pytest.fixture
 def through_kernels(monkeypatch) -> None:
-    monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model: partial(KernelStep, model))
+    monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model: Steps(*[partial(KernelStep, model)] * 2))
 
 
 def row(seed: int, latents: int = 2) -> Row:
@@ -68,7 +69,7 @@ def both(model, sequence, rows, sampling, kinds, monkeypatch) -> tuple[torch.Ten
     """Tokens of the library path, which is the CPU's, and of the kernel path."""
     out = []
     for step in (DecodeStep, KernelStep):
-        monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model, step=step: partial(step, model))
+        monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model, step=step: Steps(*[partial(step, model)] * 2))
         batch = Rows(on_the_cpu(model) if step is DecodeStep else model, sequence, rows, sampling)
         bins = torch.tensor([[[1, 2]]]).expand(len(rows), -1, -1)
         out.append(torch.stack([batch.advance(kind, bins if kind is Actions.GIVEN else None) for kind in kinds], 1).cpu())

@@ -11,6 +11,7 @@ from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
+from wfm_ar.world_model.steps import GuidedStep
 
 CONFIG = SequenceConfig(
     video_vocab=40,
@@ -197,7 +198,7 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
     monkeypatch.setattr(DecodeStep, "each", lambda step, ids, first: (fed.append(ids.shape[1]), each(step, ids, first))[1])
     monkeypatch.setattr(engine, "FED", (4, 4))
     with monkeypatch.context() as patch:
-        for step in (DecodeStep, engine._GuidedStep):
+        for step in (DecodeStep, GuidedStep):
             patch.setattr(step, "apart", 0)
         tokens = _roll(Rows(model, sequence, [row], sampling), [kind] * 2)[0]
     assert not fed

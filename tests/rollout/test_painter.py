@@ -2,7 +2,6 @@
 
 import threading
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from wfm_ar.rollout.painter import Painting
 class Slow:
     """Stands for a Painter: a latent of number n gives one frame full of n."""
 
-    refining = None
+    changes = False  # what is shown is what was decoded
 
     def __init__(self, broken: int = -1) -> None:
         self.broken, self.threads = broken, []
@@ -21,10 +20,7 @@ class Slow:
         self.threads.append((threading.current_thread(), torch.get_num_threads(), torch.is_inference_mode_enabled()))
         if int(tokens_hw[0, 0]) == self.broken:
             raise MemoryError("no room for the frame")
-        return tokens_hw
-
-    def raw(self, decoded: torch.Tensor) -> np.ndarray:
-        return np.full((1, 2, 2, 3), int(decoded[0, 0]), np.uint8)
+        return torch.full((1, 3, 1, 2, 2), int(tokens_hw[0, 0]) / 127.5 - 1)
 
 
 def latent(number: int) -> torch.Tensor:
@@ -57,8 +53,8 @@ def test_a_failure_is_the_callers(threads: int) -> None:
 
 def test_who_is_stopped_waits_for_one_latent_at_most() -> None:
     slow, begun, go_on = Slow(), threading.Event(), threading.Event()
-    raw = slow.raw
-    slow.raw = lambda decoded: (begun.set(), go_on.wait(10), raw(decoded))[2]
+    decode = slow.decode
+    slow.decode = lambda tokens_hw: (begun.set(), go_on.wait(10), decode(tokens_hw))[2]
     with pytest.raises(KeyboardInterrupt), Painting([slow], 1) as painting:
         painting.add(0, *map(latent, range(50)))
         begun.wait(10)

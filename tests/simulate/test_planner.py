@@ -27,6 +27,7 @@ class DotWorld:
     channels: tuple[ActionChannel, ...] = (channel("dx"), channel("dy"))
     policy: np.ndarray = field(default_factory=lambda: np.zeros(2))  # the action it proposes
     rate: int = RATE
+    imagines_actions: bool = True
     prompts: list[Prompt] = field(default_factory=list)
     settings: list[dict] = field(default_factory=list)
 

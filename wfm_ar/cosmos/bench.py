@@ -21,11 +21,11 @@ from wfm_ar.cosmos.shapes import VIDEO_TOKENIZERS
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.rollout.cosmos_folder import materialise
-from wfm_ar.rollout.cosmos_roll import kernels_for
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
 from wfm_ar.tokenizers.video.model import VideoTokenizer
+from wfm_ar.world_model.kernel_step import kernels_for
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 

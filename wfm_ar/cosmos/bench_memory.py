@@ -21,13 +21,13 @@ from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, dit_noise, dit_sample
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import materialise
-from wfm_ar.rollout.cosmos_roll import kernels_for
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.painter import to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
+from wfm_ar.world_model.kernel_step import kernels_for
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 from wfm_ar.world_model.sequence import published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -186,7 +186,7 @@ def _area(size: Size) -> int:
 
 
 def _go_on(model: WorldModel, top_p: float, steps: int, clock: Clock, size: Size) -> str:
-    """As CosmosRows has it: a new cache of the whole clip, the prompt in one pass, then the clip's last tokens, on CUDA by one graph."""
+    """As a rollout has it: a new cache of the whole clip, the prompt in one pass, then the clip's last tokens, on CUDA by one graph."""
     device, dtype = model.head.weight.device, model.head.weight.dtype
     begins = int(bool(model.config.context_dim))  # with BOV, at no position
     total, given, area = latent_frames(size[0], RATE), latent_frames(GIVEN, RATE), _area(size)
@@ -250,7 +250,7 @@ def _tokens(tokenizer: VideoTokenizer, clock: Clock, size: Size) -> str:
 
 
 def _stream(tokenizer: VideoTokenizer, clock: Clock, size: Size) -> str:
-    """As CosmosWorld decodes, frames on the host included."""
+    """As a world decodes, frames on the host included."""
     tokens_Bthw = _random_tokens(tokenizer, clock, size)
 
     def run() -> None:

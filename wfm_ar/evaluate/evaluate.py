@@ -45,7 +45,7 @@ from wfm_ar.evaluate.sections import (
 )
 from wfm_ar.evaluate.text_following import text_section
 from wfm_ar.rollout.robots import fitted, robots_of
-from wfm_ar.rollout.world import World, load_own_world
+from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.shapes import latent_frames
 
@@ -89,7 +89,8 @@ def _measured(
     """-> (the content of report.json, what the page shows by section, frames a second)."""
     clock = time.monotonic()
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
-    loaded = load_own_world(world, device)
+    loaded = load_world(world, device)
+    loaded.refuse_context("evaluate")
     latent_frames(config.frames, loaded.rate)
     view = {"camera": config.camera, "fps": config.fps, "flip": config.flip}
     episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)

@@ -20,7 +20,6 @@ from wfm_ar.evaluate.objects import ObjectTally, one_step_cuts, scored
 from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
 from wfm_ar.evaluate.report import Sheet
 from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
-from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
@@ -257,21 +256,11 @@ def _sheet_of(bench: Bench, clip: Clip, k: int, tokens_thw: np.ndarray) -> Sheet
     return Sheet(title=f"episode {clip.id}", note=note, rows=rows, fps=bench.acting(clip).fps)
 
 
-@torch.inference_mode()
 def _painted(
     bench: Bench, tokens_thw: np.ndarray, seed: int, refine: bool, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What these tokens show, as decoded and as shown, uint8 [T, H, W, 3] each: refined or not, with the detail of `given` or none."""
-    parts = bench.world.parts
-    painter = Painter(parts.video_tokenizer, parts.diffusion_decoder, seed, bench.config.refine_steps if refine else None)
-    if given is not None:
-        painter.keep_detail(given)
-    raw, shown = [], []
-    for tokens_hw in torch.from_numpy(tokens_thw):
-        decoded = painter.decode(tokens_hw)
-        raw.append(to_uint8(decoded))
-        shown.append(to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else raw[-1])
-    return np.concatenate(raw), np.concatenate(shown)
+    return bench.world.show(tokens_thw, seed, bench.config.refine_steps if refine else None, given)
 
 
 def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], list[Sheet]]:

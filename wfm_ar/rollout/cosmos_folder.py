@@ -8,7 +8,7 @@
     decoder_context.safetensors     optional: the text embedding that the decoder is given where there is no text
 
 The networks are the ones every world has; only sizes differ (gigabytes), so nothing is held in memory twice. What such a world
-does is cosmos_world.py's.
+does is world.py's.
 """
 
 import dataclasses
@@ -25,13 +25,17 @@ from torch import Tensor, nn
 from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
-from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.rollout.int8 import put_int8, quantisable
-from wfm_ar.rollout.world_folder import SETTINGS, _check_keys, _config, _need, _verify
+from wfm_ar.rollout.placement import Placement
+from wfm_ar.rollout.world_folder import SETTINGS, WorldParts, _check_keys, _config, _need, _verify
+from wfm_ar.schema import ActionSchema
+from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.fsq import FSQ
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model.rotary import rotary_frequencies
+from wfm_ar.world_model.sequence import SequenceConfig, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 FORMAT, VERSION = "wfm-ar cosmos world", 1
@@ -39,6 +43,8 @@ DECODER_CONTEXT = "decoder_context.safetensors"
 MOST = 1 << 16  # latents of a window, rows of a text: memory is taken for all of them
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SAFE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# The text encoder is loaded for one text and let go, so "text" is always off the device.
+OFFLOAD = {"text": (), "tokenizer": ("video_tokenizer",), "decoder": ("latent_tokenizer", "diffusion_decoder"), "model": ("world_model",)}
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "world_model": (WorldModelConfig, WorldModel),
     "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
@@ -89,6 +95,34 @@ class CosmosSettings:
                 f"cosmos world: got {self.dtype}, {self.clip_latents} latents, {self.text_tokens} text tokens, {self.fps} fps, "
                 "which cannot be; fix: convert it again"
             )
+
+    def sequence(self, action_bins: Sequence[int]) -> SequenceConfig:
+        """The order of tokens; action_bins: of each channel of the action schema."""
+        tokenizer, model = self.video_tokenizer, self.world_model
+        return published_sequence(
+            video_vocab=math.prod(tokenizer.levels),
+            vocab=model.vocab,
+            bov=bool(model.context_dim),
+            grid=tokenizer.grid,
+            rate=tokenizer.temporal_compression,
+            max_latents=self.clip_latents,
+            action_bins=action_bins,
+        )
+
+    @staticmethod
+    def of(parts: WorldParts) -> "CosmosSettings":
+        """What world.json says of these parts."""
+        configs = {name: module.config for name, module in parts.modules().items()}
+        return CosmosSettings(
+            release=parts.release,
+            fps=parts.fps,
+            clip_latents=parts.sequence.max_latents,
+            text_tokens=parts.text_tokens,
+            top_p=parts.top_p,
+            dtype=parts.stored_dtype,
+            action_schema=parts.action_schema.to_json() if parts.action_schema else None,
+            **{name: configs.get(name) for name in NETWORKS},
+        )
 
     @staticmethod
     def _fits(name: str, got: object, other: str, expected: object) -> None:
@@ -194,6 +228,17 @@ def save_cosmos(
     return folder
 
 
+def save_cosmos_parts(folder: str | Path, parts: WorldParts, *, card: str = "", overwrite: bool = False) -> Path:
+    """Write a world whose networks are in memory. Raises as `save_cosmos`."""
+    sources = {}
+    for name, module in parts.modules().items():
+        sources[name] = [
+            Source(name=key, shape=tuple(one.shape), make=lambda one=one: one, dtype=torch.float32 if key in ("mean", "std") else None)
+            for key, one in module.state_dict().items()
+        ]
+    return save_cosmos(folder, CosmosSettings.of(parts), sources, decoder_context=parts.decoder_context, card=card, overwrite=overwrite)
+
+
 def is_cosmos(folder: Path) -> bool:
     """Whether a folder's world.json is of a converted Cosmos world; False where it cannot be read."""
     try:
@@ -232,26 +277,46 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
 def read_cosmos(
     folder: Path,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    stay: frozenset[str] = frozenset(),
-    int8: frozenset[str] = frozenset(),
-) -> tuple[CosmosSettings, dict[str, nn.Module], Tensor | None]:
-    """(settings, networks by part, the decoder's own context). Every file is hashed first. Parts in `stay` remain on the CPU, those in
-    `int8` keep the weights of their linear layers in 8 bits.
+    dtype: torch.dtype | None = None,
+    offload: Sequence[str] = (),
+    int8: Sequence[str] = (),
+) -> tuple[WorldParts, Placement]:
+    """The parts of a converted world, and where they lie. Every file is hashed first. See `load_world` for the settings.
 
-    Raises BadCheckpoint for anything missing, changed or misfitting.
+    Raises BadCheckpoint for anything missing, changed or misfitting, BadConfig for an unknown part.
     """
+    for key, given, known in (("offload", offload, sorted(OFFLOAD)), ("int8", int8, ["decoder", "model"])):
+        if unknown := [part for part in given if part not in known]:
+            raise BadConfig(f"{key}: got {unknown[0]!r}{nearest(unknown[0], known)}, expected some of {known}; fix: {key}=[{known[0]}]")
+    stay = frozenset(name for part in offload for name in OFFLOAD[part])
+    small = {"model": "world_model", "decoder": "diffusion_decoder"}
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     settings, files = read_cosmos_settings(folder)
+    if "decoder" in int8 and settings.diffusion_decoder is None:
+        raise BadConfig(f"int8: got decoder, but world {folder.name!r} has no diffusion_decoder, expected model at most; fix: int8=[model]")
+    try:
+        schema = settings.action_schema and ActionSchema.from_json(settings.action_schema)
+        sequence = settings.sequence(ActionVocabulary(schema).bins if schema else ())
+    except (BadData, BadConfig) as error:
+        raise BadCheckpoint(f"cosmos world {folder.name}: action schema: {error}") from None
     _verify(folder, files)
     built: dict[str, nn.Module] = {}
     for name, (_, kind) in NETWORKS.items():
         if (config := getattr(settings, name)) is not None:
-            place = "cpu" if name in stay else device
-            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype, name in int8)
-    context = None
-    if DECODER_CONTEXT in files:
-        context = _read_context(folder / DECODER_CONTEXT, settings)
-    return settings, built, context
+            place, rounded = "cpu" if name in stay else device, any(small[part] == name for part in int8)
+            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype, rounded)
+    parts = WorldParts(
+        **built,
+        sequence=sequence,
+        fps=settings.fps,
+        action_schema=schema,
+        decoder_context=_read_context(folder / DECODER_CONTEXT, settings) if DECODER_CONTEXT in files else None,
+        text_tokens=settings.text_tokens,
+        top_p=settings.top_p,
+        release=settings.release,
+        stored_dtype=settings.dtype,
+    )
+    return parts, Placement(parts.modules(), device, stay)
 
 
 def _read_context(path: Path, settings: CosmosSettings) -> Tensor:

@@ -1,7 +1,8 @@
 """Rows of tokens rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
 
-Promises: a row's tokens depend on its own prompt, actions, seed and the settings alone, bit for bit, whatever its neighbours
-and however many there are; a fork goes on as the original would. Rows of one past of at least SHARED_FROM tokens, and forks
+Promises: a row's draws depend on its own prompt, actions, seed and the settings alone, whatever its neighbours and however many
+there are; with DecodeStep (our own worlds on a CPU) its logits do so bit for bit, with the other steps up to rounding. A fork goes
+on as the original would. Rows of one past of at least SHARED_FROM tokens, and forks
 behind that many, hold and read it once: their logits are a lone row's up to rounding (below 1e-5), so a draw within that of the
 edge between two tokens may fall on the other side. Knows tokens only, neither pixels nor text.
 
@@ -15,18 +16,16 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 
 import torch
 from torch import Tensor
-from wfm_kernels.sample.reference import guided_BV
 
 from wfm_ar.rollout.history import History
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
-from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Sequence
+from wfm_ar.world_model.steps import GuidedStep, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
 FED = 4, 16  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
@@ -50,6 +49,7 @@ class Row:
 
     seed: int
     text_ids: list[int] = field(default_factory=list)
+    context_SC: Tensor | None = None  # float [S, C], a text that the model attends to; None of a model that does not
     tokens: Items[Tensor] = ()
     bins: Items[Tensor | None] = ()  # as long as tokens; bins[0] is None
     base: int = 0  # latent at which the context in the cache begins
@@ -59,6 +59,14 @@ class Row:
             if not isinstance(getattr(self, name), History):
                 object.__setattr__(self, name, History(getattr(self, name)))
         assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.text_ids) or (self.context_SC is not None and bool(self.context_SC.any()))
+
+    def without_text(self) -> "Row":
+        """The same row as if nobody had given a text: a model that attends to texts was trained with zeros there."""
+        return replace(self, text_ids=[], context_SC=None if self.context_SC is None else torch.zeros_like(self.context_SC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,7 @@ class Rows:
     @torch.inference_mode()
     def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
         """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
-        self.model, self.sequence, self.sampling, self._new_step = model, sequence, sampling, steps_of(model)
+        self.model, self.sequence, self.sampling, self._new = model, sequence, sampling, steps_of(model)
         self.rows = [self._rolled(row) for row in rows]
         self._without_actions = False
         self._use(*(self._prefilled(told) for told in self._told()))
@@ -108,10 +116,15 @@ class Rows:
         return tokens_Bhw
 
     @torch.inference_mode()
-    def select(self, indices: Items[int]) -> "Rows":
-        """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once."""
+    def select(self, indices: Items[int], seeds: Items[int] | None = None) -> "Rows":
+        """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once.
+
+        seeds: of the rows from here on; None keeps those they have.
+        """
         other = copy(self)
         other.rows = [self.rows[i] for i in indices]
+        if seeds is not None:
+            other.rows = [replace(row, seed=seed) for row, seed in zip(other.rows, seeds, strict=True)]
         other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
         return other
 
@@ -130,13 +143,13 @@ class Rows:
 
     def _use(self, *caches: KVCache) -> None:
         self._caches = caches
-        self._steps = [self._new_step(cache) for cache in caches]
+        self._steps = [self._new.token(cache) for cache in caches]
         self._step, *untold = self._steps
         guidance = self.sampling.action_guidance if self._without_actions else self.sampling.text_guidance
         if untold and isinstance(self._step, KernelStep):
             self._step.guide(*untold, guidance, self._hidden)
         elif untold:
-            self._step = _GuidedStep(*self._steps, guidance, self._hidden)
+            self._step = GuidedStep(*self._steps, guidance, self._hidden)
 
     def _guide_by_actions(self, guided: bool) -> None:
         """Begin or end the passes without actions beside those with them."""
@@ -153,8 +166,8 @@ class Rows:
         """The rows as the model is to see them: as they are, and where it is guided by texts or actions without these too."""
         if self._without_actions:
             return [self.rows, [replace(row, bins=History.missing(len(row.bins))) for row in self.rows]]
-        guided = self.sampling.text_guidance != 1.0 and any(row.text_ids for row in self.rows)
-        return [self.rows, [replace(row, text_ids=[]) for row in self.rows]] if guided else [self.rows]
+        guided = self.sampling.text_guidance != 1.0 and any(row.has_text for row in self.rows)
+        return [self.rows, [row.without_text() for row in self.rows]] if guided else [self.rows]
 
     def _prefilled(self, rows: Items[Row]) -> KVCache:
         """One cache of all rows; an equal past is worked out once, and if it is that of all, read once."""
@@ -185,13 +198,20 @@ class Rows:
     def _prefill(self, row: Row) -> KVCache:
         """A cache of one row that holds the context but its last token, in one pass."""
         cache = self.model.new_cache(1, self.sequence.max_length)
+        if row.context_SC is not None:
+            self.model.read_context(cache, row.context_SC[None])
         begin = row.base
         ids, positions, hints = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:])
+        assert len(ids), "a model without BOV goes on from something"
         if len(ids) > 1:
-            device, step = self.model.head.weight.device, self._new_step(cache)
-            step.plan(positions[None, :-1], hints[None, :-1])
+            device, step = self.model.head.weight.device, self._new.prompt(cache)
+            step.plan(positions[None, :-1], self._hints(hints[None, :-1]))
             step.step(ids[None, :-1].to(device), 0)
         return cache
+
+    def _hints(self, hints_BLF: Tensor) -> Tensor | None:
+        """As a step takes them: None for a model that knows none."""
+        return hints_BLF if self.sequence.hint_width else None
 
     def _imagine(self) -> tuple[Tensor, Tensor, int]:
         """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
@@ -221,7 +241,7 @@ class Rows:
                 )
             else:
                 known_BL = ids_BL
-            step.plan(positions_BL3[:, part], hints_BLF[:, part])
+            step.plan(positions_BL3[:, part], self._hints(hints_BLF[:, part]))
         return known_BL.to(self.model.head.weight.device)
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
@@ -282,52 +302,11 @@ def _sampled(logits_TV: Tensor, uniforms_T: Tensor, sampling: SamplingConfig, ra
     return tokens
 
 
-class _GuidedStep:
-    """Passes over the same tokens with the text or the actions and without: the scores are without + guidance * (with - without).
-
-    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what they make likelier counts more. `hidden`: see `Rows._hidden`.
-    """
-
-    def __init__(self, told: DecodeStep, untold: DecodeStep, guidance: float, hidden: int) -> None:
-        self._told, self._untold, self._guidance, self._hidden = told, untold, guidance, hidden
-
-    def step(self, ids_BT: Tensor, first: int) -> Tensor:
-        """As `DecodeStep.step`."""
-        if first == 0:  # of a new plan
-            self._both = DecodeStep.beside(self._told, self._untold)
-        if first == 0 and self._hidden:
-            told_BV, untold_BV = self._told.step(ids_BT, first), self._untold.step(ids_BT[:, :1], first)
-        else:
-            told_BV, untold_BV = self._both.step(ids_BT.repeat(2, 1), first).chunk(2)
-        return guided_BV(told_BV, untold_BV, self._guidance)
-
-    @property
-    def apart(self) -> int:
-        """As `DecodeStep.apart`."""
-        return min(self._told.apart, self._untold.apart)
-
-    def each(self, ids_BT: Tensor, first: int) -> Tensor:
-        """As `DecodeStep.each`."""
-        told_BTV, untold_BTV = self._both.each(ids_BT.repeat(2, 1), first).chunk(2)
-        return guided_BV(told_BTV, untold_BTV, self._guidance)
-
-    def take_back(self, count: int) -> None:
-        """As `DecodeStep.take_back`."""
-        self._both.take_back(count)
-
-
-def steps_of(model: WorldModel) -> Callable[[KVCache], DecodeStep | KernelStep]:
-    """What makes the step of a cache: kernels and a captured graph on CUDA; elsewhere the library."""
-    if model.head.weight.is_cuda:
-        return partial(KernelStep, model)
-    return partial(DecodeStep, model, weights=weights_of(model))
-
-
 def _past(row: Row) -> tuple:
     """What the context of a row consists of; equal for rows whose caches would be."""
-    begin = row.base
+    begin, context = row.base, None if row.context_SC is None else row.context_SC.numpy().tobytes()
     bins = tuple(None if bins is None else bins.numpy().tobytes() for bins in row.bins[begin + 1 :])
-    return tuple(row.text_ids), tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins
+    return tuple(row.text_ids), context, tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins
 
 
 def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list[int]]:

@@ -14,16 +14,30 @@ from torch import Tensor
 from wfm_ar.diffusion_decoder.denoiser import Denoiser
 from wfm_ar.diffusion_decoder.sampler import RefineStream
 from wfm_ar.rollout.detail import Detail
+from wfm_ar.rollout.placement import Placement
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
 
 class Painter:
     """Latents to frames for one row, one latent at a time, with the state that decoding and refining carry."""
 
-    def __init__(self, tokenizer: VideoTokenizer, denoiser: Denoiser | None, seed: int, refine_steps: int | None) -> None:
-        """`refine_steps`: 1 to 8, or BadConfig; None leaves the frames as decoded. `seed` is that of the refining noise."""
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        denoiser: Denoiser | None = None,
+        seed: int = 0,
+        refine_steps: int | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        """`refine_steps`: 1 to 8, or BadConfig; None leaves the frames as decoded. `seed` is that of the refining noise.
+
+        size: pixels (H, W) that are kept of a picture, from the top left; None keeps all. placement: where the tokenizer works.
+        """
         self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
-        self.device = next(tokenizer.parameters()).device
+        self._height, self._width = size or (None, None)
+        self._placement = placement or Placement({})
         self.refining = RefineStream(denoiser, steps=refine_steps, seeds=[seed]) if refine_steps is not None else None
         self.detail: Detail | None = None
 
@@ -32,12 +46,17 @@ class Painter:
 
         given_THWC: uint8 [1 + r*n, H, W, 3].
         """
-        given_CTHW = torch.from_numpy(np.array(given_THWC)).to(self.device).permute(3, 0, 1, 2).float() / 127.5 - 1
+        given_CTHW = torch.from_numpy(np.array(given_THWC)).to(self._device).permute(3, 0, 1, 2).float() / 127.5 - 1
         self.detail = Detail(given_CTHW)
 
     def decode(self, tokens_hw: Tensor) -> Tensor:
         """int64 [h, w] -> float32 [1, 3, r or 1, H, W], about [-1, 1], as the tokenizer has it."""
-        return self.decoding.push(tokens_hw[None, None].to(self.device)).float()
+        with self._placement.at_work("video_tokenizer"):
+            return self.decoding.push(tokens_hw[None, None].to(self._device)).float()[..., : self._height, : self._width]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.tokenizer.parameters()).device
 
     @property
     def changes(self) -> bool:
@@ -49,7 +68,7 @@ class Painter:
         """What `decode` gave for these tokens -> what is shown of it, refined and with the given detail, as so started."""
         made_BCTHW = decoded_BCTHW
         if self.refining is not None:
-            made_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self.device)), decoded_BCTHW)
+            made_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self._device)), decoded_BCTHW)
         return made_BCTHW if self.detail is None else self.detail.restore(decoded_BCTHW, made_BCTHW)
 
     def paint(self, tokens_hw: Tensor) -> np.ndarray:

@@ -1,15 +1,18 @@
 """The public world: a clip, an instruction and actions in, an imagined clip out.
 
-    video --video_tokenizer.encode--> tokens --engine (+ text ids, action bins)--> tokens
+    video --video_tokenizer.encode--> tokens --engine (+ text, action ids)--> tokens
           --video_tokenizer.decode--> frames --diffusion_decoder--> refined frames
 
 Promises: the same prompt, seed and settings give the same tokens, alone, in any batch, and through a stream (tested in float32 and
-bfloat16; rows that share a long past are read together, and then the logits agree up to rounding); every mistake in a prompt is one
-clear line before any work is done. Frames that were given come back as they were (`keep_detail`).
+bfloat16; rows that share a long past are read together, and the rows of a published model always, and then the logits agree up to
+rounding); every mistake in a prompt is one clear line before any work is done. Our own worlds and converted Cosmos worlds differ in
+their parts alone: a published model has no picture size of its own, attends to its text, and refines whole clips.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,83 +20,98 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadClip, BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadConfig, BadPrompt, WfmError
 from wfm_ar.rollout.action_codec import ActionCodec
-from wfm_ar.rollout.cosmos_folder import is_cosmos
-from wfm_ar.rollout.cosmos_world import CosmosWorld, load_cosmos
+from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
+from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
 from wfm_ar.rollout.detail import POOR_COPY
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
 from wfm_ar.rollout.painter import Painter, Painting, to_uint8
+from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
+from wfm_ar.rollout.text_context import ENCODER, TextReader
+from wfm_ar.rollout.video_codec import Size, VideoCodec, check_frames
 from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
 from wfm_ar.schema import Schema
-from wfm_ar.shapes import latent_frames
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 
-__all__ = ["Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
+__all__ = ["OFFLOAD", "Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
+
+SIDE = 16384  # pixels a side, as of tokenizers
 
 
-_ENCODE_AT_ONCE = 4  # latents of a given clip that are encoded in one pass; bounds the memory of long clips
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A prompt that can be, before its frames are encoded."""
+
+    num_latents: int
+    size: Size
+    text_ids: list[int]
+    context_SC: Tensor | None
+    ids_nrA: Tensor | None  # of the actions
+    actions: Actions
 
 
 class World:
     """A loaded world. `parts` holds the networks and tokenizers; all methods leave it unchanged."""
 
-    def __init__(self, parts: WorldParts, name: str = "", embodiment: str | None = None) -> None:
+    def __init__(
+        self,
+        parts: WorldParts,
+        name: str = "",
+        embodiment: str | None = None,
+        *,
+        placement: Placement | None = None,
+        text_encoder: str | None = None,
+    ) -> None:
         """`embodiment` names the robot that acts in a world of several; without it such a world takes and imagines no actions.
 
-        Raises BadConfig for a name that is none of them.
+        placement: parts that wait on the CPU; None: all stay where they are. text_encoder: see TextReader, of a model that attends
+        to its text; None = T5-11B. Raises BadConfig for an embodiment that is none of them.
         """
-        self.parts, self.name, self.embodiment = parts, name, embodiment
-        self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment)
+        self.parts, self.name, self.embodiment, self.text_encoder = parts, name, embodiment, text_encoder or ENCODER
+        self.placement = placement or Placement(parts.modules(), parts.device)
+        why = "the published Cosmos models take no actions without fine-tuning" if parts.sequence.published else ""
+        self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment, why)
         self.action_schema, self.action_tokenizer = self.actions.schema, self.actions.tokenizer
-        self.sequence = TokenSequence(parts.sequence, self.actions.columns)
         several = self.action_schema is not None and embodiment is not None  # each robot acts at its own rate
         self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if several else parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
         self.crop = parts.video_tokenizer.config.crop  # how pictures of other sizes became ones of its own in training
+        self._refiner, multiple = None, None
+        if parts.latent_tokenizer is not None:
+            self._refiner = ClipRefiner(parts.diffusion_decoder, parts.latent_tokenizer, parts.decoder_context, self.placement)
+        if not parts.sequence.hints:  # hints name the places of the trained grid
+            side = parts.video_tokenizer.config.spatial_compression
+            multiple = side if self._refiner is None else max(side, self._refiner.multiple)
+        self.codec = VideoCodec(parts.video_tokenizer, self.placement, multiple)
+        self.sequence = self._sequence(parts.video_tokenizer.config.grid)
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The networks by the name of their file."""
+        return self.parts.modules()
 
     def generate(
         self,
         video: np.ndarray | None = None,
         text: str | None = None,
         actions: np.ndarray | None = None,
-        num_frames: int = 49,
+        num_frames: int | None = None,
         seed: int = 0,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        top_k: int | None = None,
-        action_temperature: float | None = None,
-        text_guidance: float = 1.0,
-        action_guidance: float = 1.0,
-        refine: bool = True,
-        refine_steps: int = 2,
-        keep_detail: bool = True,
         imagine: bool = True,
-        progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
     ) -> Rollout:
-        """One clip; see Prompt for the inputs, SamplingConfig for the settings. `progress` is told (latents made, of how many).
+        """One clip; see Prompt for the inputs and `generate_batch` for the settings.
 
-        keep_detail: given frames come out as they were, and what stands still is shown as given (detail.py), but for a tokenizer whose
-        own copy of the given picture is poor; False: all is decoded. `raw_frames` never keep anything.
-
-        Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
+        num_frames: None = 49, or as many as a published model was trained on. Raises BadClip, BadPrompt, BadActions or BadConfig,
+        before any work, for what cannot be.
         """
+        num_frames = self._defaults["num_frames"] if num_frames is None else num_frames
         prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
-        settings = dict(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            action_temperature=action_temperature,
-            text_guidance=text_guidance,
-            action_guidance=action_guidance,
-            refine=refine,
-            refine_steps=refine_steps,
-            keep_detail=keep_detail,
-        )
-        return self.generate_batch([prompt], progress=progress, **settings)[0]
+        return self.generate_batch([prompt], **settings)[0]
 
     @torch.inference_mode()
     def generate_batch(
@@ -101,46 +119,81 @@ class World:
         prompts: Sequence[Prompt],
         *,
         refine: bool = True,
-        refine_steps: int = 2,
-        keep_detail: bool = True,
+        refine_steps: int | None = None,
+        guidance: float | None = None,
+        published: bool = False,
+        keep_detail: bool | None = None,
         progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> list[Rollout]:
-        """A clip a prompt, each with the tokens it would get alone. `sampling`: settings of SamplingConfig, by name.
+        """One clip for each prompt, with the tokens it would get alone.
 
-        Raises as `generate`; the message names the prompt.
+        Args:
+            prompts: what each clip starts from. Of a model that attends to its text, `Prompt.text` is a file of T5 embeddings, or
+                words where the encoder is installed.
+            refine, refine_steps: show frames through the diffusion decoder; steps None = 2, or 15 of the published decoder.
+            guidance: of the published decoder by its condition; None = 1.8.
+            published: the blend of overlapping chunks as the published code does it (see `overlap_frames`).
+            keep_detail: given frames come out as they were, and what stands still is shown as given (detail.py), but for a tokenizer
+                whose own copy of the given picture is poor; False: all is decoded. None = True, but of a published model False.
+                `raw_frames` never keep anything.
+            progress: is told (latents made, of how many).
+            sampling: settings of SamplingConfig, by name; top_p None takes what is recommended for the world.
+
+        Raises:
+            BadClip, BadPrompt, BadActions, BadConfig: before any work; the message names the prompt.
         """
-        config = SamplingConfig(**sampling)
-        clock = Clock()
-        painters = [self._painter(prompt.seed, refine, refine_steps) for prompt in prompts]
-        jobs = [self._job(prompt, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        config = self._sampling(sampling)
+        refine_steps = self._defaults["refine_steps"] if refine_steps is None else refine_steps
+        keep_detail = self._defaults["keep_detail"] if keep_detail is None else keep_detail
+        if self._refiner is None and (published or guidance is not None):
+            what = "published: got true, expected false" if published else f"guidance: got {guidance}, expected none"
+            raise BadConfig(f"{what}: only a Cosmos world has a published way of refining; fix: leave it out")
+        guidance = GUIDANCE if guidance is None else guidance
+        if refine and self._refiner is not None:
+            self._refiner.check(refine_steps, guidance)
+        clock, texts = Clock(), self._text_reader()
+        checked = [self._check(prompt, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        del texts  # and the encoder that it may hold
+        painters = [self._painter(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
+        jobs = [self._job(prompt, one) for prompt, one in zip(prompts, checked, strict=True)]
         for prompt, painter in zip(prompts, painters, strict=True):
             if keep_detail and prompt.video is not None:
                 painter.keep_detail(prompt.video)
         clock.lap("encode")
-        latents = sum(job.num_latents - len(job.row.tokens) for job in jobs)
-        model, tell = self.parts.world_model, counter(progress, latents)
-        with Painting(painters, shared_threads(model, len(jobs))[1]) as painting:
+        made_of = [(job.num_latents - len(job.row.tokens)) for job in jobs]
+        tell = counter(progress, sum(made_of))
+        beside = 0 if self.placement.stay else shared_threads(self.parts.world_model, len(jobs))[1]
+        with Painting(painters, beside) as painting:
+            for i, job in enumerate(jobs):
+                painting.add(i, *job.row.tokens)
 
             def made(i: int, tokens_hw: Tensor) -> None:
                 painting.add(i, tokens_hw)
                 tell(1)
 
-            for i, job in enumerate(jobs):
-                painting.add(i, *job.row.tokens)
-            rows = roll(model, self.sequence, jobs, config, made)
+            rows = self._roll(jobs, [one.size for one in checked], config, made)
             clock.lap("roll")
-            painted = painting.finish()
+            with self.placement.at_work("video_tokenizer"):
+                painted = painting.finish()
             clock.lap("paint")
         _say_poor_copies(painters)
-        imagined = sum(len(frames) - given_frames(prompt.video) for (frames, _), prompt in zip(painted, prompts, strict=True))
-        timings = clock.summary(tokens=latents * self.sequence.latent_size, frames=imagined)
-        timings |= {f"{name}_s": value for name, value in painting.seconds.items()}
+        tokens = [row.tokens.stacked() for row in rows]
+        if refine and self._refiner is not None:
+            painted = [
+                (self._refined(tokens_thw, job.row, one.size, refine_steps, guidance, published), raw)
+                for tokens_thw, job, one, (_, raw) in zip(tokens, jobs, checked, painted, strict=True)
+            ]
+            clock.lap("refine")
+        imagined = sum(len(raw) - given_frames(prompt.video) for (_, raw), prompt in zip(painted, prompts, strict=True))
+        made_tokens = sum(count * tokens_thw[0].numel() for count, tokens_thw in zip(made_of, tokens, strict=True))
+        timings = {f"{name}_s": value for name, value in painting.seconds.items()}
+        timings |= clock.summary(tokens=made_tokens, frames=imagined)
         return [
             Rollout(
                 frames=frames,
                 raw_frames=raw_frames,
-                tokens=row.tokens.stacked().numpy(),
+                tokens=tokens_thw.numpy(),
                 actions=_given(prompt.actions, len(frames)) if prompt.actions is not None else self.actions.decode(row.bins),
                 given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
@@ -150,7 +203,7 @@ class World:
                 kept_detail=painter.keeps_detail,
                 timings=timings,
             )
-            for prompt, painter, row, (frames, raw_frames) in zip(prompts, painters, rows, painted, strict=True)
+            for prompt, painter, row, tokens_thw, (frames, raw_frames) in zip(prompts, painters, rows, tokens, painted, strict=True)
         ]
 
     def start(
@@ -160,114 +213,198 @@ class World:
         actions: np.ndarray | None = None,
         seed: int = 0,
         refine: bool = False,
-        refine_steps: int = 2,
-        keep_detail: bool = True,
+        refine_steps: int | None = None,
+        keep_detail: bool | None = None,
         imagine: bool = True,
         **sampling: Any,
     ) -> WorldStream:
         """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
-        `sampling`: settings of SamplingConfig, by name.
 
-        Raises as `generate`.
+        The other settings are those of `generate_batch`; a published decoder refines whole clips, and no streams. Raises as it does.
         """
-        config = SamplingConfig(**sampling)
-        painter = self._painter(seed, refine, refine_steps)
-        num_frames = 1 if video is None else len(video)
-        prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
-        row = self._job(prompt).row
-        if keep_detail and video is not None:
+        config = self._sampling(sampling)
+        if refine and self._refiner is not None:
+            raise BadConfig("refine: got true, expected false: this world's diffusion decoder refines whole clips; fix: refine=false")
+        prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed, imagine=imagine)
+        checked = self._check(prompt, self._text_reader())
+        painter = self._painter(checked.size, seed, refine, self._defaults["refine_steps"] if refine_steps is None else refine_steps)
+        row = self._job(prompt, checked).row
+        if video is not None and (self._defaults["keep_detail"] if keep_detail is None else keep_detail):
             painter.keep_detail(video)
-        rows = Rows(self.parts.world_model, self.sequence, [row], config)
-        stream = WorldStream(rows, self.actions, painter, imagine, (self.height, self.width))
+        with self.placement.at_work("world_model"):
+            rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config)
+        stream = WorldStream(rows, self.actions, painter, imagine, checked.size, self.placement)
         _say_poor_copies([painter])
         return stream
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
-        """What a caller who has no wish gets."""
-        return {"top_p": 0.9, "refine_steps": 2}
+        """The settings of a caller who has no wish; a published model's top_p and top_k were not meant to go together."""
+        together = top_k is not None and self.parts.sequence.published
+        return {"top_p": 1.0 if together else self.parts.top_p, "refine_steps": self._defaults["refine_steps"]}
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        sequence = self.parts.sequence
+        if sequence.published:
+            return {"num_frames": 1 + sequence.rate * (sequence.max_latents - 1), "refine_steps": 15, "keep_detail": False}
+        return {"num_frames": 49, "refine_steps": 2, "keep_detail": True}
 
     def at_size(self, height: int, width: int) -> "World":
-        """This world at another picture size, which only its own can be. Raises BadConfig."""
-        if (height, width) != (self.height, self.width):
+        """This world at another picture size, with the same networks, where it takes any. Raises BadConfig."""
+        if self.parts.sequence.hints and (height, width) != (self.height, self.width):
             raise BadConfig(f"height, width: got {width}x{height}, expected {self.width}x{self.height}, as trained; fix: leave them out")
-        return self
+        if min(height, width) < 1 or max(height, width) > SIDE:
+            raise BadConfig(f"height, width: got {width}x{height}, expected sides of 1 to {SIDE} pixels; fix: leave them out")
+        other = copy(self)
+        other.height, other.width = height, width
+        return other
 
     @torch.inference_mode()
     def encode(self, video: np.ndarray) -> np.ndarray:
         """uint8 [1 + r*n, H, W, 3] -> tokens int64 [1 + n, h, w]. Raises BadClip."""
-        return self._encode(video, "video").numpy()
+        self.codec.check(video)
+        return self.codec.encode(video).numpy()
 
     @torch.inference_mode()
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens int64 [1 + n, h, w] -> uint8 [1 + r*n, H, W, 3], not refined. Raises BadPrompt."""
-        config = self.parts.sequence
-        tokens_thw = np.asarray(tokens)
-        if tokens_thw.ndim != 3 or tokens_thw.shape[1:] != (config.grid_h, config.grid_w) or not len(tokens_thw):
-            expected = f"[t, {config.grid_h}, {config.grid_w}]"
-            raise BadPrompt(f"tokens: got shape {list(tokens_thw.shape)}, expected {expected}; fix: take them from encode or a rollout")
-        if tokens_thw.dtype.kind not in "iu" or tokens_thw.min() < 0 or tokens_thw.max() >= config.video_vocab:
-            got = f"{tokens_thw.dtype} from {tokens_thw.min()} to {tokens_thw.max()}"
-            raise BadPrompt(f"tokens: got {got}, expected whole numbers from 0 to {config.video_vocab - 1}; fix: use this world's tokens")
-        painter = self._painter(seed=0)
-        return np.concatenate([to_uint8(painter.decode(torch.from_numpy(one.astype(np.int64)))) for one in tokens_thw])
+        return self.codec.decode(tokens)
+
+    @torch.inference_mode()
+    def show(
+        self, tokens: np.ndarray, seed: int = 0, refine_steps: int | None = None, given: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What tokens [1 + n, h, w] look like -> frames as decoded, and as shown, uint8 [T, H, W, 3] each.
+
+        Shown: refined in `refine_steps` (None: not), with the detail of the first frames, uint8, `given` (None: of none). Raises BadConfig.
+        """
+        tokens_thw, side = torch.from_numpy(np.asarray(tokens)), self.parts.video_tokenizer.config.spatial_compression
+        size = (tokens_thw.shape[1] * side, tokens_thw.shape[2] * side)
+        painter = self._painter(size, seed, refine_steps is not None, refine_steps or 0)
+        if given is not None:
+            painter.keep_detail(given)
+        raw, shown = [], []
+        with self.placement.at_work("video_tokenizer"):
+            for tokens_hw in tokens_thw:
+                decoded = painter.decode(tokens_hw)
+                raw.append(to_uint8(decoded))
+                shown.append(to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else raw[-1])
+        if refine_steps is not None and self._refiner is not None:
+            return np.concatenate(raw), self._refined(tokens_thw, Row(seed=seed), size, refine_steps, GUIDANCE, False)
+        return np.concatenate(raw), np.concatenate(shown)
+
+    def refuse_context(self, what: str) -> None:
+        """Raises BadConfig for a model that attends to T5 embeddings, which `what` has no file of."""
+        if self.parts.world_model.config.context_dim:
+            why = "attends to T5 embeddings of a text, expected one that does not"
+            raise BadConfig(f"{what}: world {self.name!r} {why}; fix: wfm generate takes it, with text=FILE")
+
+    @property
+    def imagines_actions(self) -> bool:
+        """Whether the model can draw the actions too."""
+        return self.sequence.predicts_actions
 
     def check_schema(self, schema: Schema, where: str = "actions") -> None:
         """Raises BadActions, with the difference, unless `schema` (of a data set, say) is the world's own."""
         self.actions.check_schema(schema, where)
 
-    def _painter(self, seed: int, refine: bool = False, refine_steps: int = 2) -> Painter:
-        denoiser = self.parts.diffusion_decoder
-        if refine and denoiser is None:
-            raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
-        return Painter(self.parts.video_tokenizer, denoiser, seed, refine_steps if refine else None)
-
-    def _job(self, prompt: Prompt, name: str = "") -> Job:
-        """Checks and encodes one prompt; errors begin with `name`."""
-        try:
-            draws(prompt.seed, 0, Stream.VIDEO, 0)  # refuses a seed that cannot be
-            num_latents = _latents(prompt.num_frames, self.rate, "num_frames")
-            text_ids = self._text_ids(prompt.text)
-            tokens = () if prompt.video is None else tuple(self._encode(prompt.video, "video"))
-            if len(tokens) > num_latents:
-                raise BadPrompt(
-                    f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given frames; "
-                    "fix: ask for more, or give a shorter video"
-                )
-            bins_nrA, kind = None, Actions.IMAGINED if prompt.imagine and self.action_tokenizer else Actions.ABSENT
-            if prompt.actions is not None:
-                bins_nrA, kind = self.actions.encode_clip(prompt.actions, prompt.num_frames), Actions.GIVEN
-        except WfmError as error:
-            raise type(error)(f"{name}{error}") from None
-        known = [None] * len(tokens) if bins_nrA is None else [None, *bins_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
-        row = Row(seed=prompt.seed, text_ids=text_ids, tokens=tokens, bins=tuple(known))
-        return Job(row=row, num_latents=num_latents, actions=kind, bins_nrA=bins_nrA)
-
-    def _text_ids(self, text: str | None) -> list[int]:
-        if text is None:
-            return []
-        if self.parts.text_tokenizer is None:
-            raise BadPrompt(f"text: got {text!r}, expected none: this world was trained without texts; fix: leave the text out")
-        return self.parts.text_tokenizer.encode(text)
-
     def bins_of(self, actions: np.ndarray, where: str = "actions") -> tuple[Tensor, int]:
         """Values [N, A] -> (int64 bins [N, A], how many were clipped). Raises BadActions."""
         return self.actions.encode(actions, where)
 
-    def _encode(self, video: np.ndarray, where: str) -> Tensor:
-        video = np.asarray(video)
-        if video.ndim != 4 or video.shape[1:] != (self.height, self.width, 3) or video.dtype != np.uint8:
-            raise BadClip(
-                f"{where}: got {video.dtype} {list(video.shape)}, expected uint8 [T, {self.height}, {self.width}, 3]; "
-                "fix: wfm_ar.data.video.resize_crop makes the size, image[None] a clip of one frame"
+    @property
+    def takes_text(self) -> bool:
+        """Whether a prompt may have a text."""
+        return self.parts.text_tokenizer is not None or bool(self.parts.world_model.config.context_dim)
+
+    def _sampling(self, sampling: dict[str, Any]) -> SamplingConfig:
+        if sampling.get("top_p") is None:
+            sampling = sampling | {"top_p": self.defaults(sampling.get("top_k"))["top_p"]}
+        return SamplingConfig(**sampling)
+
+    def _sequence(self, grid: tuple[int, int]) -> TokenSequence:
+        """The order of tokens of pictures of this grid."""
+        return TokenSequence(self.parts.sequence.at(grid), self.actions.columns)
+
+    def _text_reader(self) -> TextReader:
+        return TextReader(self.parts.text_tokens, self.parts.world_model.config.context_dim, self.text_encoder)
+
+    def _painter(self, size: Size, seed: int, refine: bool, refine_steps: int) -> Painter:
+        denoiser = self.parts.diffusion_decoder
+        if refine and denoiser is None:
+            raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
+        steps = refine_steps if refine and self._refiner is None else None
+        return Painter(self.parts.video_tokenizer, denoiser, seed, steps, size=size, placement=self.placement)
+
+    def _check(self, prompt: Prompt, texts: TextReader, name: str = "") -> _Checked:
+        """Checks all of a prompt; errors begin with `name`."""
+        try:
+            draws(prompt.seed, 0, Stream.VIDEO, 0)  # refuses a seed that cannot be
+            num_latents = check_frames(prompt.num_frames, self.rate, "num_frames")
+            size = (self.height, self.width)
+            if prompt.video is not None:
+                size = self.codec.check(prompt.video)
+            else:
+                self.codec.warn_of(size)
+            text_ids, context_SC = self._text(prompt.text, texts)
+            if prompt.video is not None and len(prompt.video) > prompt.num_frames:
+                raise BadPrompt(
+                    f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given frames; "
+                    "fix: ask for more, or give a shorter video"
+                )
+            if prompt.video is None and not self.parts.sequence.bov:
+                release = self.parts.release or self.name
+                raise BadPrompt(f"prompt: got no frames, expected a picture or a video: {release} goes on from one; fix: give one")
+            ids_nrA, kind = None, Actions.IMAGINED if prompt.imagine and self.sequence.predicts_actions else Actions.ABSENT
+            if prompt.actions is not None:
+                ids_nrA, kind = self.actions.encode_clip(prompt.actions, prompt.num_frames), Actions.GIVEN
+        except WfmError as error:
+            raise type(error)(f"{name}{error}") from None
+        return _Checked(num_latents=num_latents, size=size, text_ids=text_ids, context_SC=context_SC, ids_nrA=ids_nrA, actions=kind)
+
+    def _job(self, prompt: Prompt, checked: _Checked) -> Job:
+        """Encodes the given frames."""
+        tokens = () if prompt.video is None else tuple(self.codec.encode(prompt.video))
+        ids_nrA = checked.ids_nrA
+        known = [None] * len(tokens) if ids_nrA is None else [None, *ids_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
+        row = Row(seed=prompt.seed, text_ids=checked.text_ids, context_SC=checked.context_SC, tokens=tokens, bins=tuple(known))
+        return Job(row=row, num_latents=checked.num_latents, actions=checked.actions, bins_nrA=ids_nrA)
+
+    def _text(self, text: str | None, texts: TextReader) -> tuple[list[int], Tensor | None]:
+        """(ids of its tokens, the context that the model attends to), each where the model has that."""
+        parts, width = self.parts, self.parts.world_model.config.context_dim
+        if width and text is None:
+            raise BadPrompt(
+                f"text: got none, expected a file of T5 embeddings [tokens, {width}] (.safetensors or .npy): this model "
+                "attends to a text; fix: text=FILE, or words where the package transformers is installed"
             )
-        _latents(len(video), self.rate, where)
-        weight = next(self.parts.video_tokenizer.parameters())
-        stream, tokens, chunk = self.parts.video_tokenizer.encode_stream(), [], _ENCODE_AT_ONCE * self.rate
-        for start in range(1 - chunk, len(video), chunk):  # the first piece is the first frame alone, or it and a chunk
-            piece = torch.from_numpy(video[max(0, start) : start + chunk]).to(weight.device)
-            if len(piece):
-                tokens.append(stream.push(piece.permute(3, 0, 1, 2)[None].to(weight.dtype) / 127.5 - 1)[0].cpu())
-        return torch.cat(tokens)
+        if width:
+            return [], texts.read(text)
+        if text is None:
+            return [], None
+        if parts.text_tokenizer is None:
+            what = "this model takes no text (5B and 13B do)" if parts.sequence.published else "this world was trained without texts"
+            raise BadPrompt(f"text: got {text!r}, expected none: {what}; fix: leave the text out")
+        return parts.text_tokenizer.encode(text), None
+
+    def _roll(self, jobs: list[Job], sizes: list[Size], config: SamplingConfig, made: Callable[[int, Tensor], None]) -> list[Row]:
+        """Finishes every job; those of one grid run together."""
+        grids: dict[tuple[int, int], list[int]] = {}
+        for i, size in enumerate(sizes):
+            grids.setdefault(self.codec.grid(size), []).append(i)
+        rows: dict[int, Row] = {}
+        with self.placement.at_work("world_model"):
+            for grid, members in grids.items():
+                told = lambda k, tokens_hw, members=members: made(members[k], tokens_hw)  # noqa: E731
+                finished = roll(self.parts.world_model, self._sequence(grid), [jobs[i] for i in members], config, told)
+                rows |= dict(zip(members, finished, strict=True))
+        return [rows[i] for i in range(len(jobs))]
+
+    def _refined(self, tokens_thw: Tensor, row: Row, size: Size, steps: int, guidance: float, published: bool) -> np.ndarray:
+        """The clip as a published decoder sees it, uint8 [T, H, W, 3]."""
+        side = self.parts.video_tokenizer.config.spatial_compression
+        how = dict(seed=row.seed, fps=self.fps, steps=steps, guidance=guidance, published=published, context_SC=row.context_SC)
+        return self._refiner.refine(tokens_thw, spatial_compression=side, **how)[:, : size[0], : size[1]]
 
 
 def load_world(
@@ -278,18 +415,27 @@ def load_world(
     offload: Sequence[str] = (),
     int8: Sequence[str] = (),
     text_encoder: str | None = None,
-) -> "World | CosmosWorld":
-    """A shipped world by its name, or a world folder, a converted Cosmos world among them; the rest: see load_cosmos.
+    dtype: torch.dtype | None = None,
+) -> World:
+    """A shipped world by its name, or a world folder, a converted Cosmos world among them.
 
-    `embodiment`: see World. Raises BadCheckpoint, before any weights are parsed, if a file was changed.
+    Args:
+        embodiment: see World.
+        offload: of a Cosmos world, parts of OFFLOAD that wait on the CPU while they are idle.
+        int8: of "model" and "decoder" of a Cosmos world, those whose linear layers keep 8-bit weights.
+        text_encoder: see World.
+        dtype: of a Cosmos world's networks; None = float32 on the CPU, bfloat16 elsewhere.
+
+    Raises:
+        BadCheckpoint: before any weights are parsed, if a file was changed.
+        BadConfig: for settings that the world does not have.
     """
     folder = find_world(name)
     if is_cosmos(folder):
-        if embodiment is not None:
-            raise BadConfig(f"embodiment: got {embodiment!r}, expected none: a Cosmos world has at most one robot; fix: leave it out")
-        return load_cosmos(folder, device, offload=offload, int8=int8, text_encoder=text_encoder)
-    if offload or int8 or text_encoder:
-        key = "offload" if offload else "int8" if int8 else "text_encoder"
+        parts, placement = read_cosmos(folder, device, dtype, offload, int8)
+        return World(parts, folder.name, embodiment, placement=placement, text_encoder=text_encoder)
+    if offload or int8 or text_encoder or dtype:
+        key = "offload" if offload else "int8" if int8 else "text_encoder" if text_encoder else "dtype"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
 
@@ -301,21 +447,5 @@ def _say_poor_copies(painters: Sequence[Painter]) -> None:
         warnings.warn(f"{line}; what is shown is what was decoded", stacklevel=4)
 
 
-def load_own_world(name: str | Path, device: torch.device | str = "cpu", *, embodiment: str | None = None) -> World:
-    """`load_world` for what only our own worlds do. Raises BadConfig for a converted Cosmos world too."""
-    if is_cosmos(find_world(name)):
-        raise BadConfig(f"world: got {name}, a converted Cosmos world, expected one of our own; fix: wfm generate and wfm tokenize take it")
-    return load_world(name, device, embodiment=embodiment)
-
-
 def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:
     return np.asarray(actions, np.float32)[: num_frames - 1]
-
-
-def _latents(num_frames: int, rate: int, where: str) -> int:
-    if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)):
-        raise BadPrompt(f"{where}: got {num_frames!r}, expected a whole number, 1 + {rate}*n; fix: such as {1 + 4 * rate}")
-    try:
-        return latent_frames(int(num_frames), rate)
-    except BadClip as error:
-        raise BadClip(f"{where}: {error}") from None

@@ -29,11 +29,12 @@ from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
+from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
-from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
+from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER, VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -61,7 +62,13 @@ class WorldParts:
     fps: float  # frames a second of the clips it was trained on
     text_tokenizer: TextTokenizer | None = None
     action_schema: Schema | None = None  # of several robots: a MixedSchema
-    diffusion_decoder: Denoiser | None = None
+    diffusion_decoder: Denoiser | DiT | None = None  # frames by frames, or, with a latent_tokenizer, whole clips
+    latent_tokenizer: ContinuousTokenizer | None = None  # whose latents a DiT makes
+    decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
+    text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
+    top_p: float = 0.9  # recommended
+    release: str = ""  # the published name, where the networks have one
+    stored_dtype: str = "float16"  # of the weights on disk
 
     def __post_init__(self) -> None:
         tokenizer, sequence, model = self.video_tokenizer.config, self.sequence, self.world_model.config
@@ -79,7 +86,7 @@ class WorldParts:
         for name, size in Sequence(sequence).model_vocabularies().items():
             if name != "hint_width" or model.hint_width:
                 self._fits(f"model {name}", getattr(model, name), f"the sequence's {name}", size)
-        if self.diffusion_decoder is not None:
+        if self.diffusion_decoder is not None and self.latent_tokenizer is None:
             denoiser = self.diffusion_decoder.config
             for name in ("temporal_compression", "spatial_compression"):
                 self._fits(f"diffusion decoder {name}", getattr(denoiser, name), f"tokenizer {name}", getattr(tokenizer, name))
@@ -96,8 +103,12 @@ class WorldParts:
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the name of their file."""
-        named = {"video_tokenizer": self.video_tokenizer, "world_model": self.world_model, "diffusion_decoder": self.diffusion_decoder}
-        return {name: module for name, module in named.items() if module is not None}
+        names = ("video_tokenizer", "world_model", "diffusion_decoder", "latent_tokenizer")
+        return {name: module for name in names if (module := getattr(self, name)) is not None}
+
+    @property
+    def device(self) -> torch.device:
+        return self.world_model.head.weight.device
 
 
 def save_world(

@@ -150,6 +150,7 @@ class _Search:
         self.low, self.high = (np.array([getattr(channel, end) for channel in channels]) for end in ("low", "high"))
         self.whole = np.array([channel.discrete for channel in channels])
         self.rate, self.possible, self.rng, self.config = world.rate, possible, rng, config
+        self.proposes = world.imagines_actions
         self.past = np.empty((0, len(channels)), np.float32) if past_actions is None else np.asarray(past_actions, np.float32)
         if len(self.past) != len(video) - 1:
             told = f"got {len(self.past)}, expected {len(video) - 1}, those between the {len(video)} given frames"
@@ -163,7 +164,7 @@ class _Search:
 
     def drawn(self, first: bool) -> Iterator[np.ndarray | None]:
         """The candidates of a round, float32 [past + N, A]; None: let the policy propose. The first of them is the middle itself."""
-        proposed = round(self.config.imagined * self.config.samples) if first else 0
+        proposed = round(self.config.imagined * self.config.samples) if first and self.proposes else 0
         for i in range(self.config.samples):
             if i >= self.config.samples - proposed:
                 yield None

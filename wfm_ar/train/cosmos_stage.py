@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadConfig, BadData
-from wfm_ar.rollout.cosmos_folder import CosmosSettings, Source, save_cosmos
-from wfm_ar.rollout.cosmos_world import CosmosWorld
+from wfm_ar.rollout.cosmos_folder import save_cosmos_parts
+from wfm_ar.rollout.world import World, WorldParts
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
 from wfm_ar.train.loop import Batch
@@ -49,14 +49,13 @@ class CosmosStage:
 
     name = "world_model"
 
-    def __init__(
-        self, world: CosmosWorld, training: CosmosTraining, train: TokenStore, val: TokenStore, schema: ActionSchema | None
-    ) -> None:
+    def __init__(self, world: World, training: CosmosTraining, train: TokenStore, val: TokenStore, schema: ActionSchema | None) -> None:
         """Raises BadData for a data set without clips of two latents or with another grid."""
-        self.training, self.stores, self.settings, self.schema = training, {"train": train, "val": val}, world.settings, schema
+        self.training, self.stores, self.parts, self.schema = training, {"train": train, "val": val}, world.parts, schema
         self.rate = world.rate
         bins = ActionTokenizer(schema).bins if schema else ()
-        self.old_rows, self.config = world.settings.world_model.vocab, world.settings.world_model
+        self.config = world.parts.world_model.config
+        self.old_rows = self.config.vocab
         if world.action_schema is not None and schema is not None:
             world.check_schema(schema, "data set")
             self.old_rows -= sum(bins)  # the world has these actions already: go on with its rows
@@ -72,24 +71,24 @@ class CosmosStage:
                 )
         self.sequence = Sequence(
             published_sequence(
-                video_vocab=world.codebook,
+                video_vocab=self.parts.sequence.video_vocab,
                 vocab=self.config.vocab,
                 bov=bool(self.config.context_dim),
                 grid=train.grid,
                 rate=self.rate,
-                max_latents=self.settings.clip_latents,
+                max_latents=self.parts.sequence.max_latents,
                 action_bins=bins,
             )
         )
         if training.method == "last_layers" and training.last_layers > self.config.layers:
             got = f"finetune.last_layers: got {training.last_layers}, expected at most the {self.config.layers} of the model"
             raise BadConfig(f"{got}; fix: fewer, or method=all")
-        self.texts = _read_texts(training.texts, self.settings)
+        self.texts = _read_texts(training.texts, self.parts)
         if training.texts is not None and not any(text in self.texts for text in train.texts if text):
             first = next(filter(None, train.texts), "")
             told = f"{training.texts}: got none of the texts of the data, expected a tensor for each, such as {first!r:.60}"
             raise BadData(f"{told}; fix: name the tensors by the episodes' texts")
-        self.model = _trainable(world.modules["world_model"], self.config, self.old_rows, training)
+        self.model = _trainable(world.parts.world_model, self.config, self.old_rows, training)
 
     def describe(self) -> dict:
         training = asdict(self.training) | {"texts": str(self.training.texts)}
@@ -102,7 +101,7 @@ class CosmosStage:
         for _ in range(size):
             clips.append(int(rng.choice(self.clips["train"])))
             clip = store[clips[-1]]
-            start = int(rng.integers(max(1, len(clip.video) - self.settings.clip_latents + 1)))
+            start = int(rng.integers(max(1, len(clip.video) - self.parts.sequence.max_latents + 1)))
             rows.append(self._row(clip, start))
         return _padded(rows) | {"clip": torch.tensor(clips)}
 
@@ -129,7 +128,7 @@ class CosmosStage:
 
     def _row(self, clip, start: int) -> Batch:
         """A clip from latent `start` on: ids, positions [.., 3], targets, weights, and for a text model its context."""
-        latents = self.settings.clip_latents
+        latents = self.parts.sequence.max_latents
         video_thw = torch.from_numpy(clip.video[start : start + latents].astype(np.int64))
         bins_trA = None
         if self.schema is not None:
@@ -143,27 +142,19 @@ class CosmosStage:
         return row
 
 
-def save_finetuned(out: str | Path, world: CosmosWorld, stage: CosmosStage, weights: dict[str, Tensor], *, overwrite: bool = False) -> Path:
+def save_finetuned(out: str | Path, world: World, stage: CosmosStage, weights: dict[str, Tensor], *, overwrite: bool = False) -> Path:
     """The world with the trained network, updates merged, and its new actions. Raises OutputExists, NoSpace, BadCheckpoint."""
     model = stage.model
     model.load_state_dict(weights)
     merge_lora(model)
-    settings: CosmosSettings = replace(
-        world.settings,
-        release="",
-        world_model=stage.config,
-        action_schema=stage.schema.to_json() if stage.schema else world.settings.action_schema,
-    )
-    parts = {}
-    for name, module in ({**world.modules, "world_model": model}).items():
-        state = module.state_dict()
-        parts[name] = [
-            Source(name=key, shape=tuple(one.shape), make=lambda one=one: one, dtype=torch.float32 if key in ("mean", "std") else None)
-            for key, one in state.items()
-        ]
+    schema = stage.schema or world.parts.action_schema
+    bins = ActionTokenizer(schema).bins if schema else ()
+    order = world.parts.sequence.at(world.parts.video_tokenizer.config.grid)  # the run may have had a picture size of its own
+    sequence = replace(order, vocab=stage.config.vocab, action_bins=tuple(bins))
+    parts = replace(world.parts, world_model=model, sequence=sequence, action_schema=schema, release="")
     licence = "NVIDIA's weights are under the NVIDIA Open Model License; what holds for them holds for this copy."
     card = f"# Fine-tuned from {world.name}\n\n{licence}\n"
-    return save_cosmos(out, settings, parts, decoder_context=world.decoder_context, card=card, overwrite=overwrite)
+    return save_cosmos_parts(out, parts, card=card, overwrite=overwrite)
 
 
 def _trainable(given: nn.Module, config, old_rows: int, training: CosmosTraining) -> WorldModel:
@@ -190,9 +181,9 @@ def _trainable(given: nn.Module, config, old_rows: int, training: CosmosTraining
     return model
 
 
-def _read_texts(path: Path | None, settings: CosmosSettings) -> dict[str, Tensor]:
+def _read_texts(path: Path | None, parts: WorldParts) -> dict[str, Tensor]:
     """Contexts by text, zeros behind each; "" is no text."""
-    tokens, width = settings.text_tokens, settings.world_model.context_dim
+    tokens, width = parts.text_tokens, parts.world_model.config.context_dim
     texts = {"": torch.zeros(tokens, width)}
     if path is None:
         return texts

@@ -16,7 +16,7 @@ from wfm_ar.errors import OutputExists
 from wfm_ar.evaluate.metrics import psnr, ssim
 from wfm_ar.evaluate.speed import peak_bytes
 from wfm_ar.rollout.pictures import at_world_size
-from wfm_ar.rollout.world import Prompt, Rollout, World, load_own_world
+from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
@@ -71,7 +71,8 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings, out: Path) -> dict[str, Any]:
     """Writes everything to the folder `out` -> what demo.json says."""
     begun = time.perf_counter()
-    world = load_own_world(settings.world, device=device_named(settings.device))
+    world = load_world(settings.world, device=device_named(settings.device))
+    world.refuse_context("demo")
     samples = open_episodes(settings.data, "val") if settings.data else open_episodes(samples_of(settings.world))
     refines = world.parts.diffusion_decoder is not None
     rows: list[tuple[str, np.ndarray]] = []
@@ -124,6 +125,8 @@ def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: st
         cases.append(Case(name="opposite-actions", label="same start, opposite actions", prompt=Prompt(**start, actions=-actions)))
     label = f'first frame and text only: "{text}"' if text else "first frame only"
     cases.append(Case(name="text-only" if text else "first-frame-only", label=label, prompt=Prompt(**start, text=text)))
+    if not world.parts.sequence.bov:  # it goes on from a picture
+        return cases
     label = f'from nothing but text: "{text}"' if text else "from nothing"
     cases.append(Case(name="from-nothing", label=label, prompt=Prompt(text=text, num_frames=len(truth), seed=seed)))
     return cases

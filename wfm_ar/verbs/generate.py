@@ -14,7 +14,6 @@ import numpy as np
 from wfm_ar.data.claims import claim, tidy_up
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
-from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -23,8 +22,8 @@ from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
 from wfm_ar.verbs.rollout_set import write_rollouts
 
 INPUTS = ("video", "image", "text", "actions", "data")  # keys of a request that may be files
-SAMPLING = ("temperature", "top_p", "top_k", "refine", "refine_steps")
-NATIVE = ("action_temperature", "text_guidance", "action_guidance", "keep_detail")  # what only our own worlds know
+SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
+REFINING = ("refine", "refine_steps", "published")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +98,7 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     if settings.height is not None or settings.width is not None:
         height, width = settings.height, settings.width
         world = world.at_size(world.height if height is None else height, world.width if width is None else width)
+    _refuse_without_effect(settings, world)
     left = {key: value for key, value in world.defaults(settings.top_k).items() if getattr(settings, key) is None}
     settings = replace(settings, **left)
     prompts: list[Prompt] = []
@@ -158,7 +158,8 @@ def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
 def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
     """Rolls the rows together; the world's errors get the words of the command line."""
     try:
-        sampling = {key: getattr(settings, key) for key in SAMPLING} | _of_one_kind(world, settings)
+        sampling: dict[str, Any] = {key: getattr(settings, key) for key in (*SAMPLING, *REFINING)}
+        sampling["keep_detail"] = None if settings.keep_detail else False  # as the world has it
         with warnings.catch_warnings():
             warnings.showwarning = _note
             return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
@@ -167,21 +168,16 @@ def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Sett
         raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
 
 
-def _of_one_kind(world: World, settings: Settings) -> dict[str, Any]:
-    """The settings that one of the two kinds of world knows. Raises BadConfig where the other kind got one."""
-    cosmos = isinstance(world, CosmosWorld)
-    if cosmos and settings.action_temperature is not None:
-        raise BadConfig(
-            f"action_temperature: got {settings.action_temperature}, expected none: Cosmos worlds imagine no actions; fix: leave it out"
-        )
-    for name, what in (("text_guidance", "text"), ("action_guidance", "actions")):
-        if cosmos and (got := getattr(settings, name)) != 1.0:
-            raise BadConfig(f"{name}: got {got}, expected 1: Cosmos worlds are not trained without their {what}; fix: leave it out")
-    if settings.published and not cosmos:
-        raise BadConfig("published: got true, expected false: only a Cosmos world has a published way of refining; fix: leave it out")
-    if cosmos:
-        return {"published": settings.published}
-    return {name: getattr(settings, name) for name in NATIVE}
+def _refuse_without_effect(settings: Settings, world: World) -> None:
+    """Raises BadConfig for settings of what the world does not have."""
+    for name, unset, there, why in (
+        ("action_temperature", None, world.sequence.predicts_actions, "imagines no actions"),
+        ("text_guidance", 1.0, world.takes_text, "takes no text"),
+        ("action_guidance", 1.0, world.action_schema is not None, "takes no actions"),
+    ):
+        if (got := getattr(settings, name)) != unset and not there:
+            expected = "none" if unset is None else "1"
+            raise BadConfig(f"{name}: got {got}, expected {expected}: world {world.name!r} {why}; fix: leave it out")
 
 
 def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from wfm_ar.data.video import read_image
 from wfm_ar.data.views import turned
 from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.rollout.pictures import at_world_size
-from wfm_ar.rollout.world import World, load_own_world
+from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
@@ -70,7 +70,7 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings) -> int:
     if not settings.out.with_suffix(".json").exists():  # else what it says is looked at below
         refuse_existing_outputs(settings.out, settings.overwrite)
-    world = load_own_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
+    world = load_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)

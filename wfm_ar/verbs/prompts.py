@@ -198,23 +198,20 @@ def _read_episode(request: Request, world: World, told: list[str]) -> tuple[Requ
     count = 1 if request.prompt_frames is None else request.prompt_frames
     if count >= request.frames:
         raise BadPrompt(f"prompt_frames: got {count} of {request.frames} frames, which leaves none to imagine; fix: prompt_frames=1")
-    takes = world.parts.action_schema if isinstance(world, World) else world.action_schema
+    takes = world.parts.action_schema
     driven = request.drive and request.actions is None and takes is not None and episodes[i].actions is not None
     if count > 1 or driven:
         episodes = _at_rate_of(world, episodes, i, told)
     if count > (there := episodes.num_frames(i)):
         raise BadPrompt(f"prompt_frames: got {count}, but episode {ids[i]} has {there} frames, expected at most that; fix: give fewer")
     frames, text, actions = episodes.load_frames(i, 0, count), request.text, None
-    if text is None and isinstance(world, World) and world.parts.text_tokenizer is not None:
+    if text is None and world.parts.text_tokenizer is not None:
         text = episodes[i].text
     if driven:
-        if isinstance(world, World):
-            episodes = fitted(episodes, world, world.embodiment if isinstance(episodes.schema, ActionSchema) else None)
-            if isinstance(takes, MixedSchema) and (robot := episodes[i].embodiment) != world.embodiment:
-                got = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
-                raise BadPrompt(f"{got}; fix: embodiment={robot}, or drive=false")
-        else:
-            world.check_schema(episodes.schema, str(request.data))
+        episodes = fitted(episodes, world, world.embodiment if isinstance(episodes.schema, ActionSchema) else None)
+        if isinstance(takes, MixedSchema) and (robot := episodes[i].embodiment) != world.embodiment:
+            got = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
+            raise BadPrompt(f"{got}; fix: embodiment={robot}, or drive=false")
         actions = episodes.load_actions(i)
         if len(actions) < request.frames - 1:
             most = 1 + world.rate * (len(actions) // world.rate)

@@ -124,8 +124,7 @@ def _tokenizer(settings: Settings) -> VideoTokenizer:
         from wfm_ar.train.stages import trained_video_tokenizer
 
         return trained_video_tokenizer(settings.from_run)[0].to(device)
-    world = load_world(settings.world, device=device)
-    return world.parts.video_tokenizer if isinstance(world, World) else world.modules["video_tokenizer"]
+    return load_world(settings.world, device=device).parts.video_tokenizer
 
 
 def _frames(settings: Settings, world: World) -> np.ndarray:

@@ -13,7 +13,6 @@ from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
-from wfm_ar.rollout.cosmos_world import CosmosWorld
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
@@ -198,10 +197,10 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     before = None if settings.init is None else load_world(settings.init)
-    if isinstance(before, World) and before.parts.action_schema is not None:
+    if before is not None and not before.parts.sequence.published and before.parts.action_schema is not None:
         kept_schema(settings.run / SCHEMA, before.parts.action_schema)  # ranges found in data are to be those it was trained with
     train_set, val_set = training_sets(settings.data, settings.run, **_view(settings))
-    if isinstance(before, CosmosWorld):
+    if before is not None and before.parts.sequence.published:
         if ranks.size > 1:
             raise BadConfig(f"init: got {ranks.size} ranks, expected one: Cosmos worlds are not sharded; fix: run it without torchrun")
         return _finetune(settings, before, train_set, val_set)
@@ -260,7 +259,7 @@ def _tokenizer(settings: Settings) -> VideoTokenizerConfig:
     return trained
 
 
-def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
+def _finetune(settings: Settings, world: World, train_set: EpisodeSet, val_set: EpisodeSet) -> int:
     """Trains a converted Cosmos world on, and writes the world that comes of it."""
     out = settings.run / "world"
     if settings.stage != stages.WORLD_MODEL:
@@ -270,7 +269,7 @@ def _finetune(settings: Settings, world: CosmosWorld, train_set: EpisodeSet, val
     if isinstance(train_set.schema, MixedSchema) or any(e.actions is None for e in (*train_set, *val_set)) != (train_set.schema is None):
         raise BadData(f"{settings.data}: got several robots, or episodes without actions among others, expected one robot's with init=; "
                       "fix: part the data by robot")  # fmt: skip
-    tokenizer, workers = world.modules["video_tokenizer"], max(1, settings.num_workers)
+    tokenizer, workers = world.parts.video_tokenizer, max(1, settings.num_workers)
     tokenizer.config = sized(tokenizer.config, settings)
     told_framing(train_set, tokenizer.config)
     refuse(unreadable([train_set, val_set], workers), settings.data)

@@ -70,11 +70,15 @@ class CrossAttention(nn.Module):
         if cache is not None and layer in cache.context:
             k, v = cache.context[layer]
         else:
-            k, v = self.kv(context_BSC).unflatten(-1, (2 * self.kv_heads, self.head_dim)).chunk(2, 2)
-            k, v = self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+            k, v = self.keys_and_values(context_BSC)
             if cache is not None:
                 cache.context[layer] = (k, v)
         return self.out(_read(q, k, v, mask_BS).transpose(1, 2).flatten(2))
+
+    def keys_and_values(self, context_BSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, kv heads, S, head_dim] each."""
+        k, v = self.kv(context_BSC).unflatten(-1, (2 * self.kv_heads, self.head_dim)).chunk(2, 2)
+        return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
 
 
 def _read(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:

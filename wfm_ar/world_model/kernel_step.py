@@ -25,6 +25,11 @@ from wfm_ar.world_model.transformer import WorldModel, added_positions
 Settings = dict[str, float | int | None]
 
 
+def kernels_for(model: WorldModel, cache: KVCache) -> "KernelStep | None":
+    """Kernels and a captured graph on CUDA; elsewhere the model's own forward."""
+    return KernelStep(model, cache) if cache.k.is_cuda else None
+
+
 class KernelStep:
     """Passes over the rows of `cache`: `plan`, then `step` or `roll` for its tokens in order; with `guide`, of two caches at once."""
 
@@ -75,6 +80,7 @@ class KernelStep:
         device, dtype = self.cache.k.device, self.model.head.weight.dtype
         hints_BLD = None if hints_BLF is None else self.model.hints(hints_BLF.to(device, dtype))
         added_BLD = added_positions(self.model.config, positions_BL3, dtype)
+        positions_BL3 = positions_BL3.clamp_min(0)  # below 0 is no position, which turns by nothing
         if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:
             self._graphs.clear()
             self._positions_BL3 = positions_BL3.to(device).clone(memory_format=torch.contiguous_format)

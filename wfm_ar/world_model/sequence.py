@@ -18,7 +18,7 @@ picture does.
 
 import math
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -68,6 +68,10 @@ class SequenceConfig:
         least = self.video_vocab + self.bov + sum(self.action_bins) if self.published else 0
         if self.vocab < least or bool(self.vocab) != self.published:
             raise BadConfig(f"sequence vocab: got {self.vocab}, expected {f'at least {least}' if least else '0 unless published'}")
+
+    def at(self, grid: tuple[int, int]) -> "SequenceConfig":
+        """The same for pictures of another grid (h, w)."""
+        return self if grid == (self.grid_h, self.grid_w) else replace(self, grid_h=grid[0], grid_w=grid[1])
 
 
 def published_sequence(

@@ -142,6 +142,12 @@ class WorldModel(nn.Module):
             cache.advance(ids_BL.shape[1])
         return self.norm(x)
 
+    def read_context(self, cache: KVCache, context_BSC: torch.Tensor) -> None:
+        """Puts the keys and values of a context [B, S, C] into a cache, for all tokens to come."""
+        context_BSC = context_BSC.to(self.head.weight.device, self.head.weight.dtype)
+        for layer, block in enumerate(self.blocks):
+            cache.context[layer] = block.cross_attention.keys_and_values(context_BSC)
+
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache for `rows` rows of up to `capacity` tokens, in the weights' dtype and place."""
         c, weight = self.config, self.head.weight
