@@ -7,7 +7,7 @@ from wfm_ar.evaluate import control
 from wfm_ar.worlds.tabletop_scene import PEG_RANGE_X, PEG_RANGE_Y, REST_HEIGHT
 from wfm_ar.worlds.tabletop_view import COLOURS, to_metres, to_pixels
 
-SIZE, RATE, STEPS, EPISODES = 64, 4, 24, 8  # half size: the fakes draw some thousand frames
+SIZE, STEP, STEPS, EPISODES = 64, 4, 24, 8  # half size: the fakes draw some thousand frames
 Y, X = np.mgrid[0:SIZE, 0:SIZE]
 
 
@@ -39,7 +39,7 @@ def episodes() -> dict[str, list]:
 
 
 def measure(generate, episodes) -> dict:
-    return control.measure_actions(generate, episodes["actions"], episodes["peg_xy"], size=SIZE, rate=RATE)
+    return control.measure_actions(generate, episodes["actions"], episodes["peg_xy"], size=SIZE, step=STEP)
 
 
 def truthful(episodes):
@@ -156,7 +156,7 @@ def test_true_trials_are_not_rolled_out_again(episodes):
 
     given = zip(truthful(episodes)("true", episodes["actions"]), episodes["actions"], episodes["peg_xy"], strict=True)
     trials = [control.watch(clip, row, xy[0]) for clip, row, xy in given]
-    report = control.measure_actions(generate, *episodes.values(), size=SIZE, rate=RATE, true_trials=trials)
+    report = control.measure_actions(generate, *episodes.values(), size=SIZE, step=STEP, true_trials=trials)
     assert calls == list(control.DRIVES[1:]) and report["r_true"] > 0.98
 
 

@@ -142,20 +142,20 @@ def test_short_clips_have_fewer_horizons(scenes):
 
 @pytest.fixture(scope="module")
 def recordings():
-    """(frames, names, places, label maps, visible shares) of simulated episodes."""
+    """Simulated episodes with the simulator's segmentation, and the same ones run a second time."""
     if importlib.util.find_spec("mujoco") is None:  # not imported here: its way of drawing is chosen before that
         pytest.skip("needs mujoco, the extra [sim]")
     from wfm_ar.worlds.tabletop import TabletopWorld, record
 
     world = TabletopWorld()
-    yield [record(world, seed=21, index=i, num_frames=33, masks=True) for i in range(10)]
+    first = [record(world, seed=21, index=i, num_frames=33, masks=True) for i in range(8)]
+    yield first, [record(world, seed=21, index=i, num_frames=33) for i in range(8)]
     world.close()
 
 
 def test_the_colour_detector_agrees_with_the_simulators_segmentation(recordings):
-    """And so do its groups: who is hidden by the peg is so by colour and by segmentation alike."""
     ious = []
-    for recording in recordings:
+    for recording in recordings[0]:
         for k, name in enumerate(recording.state["names"]):
             found = colour_mask(recording.frames, name.split()[0])
             segmented = recording.state["masks"] == k + 1
@@ -165,12 +165,12 @@ def test_the_colour_detector_agrees_with_the_simulators_segmentation(recordings)
 
 def test_the_simulators_second_run_scores_exactly_one(recordings):
     scores = []
-    for recording in recordings:
+    for recording, again in zip(*recordings, strict=True):
         state = recording.state
-        again = recording.frames.copy()
-        scores.append(score_episode(again, recording.frames, state["names"], state["object_xy"], visible=state["visible"]))
+        assert again.frames is not recording.frames
+        scores.append(score_episode(again.frames, recording.frames, state["names"], state["object_xy"], visible=state["visible"]))
     report = summarise(scores)
-    assert report["groups"]["moved"]["32"]["objects"] >= 5
+    assert report["groups"]["moved"]["32"]["objects"] >= 4
     for horizons in report["groups"].values():
         assert all(row["iou"] == [1.0] * 3 for row in horizons.values())
         assert not any(

@@ -14,7 +14,7 @@ from wfm_ar.evaluate.objects import ObjectTally
 from wfm_ar.evaluate.report import Sheet, render_report
 from wfm_ar.evaluate.text_following import absent_summary, text_alone_summary
 
-RATE, T = 4, 17
+STEP, T = 4, 17
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def report() -> dict:
         name: [control.Trial(commanded_px=(c := control.commanded_path(np.zeros(2), a, size=64)), peg_px=c, found=1.0) for a in given]
         for name, given in control.drive(actions).items()
     }
-    following = control.action_following(trials, [t.peg_px for t in trials["true"]], rate=RATE)
+    following = control.action_following(trials, [t.peg_px for t in trials["true"]], step=STEP)
     pushes = [control.Push(colour="red", shape="cube", direction=d) for d in ("left", "away")]
     text = control.text_following(pushes, [0.05, None]) | {"opposite": control.text_following(pushes, [None, None]), "truth_followed": 1.0}
     empty = np.full((2, 128, 128, 3), 140, np.uint8)

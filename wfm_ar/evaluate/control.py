@@ -2,11 +2,12 @@
 
 **Action following.** From the first frame of a held-out episode the model is driven with four kinds of actions:
 `true` (the episode's own), `shuffled` (those of another episode, its partner), `mirrored` (the negated true ones) and `zero`.
-No text is given. The peg's white tip is found in every generated frame; its displacement over one latent (`rate` frames,
-the model's own step) is compared with the commanded one, in pixels. The commanded path starts at the peg's true place, adds
-up the actions, stops at the walls as the real peg does, and is projected by the scene's camera: nothing is fitted.
+No text is given. The peg's white tip is found in every generated frame; its displacement over STEP frames (whatever the
+world's rate, so that worlds compare) is compared with the commanded one, in pixels. The commanded path starts at the peg's
+true place, adds up the actions, stops at the walls as the real peg does, and is projected by the scene's camera: nothing is
+fitted.
 
-`r` is Pearson's correlation over all latents of all episodes, taken for x and for y apart; the worse of the two is the
+`r` is Pearson's correlation over all steps of all episodes, taken for x and for y apart; the worse of the two is the
 number reported, so a model that follows along one axis only does not pass. A peg that is not found counts as not having
 moved. What is reported:
 
@@ -40,13 +41,14 @@ from wfm_ar.worlds.tabletop_policy import DIRECTIONS
 from wfm_ar.worlds.tabletop_scene import PEG_RANGE_X, PEG_RANGE_Y, REST_HEIGHT
 from wfm_ar.worlds.tabletop_view import COLOURS, TIP_HEIGHT, find_object, find_peg, to_metres, to_pixels
 
+STEP = 4  # frames, whatever the world's rate: over fewer the rounding of the peg's place would weigh as much as its way
 DRIVES = ("true", "shuffled", "mirrored", "zero")
 DRIVEN = ("true", "shuffled", "mirrored")  # those that tell the peg to go somewhere
 MOVED = 0.03  # metres the named object must move in the named direction
 OPPOSITE = {"left": "right", "right": "left", "away": "closer", "closer": "away"}
 MIN_R_TRUE, MAX_R_SHUFFLED = 0.9, 0.2  # the bars
 MIN_R_DRIVEN = 0.8  # r of shuffled and mirrored actions against their own commands: rarer in training than the policy's
-MAX_ZERO_DRIFT = 3.0  # pixels a latent, mean, when told to stay: an eighth of full speed at 128x128, rate 4
+MAX_ZERO_DRIFT = 3.0  # pixels a STEP, mean, when told to stay: an eighth of full speed at 128x128
 MIN_FOUND = 0.95  # share of generated frames in which the peg must be found
 
 
@@ -93,14 +95,14 @@ def commanded_path(start_xy: np.ndarray, actions: np.ndarray, *, size: int) -> n
     return to_pixels(np.concatenate([np.stack(path), np.full((len(path), 1), TIP_HEIGHT)], axis=1), size)
 
 
-def action_following(trials: Mapping[str, Sequence[Trial]], true_px: Sequence[np.ndarray], *, rate: int) -> dict[str, Any]:
+def action_following(trials: Mapping[str, Sequence[Trial]], true_px: Sequence[np.ndarray], *, step: int) -> dict[str, Any]:
     """The numbers of the module's first part. `trials` maps each of DRIVES to one Trial an episode; true_px: [T, 2] each, pixels."""
     true, shuffled = trials["true"], trials["shuffled"]
-    null = follow([t.peg_px for t in true], [t.commanded_px for t in shuffled], rate)
-    replay = follow([t.peg_px for t in shuffled], [t.commanded_px for t in true], rate)
-    own = {name: follow([t.peg_px for t in trials[name]], [t.commanded_px for t in trials[name]], rate) for name in DRIVES}
+    null = follow([t.peg_px for t in true], [t.commanded_px for t in shuffled], step)
+    replay = follow([t.peg_px for t in shuffled], [t.commanded_px for t in true], step)
+    own = {name: follow([t.peg_px for t in trials[name]], [t.commanded_px for t in trials[name]], step) for name in DRIVES}
     error_T = np.mean([np.linalg.norm(t.peg_px - px, axis=1) for t, px in zip(true, true_px, strict=True)], axis=0)
-    strays = [np.linalg.norm(_steps(t.peg_px, rate), axis=1) for t in trials["zero"]]
+    strays = [np.linalg.norm(_steps(t.peg_px, step), axis=1) for t in trials["zero"]]
     return {
         "r_true": min(own["true"]),
         "r_shuffled": max(abs(r) for r in (*null, *replay)),
@@ -113,7 +115,7 @@ def action_following(trials: Mapping[str, Sequence[Trial]], true_px: Sequence[np
         "pixel_error_by_frame": error_T.tolist(),
         "zero_drift_px": float(np.mean(strays)),
         "zero_drift_end_px": float(np.mean([np.linalg.norm(t.peg_px[-1] - t.commanded_px[0]) for t in trials["zero"]])),
-        "drives": {name: _drive_numbers(trials[name], own[name], rate) for name in DRIVES},
+        "drives": {name: _drive_numbers(trials[name], own[name], step) for name in DRIVES},
         "episodes": len(true),
     }
 
@@ -126,7 +128,7 @@ def action_gate(report: Mapping[str, Any]) -> list[str]:
         (report["r_shuffled"] <= MAX_R_SHUFFLED, f"other episodes' actions: |r| {report['r_shuffled']:.3f}, expected <= {MAX_R_SHUFFLED}"),
         (
             report["zero_drift_px"] <= MAX_ZERO_DRIFT,
-            f"zero actions: the peg strays {report['zero_drift_px']:.1f} px a latent, expected <= {MAX_ZERO_DRIFT}",
+            f"zero actions: the peg strays {report['zero_drift_px']:.1f} px in {STEP} frames, expected <= {MAX_ZERO_DRIFT}",
         ),
     ]
     for name in ("shuffled", "mirrored"):
@@ -140,15 +142,15 @@ def action_gate(report: Mapping[str, Any]) -> list[str]:
     return [line for passed, line in checks if not passed]
 
 
-def _drive_numbers(trials: Sequence[Trial], r_xy: tuple[float, float], rate: int) -> dict[str, Any]:
+def _drive_numbers(trials: Sequence[Trial], r_xy: tuple[float, float], step: int) -> dict[str, Any]:
     commanded_error_T = np.mean([np.linalg.norm(t.peg_px - t.commanded_px, axis=1) for t in trials], axis=0)
     return {
         "r_xy": r_xy,
         "commanded_error_px": float(commanded_error_T[1:].mean()),
         "commanded_error_by_frame": commanded_error_T.tolist(),
         "found": float(np.mean([t.found for t in trials])),
-        "told_px": _pooled([t.commanded_px for t in trials], rate).round(2).tolist(),
-        "seen_px": _pooled([t.peg_px for t in trials], rate).round(2).tolist(),
+        "told_px": _pooled([t.commanded_px for t in trials], step).round(2).tolist(),
+        "seen_px": _pooled([t.peg_px for t in trials], step).round(2).tolist(),
     }
 
 
@@ -162,19 +164,19 @@ def _partner_shift(actions: Sequence[np.ndarray]) -> int:
     return 1 + int(np.argmin(scores))
 
 
-def _steps(path_px: np.ndarray, rate: int) -> np.ndarray:
-    """Displacements [n, 2] between latents: frames 0, rate, 2*rate, ..."""
-    return np.diff(path_px[::rate], axis=0)
+def _steps(path_px: np.ndarray, step: int) -> np.ndarray:
+    """Displacements [n, 2] between the frames 0, step, 2*step, ..."""
+    return np.diff(path_px[::step], axis=0)
 
 
-def _pooled(paths_px: Sequence[np.ndarray], rate: int) -> np.ndarray:
+def _pooled(paths_px: Sequence[np.ndarray], step: int) -> np.ndarray:
     """The steps of all episodes, [episodes * n, 2]."""
-    return np.concatenate([_steps(path, rate) for path in paths_px])
+    return np.concatenate([_steps(path, step) for path in paths_px])
 
 
-def follow(paths_px: Sequence[np.ndarray], commanded_px: Sequence[np.ndarray], rate: int) -> tuple[float, float]:
-    """(r of x, r of y) of the latents' displacements, pooled over the episodes."""
-    seen, told = _pooled(paths_px, rate), _pooled(commanded_px, rate)
+def follow(paths_px: Sequence[np.ndarray], commanded_px: Sequence[np.ndarray], step: int) -> tuple[float, float]:
+    """(r of x, r of y) of the displacements over `step` frames, pooled over the episodes."""
+    seen, told = _pooled(paths_px, step), _pooled(commanded_px, step)
     return pearson_r(seen[:, 0], told[:, 0]), pearson_r(seen[:, 1], told[:, 1])
 
 
@@ -237,7 +239,7 @@ def measure_actions(
     peg_xy: Sequence[np.ndarray],
     *,
     size: int,
-    rate: int,
+    step: int,
     true_trials: Sequence[Trial] | None = None,
 ) -> dict[str, Any]:
     """Drives `generate` all four ways and returns action_following's numbers.
@@ -251,7 +253,7 @@ def measure_actions(
         if kind not in trials:
             rows = zip(generate(kind, given), given, peg_xy, strict=True)
             trials[kind] = [watch(clip, row, xy[0]) for clip, row, xy in rows]
-    return action_following(trials, [true_path(xy, size=size) for xy in peg_xy], rate=rate)
+    return action_following(trials, [true_path(xy, size=size) for xy in peg_xy], step=step)
 
 
 def true_path(peg_xy: np.ndarray, *, size: int) -> np.ndarray:

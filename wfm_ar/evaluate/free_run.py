@@ -84,7 +84,7 @@ def free_run(
 
     Clips need names, and the world the tabletop's two actions.
     """
-    parts, rate, fps = world.parts, world.rate, round(world.fps)
+    parts, rate, fps = world.parts, world.rate, max(1, round(world.fps))
     runs = [_Wanderer(clip, np.random.default_rng([seed, k])) for k, clip in enumerate(clips)]
     painters = [Painter(parts.video_tokenizer, None, seed, None) for _ in clips]
     given = [torch.from_numpy(world.encode(clip.frames[:1])) for clip in clips]

@@ -65,7 +65,7 @@ def object_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], labels: M
 
 
 def follow_scatter(drives: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Commanded against found displacement over one latent, pixels; one panel an axis."""
+    """Commanded against found displacement over a few frames, pixels; one panel an axis."""
     figure, panels = _figure(5.6, 3.1, columns=2)
     for c, axes in enumerate(panels):
         told = [np.array(drives[name]["told_px"])[:, c] for name in names]
@@ -77,8 +77,8 @@ def follow_scatter(drives: Mapping[str, Mapping[str, Any]], names: Sequence[str]
                 values, seen, s=7, alpha=0.5, linewidths=0, color=COLOURS[name], label=f"{name}, r = {drives[name]['r_xy'][c]:.2f}"
             )
         axes.set_title(f"{'xy'[c]} of the picture", fontsize=9)
-        axes.set_xlabel("commanded, px a latent")
-        axes.set_ylabel("found, px a latent" if c == 0 else "")
+        axes.set_xlabel("commanded, px")
+        axes.set_ylabel("found, px" if c == 0 else "")
         axes.legend(frameon=False, fontsize=7.5, handletextpad=0.1, borderpad=0.1)
     return _svg(figure)
 

@@ -15,7 +15,7 @@ import numpy as np
 from wfm_ar.data.video import write_image, write_video
 from wfm_ar.evaluate import plots
 from wfm_ar.evaluate.bars import BARS, verdict
-from wfm_ar.evaluate.control import DRIVES, MOVED
+from wfm_ar.evaluate.control import DRIVES, MOVED, STEP
 from wfm_ar.evaluate.html_parts import by_robot, facts, figures, share, text_of
 from wfm_ar.evaluate.object_tables import free_run_html, objects_html, text_sources_html
 from wfm_ar.evaluate.quality import REFINED
@@ -103,7 +103,7 @@ SECTIONS = {
     ),
     "actions": (
         "Action following",
-        "The peg is found in the generated frames; its displacement over one latent is compared with the commanded one. r is the worse "
+        f"The peg is found in the generated frames; its displacement over {STEP} frames is compared with the commanded one. r is the worse "
         "of x and y. Shuffled: the larger |r| of rollouts under true actions against another episode's commands, and of rollouts under "
         "another episode's actions against the commands that belonged to the start frame. Both must be near zero.",
     ),
@@ -239,7 +239,7 @@ def _actions(numbers: Mapping[str, Any]) -> str:
         "pixel error, true actions": f"{numbers['pixel_error']:.2f} px",
         "true rollouts against the partner's commands, r x / y": pairs["r_against_partner_xy"],
         "partner-driven rollouts against the start's own commands, r x / y": pairs["r_replay_xy"],
-        "stray when told to stay": f"{numbers['zero_drift_px']:.2f} px a latent, {numbers['zero_drift_end_px']:.1f} px at the end",
+        "stray when told to stay": f"{numbers['zero_drift_px']:.2f} px in {STEP} frames, {numbers['zero_drift_end_px']:.1f} px at the end",
         "the true frames themselves": " / ".join(f"{value:.3f}" for value in numbers["r_of_truth_xy"]),
     }
     return (
@@ -247,7 +247,7 @@ def _actions(numbers: Mapping[str, Any]) -> str:
         + facts(values)
         + table
         + figures(
-            (plots.follow_scatter(numbers["drives"], ("true", "mirrored")), "Commanded and found displacement over one latent."),
+            (plots.follow_scatter(numbers["drives"], ("true", "mirrored")), f"Commanded and found displacement over {STEP} frames."),
             (plots.follow_error(numbers["drives"]), "How far the peg is from where its commands take it."),
         )
     )

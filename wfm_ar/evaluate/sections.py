@@ -276,11 +276,11 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
             yield rolled.raw_frames
 
     actions, paths = [clip.actions for clip in clips], [clip.peg_xy for clip in clips]
-    size, rate = bench.world.height, bench.world.rate
-    numbers = control.measure_actions(generate, actions, paths, size=size, rate=rate, true_trials=true.trials)
+    size, step = bench.world.height, min(control.STEP, bench.config.frames - 1)
+    numbers = control.measure_actions(generate, actions, paths, size=size, step=step, true_trials=true.trials)
     numbers["gate"] = control.action_gate(numbers)
     truth = [control.watch(clip.frames, clip.actions, clip.peg_xy[0]) for clip in clips]
-    numbers["r_of_truth_xy"] = control.follow([t.peg_px for t in truth], [t.commanded_px for t in truth], rate)
+    numbers["r_of_truth_xy"] = control.follow([t.peg_px for t in truth], [t.commanded_px for t in truth], step)
     sheets = [
         Sheet(
             title=f"episode {clips[k].id}, four kinds of actions",
