@@ -76,8 +76,8 @@ def _read_numbered(container, stream, table: FrameTable, aim: int, start: int, e
 def _read_in_order(container, stream, table: FrameTable, start: int, end: int, sink: Sink, progress: Progress) -> None:
     """From the first frame on, each one counted as it comes out of the decoder."""
     seen = decoded = sent = hidden = 0
-    highest, chunk, before = -1, 0, None  # number of the latest packet whose frame came out; AVI: the chunk that is next
-    waiting = 0  # empty chunks before the first frame came out
+    highest, before = -1, None  # the latest packet whose frame came out, and that frame
+    chunk = waiting = 0  # AVI: the chunk that is next, and empty ones passed whose frame is still to come
     for packet in container.demux(stream):
         place = len(table.places) if not packet.size else table.chunk(packet.pos, chunk) if table.empty else chunk
         waiting += sum(one in table.empty for one in range(chunk, place))
@@ -104,8 +104,8 @@ def _read_in_order(container, stream, table: FrameTable, start: int, end: int, s
     for number in range(seen, seen + waiting) if before is not None else ():
         _put(before, number, start, end, sink)
         seen += 1
-    if decoded < sent:
-        raise Refused(f"got {decoded} frames from {sent} stored ones, expected each: it is damaged; fix: copy or encode it again")
+    if decoded != sent:
+        raise Refused(f"got {decoded} frames from {sent} stored ones, expected one of each: it is damaged; fix: copy or encode it again")
     check_count(table, decoded, hidden)
     check_end(table, container, stream)
     if seen < end:
