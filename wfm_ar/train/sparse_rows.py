@@ -1,8 +1,8 @@
 """Which tokens of a latent a training row keeps: all where something may move, few of those that stand still.
 
 Most tokens of a frame repeat the one before them, and a small network has learnt to copy them in minutes; nearly all of what a
-dense row costs is spent on them. The choice rests on earlier latents alone, so that being chosen says nothing of the token
-itself, and a token that is kept with probability p counts 1 / p in the loss: its expectation is that of dense rows.
+dense row costs is spent on them. The choice rests on earlier latents alone, so what is learnt of a token, given what came before
+it, is what dense rows would teach; places where something happens are only looked at more often.
 """
 
 import numpy as np

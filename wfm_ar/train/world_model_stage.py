@@ -224,7 +224,6 @@ class WorldModelStage:
             chance = np.stack([keep_probability(tokens_thw, self._usual) for tokens_thw in seen.numpy()])
             kept = torch.ones(len(cuts), length + 1, dtype=torch.bool)
             kept[row, video] = torch.from_numpy(sparse.random(chance.shape, np.float32) < chance).flatten(1)
-            weights[row, video] /= torch.from_numpy(chance).flatten(1)
             kept = kept[:, :length] & ((at_video >= 0) | (at_slots >= 0))
             ids, positions, targets, weights, at_video, at_slots = _gathered(
                 kept, ids, positions, targets, weights[:, :length], at_video, at_slots
