@@ -24,6 +24,7 @@ from wfm_ar import __version__
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
 from wfm_ar.config_files import check_folder, check_overrides, check_sweep
 from wfm_ar.errors import BadConfig, BadData, NoSpace, Note, WfmError, nearest
+from wfm_ar.plain_text import PlainStream, shown
 from wfm_ar.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of fewer letters, or a path that is no text: shown escaped
             stream.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_streams():
         for message in OF_NO_USE:
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("always", category=Note)
@@ -69,7 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _note(message: Warning | str) -> None:
     """A warning as one line, without the place in the code that Python adds."""
-    print(f"wfm: note: {message}", file=sys.stderr)
+    print(f"wfm: note: {shown(str(message))}", file=sys.stderr)
+
+
+@contextmanager
+def _plain_streams() -> Iterator[None]:
+    """Whatever is printed, by us or by a library, reaches the terminal as plain text."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (PlainStream(stream) if stream is not None else stream for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Any:

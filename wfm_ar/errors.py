@@ -5,13 +5,24 @@ A message reads `what, where: got X, expected Y; fix: Z`. The command line print
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from wfm_ar.plain_text import shown
+
+MOST_CHARACTERS = 3000  # of a message: names and values in it may be anybody's
 
 
 class WfmError(Exception):
-    """Base of all errors that a user can cause and mend. The message is one line."""
+    """Base of all errors that a user can cause and mend. The message is one plain line."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        line = shown(re.sub(r"\s*[\r\n]\s*", " ", str(message)))
+        if len(line) > MOST_CHARACTERS:
+            line = f"{line[: MOST_CHARACTERS * 2 // 3]} ... {line[-MOST_CHARACTERS // 4 :]}"
+        super().__init__(line)
 
 
 class BadClip(WfmError):

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadData, nearest
+from wfm_ar.plain_text import is_plain
 
 MOTIONS = ("", "delta", "absolute", "velocity")  # what a value says: a step from here, a place to be at, a speed; "" = not declared
 ROTATIONS = ("", "euler", "axis_angle", "quaternion", "6d", "joint")  # of a channel that is part of one; "" = none, or not declared
 RATE_SLACK = 0.01  # part of a rate by which two may differ and be one: 29.97 and 30
 MOST_BINS = 32767  # of a channel: bins are stored as int16
+MOST_CHANNELS = 1024  # of a robot; the widest real ones have some hundred
+
+
+def check_width(channels: int, where: str) -> None:
+    """Raises BadData for more than any robot has."""
+    if channels > MOST_CHANNELS:
+        raise BadData(f"{where}: got {channels} numbers an action, expected at most {MOST_CHANNELS}; fix: one row a step, only of actions")
 
 
 def same_rate(a: float, b: float) -> bool:
@@ -42,6 +50,8 @@ class ActionChannel:
         for key in ("name", "unit"):
             if not isinstance(getattr(self, key), str):
                 raise BadData(f"{where}: {key} is {getattr(self, key)!r:.80}, expected text; fix: put it in quotes")
+            if not is_plain(getattr(self, key)):
+                raise BadData(f"{where}: {key} is {getattr(self, key)!a:.80}, expected text of one line; fix: remove control characters")
         if not self.name:
             raise BadData("action channel: got an empty name, expected text; fix: name the channel")
         for key in ("low", "high"):
@@ -77,6 +87,7 @@ class ActionSchema:
         object.__setattr__(self, "channels", tuple(self.channels))
         if not self.channels:
             raise BadData("action schema: got no channels, expected at least one; fix: name what each action number is")
+        check_width(len(self.channels), "action schema")
         names = [channel.name for channel in self.channels]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
@@ -153,8 +164,8 @@ class MixedSchema:
 
     def __post_init__(self) -> None:
         names = self.names
-        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-            raise BadData(f"embodiments: got {list(names)}, expected two or more distinct names; fix: name each robot once")
+        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name and is_plain(name) for name in names):
+            raise BadData(f"embodiments: got {list(names)}, expected two or more distinct plain names; fix: name each robot once")
 
     @property
     def names(self) -> tuple[str, ...]:

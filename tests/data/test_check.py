@@ -8,7 +8,7 @@ from wfm_ar.data import check_data, open_episodes, summarize, write_episode, wri
 from wfm_ar.data.episodes import Episode, EpisodeSet
 from wfm_ar.data.lerobot_write import Clip, write_lerobot
 from wfm_ar.errors import BadClip, BadConfig, BadData
-from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 
 SCHEMA = ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1),), rate_hz=10)
 
@@ -192,7 +192,7 @@ def test_every_defect_of_a_folder_with_actions(bridge):
     np.savez(bridge / "3.npz", np.zeros((6, 5), np.float32))
     np.savez(bridge / "4.npz", np.full((6, 2), np.nan, np.float32))
     np.savez(bridge / "5.npz", np.zeros((3, 2), np.float32))
-    (bridge / "6.txt").write_bytes(b"\xff\xfe")
+    (bridge / "6.txt").write_bytes(b"\xff\xff")
     words = ("0.mp4: cannot be read", "1.mp4: ", "6.txt: got no UTF-8", "2.npz: cannot be read", "3.npz: got shape [5, 5], expected [N, 2]")
     matches(told(bridge), *words, "4.npz: got 10 NaN", "5.npz: got 3 actions for 6 frames")
     for i in range(8):
@@ -293,3 +293,27 @@ def test_a_set_that_does_not_open_at_all_is_a_defect(tmp_path):
     write_video(tmp_path / "a.mp4", np.zeros((6, 16, 16, 3), np.uint8), 10)
     (tmp_path / "b.mp4").write_bytes(b"no video")
     matches(told(tmp_path), "meta/info.json: cannot be read as JSON", "b.mp4: cannot be read as video")
+
+
+def test_a_set_of_several_robots_is_checked_by_each_ones_schema(tmp_path):
+    wide = ActionSchema(channels=tuple(ActionChannel(name=name, unit="m", low=-1, high=1) for name in "xyz"), rate_hz=10)
+    schema = MixedSchema(embodiments=(("arm", SCHEMA), ("base", wide)))
+    records = []
+    for robot, width in (("arm", SCHEMA.width), ("base", 3)):
+        frames = np.zeros((4, 16, 16, 3), np.uint8)
+        record = dict(id=robot, fps=10, split="train", embodiment=robot)
+        records.append(write_episode(tmp_path, frames_THWC=frames, actions=np.zeros((3, width)), **record))
+    write_episodes(tmp_path, records, schema)
+    assert check_data(tmp_path) == []
+    write_episodes(tmp_path, [records[0], records[1] | {"embodiment": "arm"}], schema, overwrite=True)
+    (defect,) = check_data(tmp_path)
+    assert defect.line == 2 and "got shape [3, 3], expected" in str(defect)
+
+
+@pytest.mark.parametrize("odd", ["e\x1b[2J", "e\nwfm data check: no defects", "e\u202e4pm."])
+def test_ids_that_a_terminal_would_act_on(data, odd):
+    edit_line(data, 1, id=odd)
+    (defect,) = check_data(data)
+    assert defect.line == 1 and "expected plain characters in one line" in str(defect) and str(defect).isprintable()
+    with pytest.raises(BadData, match="line 1: id is .*expected plain characters"):
+        open_episodes(data)

@@ -88,3 +88,19 @@ def test_a_name_that_cannot_stand_in_a_message_is_refused(name):
         features_of(maker.example(**{name: [1]}), "here")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
     assert list(features_of(maker.example(**{"x" * 200: [1]}), "here")) == ["x" * 200]
+
+
+def test_integers_are_those_of_python():
+    numbers = [0, 1, 127, 128, 300, (1 << 63) - 1, -1, -(1 << 63)]
+    packed = b"".join(maker.varint(number & (1 << 64) - 1) for number in numbers)
+    assert values_of(message(3, message(1, packed)), "here").tolist() == numbers
+    assert values_of(message(3, b"\x08\x05\x08\x07"), "here").tolist() == [5, 7]
+    for broken in (b"\x80", b"\x80" * 10 + b"\x01", b"\xff" * 9 + b"\x02"):
+        with pytest.raises(BadData, match="leads out of the record|more than 64 bits"):
+            values_of(message(3, message(1, broken)), "here")
+
+
+def test_records_of_nothing_but_fields_are_refused_at_once():
+    for content in (bytes(1 << 20), b"\x18\x00" * (1 << 19), message(1, b"\x0a\x02\x12\x00" * 2000)):
+        with pytest.raises(BadData, match="a field without a number|more than 10000 fields|more than 1000 fields|is no tf.train.Example"):
+            features_of(content, "here")

@@ -161,6 +161,13 @@ def _garbage(name: str) -> Callable[[Path], None]:
     return apply
 
 
+def _link_out(folder: Path) -> None:
+    """The file as it was, but outside, behind a link: its hash would hold."""
+    name = "video_tokenizer.safetensors"
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+
+
 BROKEN = {
     "part missing": (lambda f: os.remove(f / "diffusion_decoder.safetensors"), "diffusion_decoder.safetensors is missing, expected"),
     "sample missing": (lambda f: os.remove(f / "samples/videos/a.mp4"), "samples/videos/a.mp4 is missing"),
@@ -179,6 +186,7 @@ BROKEN = {
     "bad value": (_edit(lambda s: s["world_model"].update(heads=5)), "world_model: model heads: got 5"),
     "no tokenizer": (_edit(lambda s: s.update(video_tokenizer=None)), "video_tokenizer: got NoneType, expected an object"),
     "not listed": (_edit(lambda s: s["files"].pop("world_model.safetensors")), "world_model.safetensors is not listed"),
+    "link": (_link_out, "video_tokenizer.safetensors: leads out of the world's folder"),
     "outside": (_edit(lambda s: s["files"].update({"../x": {"bytes": 1, "sha256": ""}})), "'../x' lies outside the world"),
     "absolute": (_edit(lambda s: s["files"].update({"/etc/passwd": {"bytes": 1, "sha256": ""}})), "lies outside the world"),
     "files": (_edit(lambda s: s.update(files=[])), "files: expected an object"),

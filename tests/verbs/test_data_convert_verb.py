@@ -106,3 +106,29 @@ def test_real_sets_go_through_lerobot_unchanged(name, tmp_path):
     same(first, there)
     assert json.loads((tmp_path / "x/meta/wfm.json").read_text())["converted_from"] == first.title
     assert there.load_frames(len(there) - 1, 3, 2).tobytes() == first.load_frames(len(there) - 1, 3, 2).tobytes()
+
+
+def test_state_that_differs_by_episode_is_left_out_and_said(tmp_path, capsys):
+    records = []
+    for i, blocks in enumerate((2, 3)):
+        frames = np.full((4, 16, 16, 3), 50, np.uint8)
+        state = {"blocks": np.zeros((4, blocks)), "gripper": np.zeros((4, 1)), "file": np.arange(4)} | ({"seen": np.ones(4)} if i else {})
+        record = dict(id=f"e{i}", fps=10, split="train", actions=np.zeros((3, 1)), state=state)
+        records.append(write_episode(tmp_path / "own", frames_THWC=frames, **record))
+    write_episodes(tmp_path / "own", records, SCHEMA)
+    assert main(["data", "convert", f"src={tmp_path / 'own'}", f"out={tmp_path / 'there'}", "format=lerobot"]) == 0
+    out = capsys.readouterr().out
+    assert "state blocks left out: its width or type differs by episode" in out and "state blocks, seen left out" in out
+    assert set(open_episodes(tmp_path / "there").load_state(0)) == {"gripper", "file"}
+
+
+def test_an_error_leaves_no_complaint_of_the_table_behind(own, tmp_path, capfd, monkeypatch):
+    import pyarrow.parquet
+
+    def full(self, *arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
+    assert main(["data", "convert", f"src={own}", f"out={tmp_path / 'there'}", "format=lerobot"]) == 2
+    err = capfd.readouterr().err
+    assert "no space left on the disk" in err and "Exception ignored" not in err and err.count("\n") == 1

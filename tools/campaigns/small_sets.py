@@ -86,18 +86,18 @@ def rlds(root: Path) -> None:
     for k in range(2):
         write_image(root / "one.png", pictures(k)[0], overwrite=True)
         one = (root / "one.png").read_bytes()
-        features = {"steps/observation/image": _message(1, b"".join([_message(1, one)] * FRAMES))}
-        features["steps/action"] = _message(2, _message(1, actions(k, FRAMES).tobytes()))
-        features["steps/language_instruction"] = _message(1, _message(1, b"go left") * FRAMES)
-        entries = [_message(1, _message(1, name.encode()) + _message(2, value)) for name, value in features.items()]
-        records.append(_message(1, b"".join(entries)))
+        features = {"steps/observation/image": message(1, b"".join([message(1, one)] * FRAMES))}
+        features["steps/action"] = message(2, message(1, actions(k, FRAMES).tobytes()))
+        features["steps/language_instruction"] = message(1, message(1, b"go left") * FRAMES)
+        entries = [message(1, message(1, name.encode()) + message(2, value)) for name, value in features.items()]
+        records.append(message(1, b"".join(entries)))
     (root / "one.png").unlink()
     sizes = [len(one).to_bytes(8, "little") for one in records]
     content = [n + masked(crc32c(n)) + one + masked(crc32c(one)) for n, one in zip(sizes, records, strict=True)]
     (root / "set-train.tfrecord-00000-of-00001").write_bytes(b"".join(content))
 
 
-def _message(number: int, content: bytes) -> bytes:
+def message(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protobuf."""
     size, left = b"", len(content)
     while left > 127:

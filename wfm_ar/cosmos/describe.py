@@ -8,6 +8,7 @@ from wfm_ar.cosmos.convert import MEAN_STD
 from wfm_ar.cosmos.recognise import release_of
 from wfm_ar.cosmos.shapes import DECODERS, LATENT_TOKENIZERS, VIDEO_TOKENIZERS, WORLD_MODELS, Config, cache_bytes, count_parameters, on_meta
 from wfm_ar.cosmos.survey import Found, survey
+from wfm_ar.plain_text import shown
 from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
 from wfm_ar.rollout.int8 import quantisable
 from wfm_ar.schema import ActionSchema
@@ -19,7 +20,10 @@ CLIP = 5 * 40 * 64  # tokens of the published 33 frames at 640x1024
 
 def describe(path: str | Path) -> Iterator[str]:
     """One line a network: what it is, its size, and its memory. Raises BadCheckpoint for what is no Cosmos weights."""
-    path = Path(path)
+    return map(shown, _described(Path(path)))
+
+
+def _described(path: Path) -> Iterator[str]:
     if path.is_dir() and is_cosmos(path):
         settings, files = read_cosmos_settings(path)
         yield f"{path}: a converted Cosmos world, {settings.release or 'other widths than the published'}, {settings.dtype}"

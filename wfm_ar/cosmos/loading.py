@@ -4,7 +4,6 @@ Promises: nothing in a file is run; a file is mapped, not read, and its tensors 
 the host never holds more than the largest tensor beside them; what is missing, extra or misshapen is named in one line.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from torch import Tensor, nn
 from wfm_ar.cosmos.archive import Archive, Stored, named_tensors
 from wfm_ar.cosmos.names import Name, names_of, stripped
 from wfm_ar.cosmos.shapes import Config, on_meta
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.rollout.cosmos_folder import materialise
 
+INDEX_BYTES = 64 << 20  # of a list of shards
 SHOWN = 6  # wrong tensors named in a message
 _SAFE_DTYPES = {
     "F64": torch.float64,
@@ -132,7 +133,7 @@ def _safe_entries(path: Path) -> dict[str, Entry]:
 def shards_of(path: Path) -> tuple[list[str], dict[str, str]]:
     """(files, file by tensor) of a safetensors index. Raises BadCheckpoint."""
     try:
-        placed = json.loads(path.read_text())["weight_map"]
+        placed = read_json(path, INDEX_BYTES)["weight_map"]
         return sorted({"".join((name,)) for name in placed.values()}), placed  # join: names are texts
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: no index of shards ({error}), expected a weight_map; fix: copy the file again") from None

@@ -30,7 +30,8 @@ from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.data.video_files import check_rate
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
-from wfm_ar.schema import ActionSchema, same_rate
+from wfm_ar.plain_text import shown
+from wfm_ar.schema import Schema, same_rate
 
 A_FILE_EACH = ("episodes", "videos", "bridge")  # formats with a video file an episode
 
@@ -46,7 +47,7 @@ class Defect:
 
     def __str__(self) -> str:
         place = f"{self.file} line {self.line}" if self.line else self.file
-        return " ".join(f"{place}: {self.what}; fix: {self.fix}".splitlines())
+        return shown(f"{place}: {self.what}; fix: {self.fix}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def _check_line(
     line: bytes,
     number: int,
     root: Path,
-    schema: ActionSchema | None,
+    schema: Schema | None,
     first_line: dict[str, int],
     users: dict[Path, int],
     decode: bool,
@@ -145,13 +146,15 @@ def _check_line(
     before = first_line.setdefault(episode.id, number)
     if before != number:
         errors.append(BadData(f"id {episode.id!r} is that of line {before} too, expected distinct ids; fix: rename one"))
-    for file in (episode.video, episode.actions, episode.state):
-        if file is not None and users.setdefault(file, number) != number:
+    files = [file for file in (episode.video, episode.actions, episode.state) if file is not None]
+    own = {file for file in files if users.setdefault(file, number) == number}
+    for file in files:
+        if file not in own:  # and it is not looked at once more
             errors.append(BadData(f"{file.name} belongs to line {users[file]} too, expected a file an episode; fix: copy it"))
-    frames = _try(errors, lambda: _check_video(episode, decode))
-    if episode.actions is not None:
+    frames = _try(errors, lambda: _check_video(episode, decode)) if episode.video in own else None
+    if episode.actions in own:
         _try(errors, lambda: _check_actions(episode, schema, frames))
-    if episode.state is not None:
+    if episode.state in own:
         _try(errors, lambda: _check_state(episode, frames))
     return errors
 
@@ -165,9 +168,10 @@ def _check_video(episode: Episode, decode: bool) -> int:
     return frames
 
 
-def _check_actions(episode: Episode, schema: ActionSchema | None, frames: int | None) -> None:
+def _check_actions(episode: Episode, schema: Schema | None, frames: int | None) -> None:
     if schema is None:
         return  # said once, for actions.json
+    schema = schema.of(episode.embodiment)
     actions = load_actions(episode.actions, schema)
     if frames is not None:
         check_count(actions, frames, str(episode.actions))
@@ -184,7 +188,7 @@ def _check_state(episode: Episode, frames: int | None) -> None:
             raise BadData(f"{episode.state}: {name} has shape {list(array.shape)}, expected {frames} rows; fix: make it again")
 
 
-def _check_schema(root: Path, lines: list[bytes], defects: list[Defect]) -> ActionSchema | None:
+def _check_schema(root: Path, lines: list[bytes], defects: list[Defect]) -> Schema | None:
     try:
         return read_schema(root, needed=any(b'"actions"' in line for line in lines))
     except BadData as error:

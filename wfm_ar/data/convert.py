@@ -13,11 +13,12 @@ import numpy as np
 
 from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.episodes import EpisodeSet, FileReader, even_sides, file_id, write_episode, write_episodes
-from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.data.files import as_wfm_error, copy_atomic
 from wfm_ar.data.folder import NpzReader
 from wfm_ar.data.lerobot_write import Clip, goes_by_frame, write_lerobot
 from wfm_ar.data.set_folder import refuse_set
-from wfm_ar.errors import BadClip, BadConfig, BadData
+from wfm_ar.data.video import count_frames
+from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.schema import MixedSchema, same_rate
 
 
@@ -58,11 +59,15 @@ def convert_set(
 
 
 def _clips(episodes: EpisodeSet, lossless: bool, notes: list[str], on_progress: Callable[[int, int], None] | None) -> Iterator[Clip]:
+    alike = _alike_states(episodes)
     for i, episode in enumerate(episodes):
         frames, states = episodes.load_frames(i), episodes.load_state(i) or {}
         left = [name for name, values in states.items() if not goes_by_frame(values, len(frames))]
         if left:
             notes.append(f"state {', '.join(left)} left out: not numbers by frame")
+        if differ := sorted(states.keys() - alike - set(left)):
+            notes.append(f"state {', '.join(differ)} left out: its width or type differs by episode, or some have none")
+        states = {name: values for name, values in states.items() if name in alike}
         yield Clip(
             id=episode.id,
             split=episode.split,
@@ -73,6 +78,17 @@ def _clips(episodes: EpisodeSet, lossless: bool, notes: list[str], on_progress: 
         )
         if on_progress:
             on_progress(i + 1, len(episodes))
+
+
+def _alike_states(episodes: EpisodeSet) -> set[str]:
+    """The state arrays that every episode has, of one shape a frame and one type: what can be a column."""
+    first: dict[str, tuple] = {}
+    alike: set[str] = set()
+    for i in range(len(episodes)):
+        kinds = {name: (values.shape[1:], values.dtype) for name, values in (episodes.load_state(i) or {}).items()}
+        first = first or kinds
+        alike = set(kinds) if i == 0 else {name for name in alike if kinds.get(name) == first[name]}
+    return alike
 
 
 def _write_own(
@@ -119,9 +135,8 @@ def _write_one(
     record = write_episode(part, frames_THWC=blank, sync=False, **more)  # the other files; the video is copied over
     Path(part, record["video"]).unlink()
     record["video"] = f"videos/{more['id']}{episode.video.suffix.lower()}"
-    if not episode.video.is_file():
-        raise BadClip(f"{episode.video}: does not exist or is not a regular file, expected a video; fix: check the path")
-    write_atomic(Path(part, record["video"]), episode.video.read_bytes(), sync=False)
+    count_frames(episode.video)
+    copy_atomic(episode.video, Path(part, record["video"]), sync=False)
     return record
 
 

@@ -6,7 +6,6 @@ The way in for every format is `open_episodes` of formats.py, which finds out wh
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,20 +15,22 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from wfm_ar.data.files import write_atomic
+from wfm_ar.data.arrays import ACTION_BYTES, npy_bytes, npz_bytes, read_npy, read_npz
+from wfm_ar.data.files import copy_atomic, write_atomic
 from wfm_ar.data.json_files import parse_json, read_bytes, read_json
-from wfm_ar.data.listing import refuse_pointer, stays_inside
+from wfm_ar.data.listing import stays_inside
 from wfm_ar.data.video import write_video
 from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.data.video_notes import video_notes
 from wfm_ar.errors import BadActions, BadData, nearest
+from wfm_ar.plain_text import is_plain, shown
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
 
 INDEX, SCHEMA = "episodes.jsonl", "actions.json"
 KEYS = ("id", "video", "text", "actions", "state", "embodiment", "fps", "split")
 REQUIRED = ("id", "video", "fps", "split")
 SPLITS = ("train", "val", "test")
-LINE_BYTES, INDEX_BYTES = 64 << 10, 1 << 30  # of a line of episodes.jsonl, and of all
+LINE_BYTES, INDEX_BYTES = 64 << 10, 256 << 20  # of a line of episodes.jsonl, and of all
 STATE_BYTES = 1 << 30  # of an episode's state, unpacked
 VAL_FRACTION = 0.05  # of data that does not say itself what to hold out
 
@@ -123,6 +124,12 @@ class EpisodeSet(Sequence):
     notes: tuple[str, ...] = ()  # what was chosen or assumed while opening, for the user to read
     view: str = ""  # the cameras that are shown, where there are several: two looks at one episode are two clips
 
+    def __post_init__(self) -> None:
+        for episode in self.episodes:
+            if not is_plain(episode.id) or not is_plain(episode.embodiment or ""):
+                told = f"got the episode {episode.id!a:.80}, expected an id of plain characters in one line"
+                raise BadData(f"{self.path}: {told}; fix: rename it, without control characters and marks of direction")
+
     def __len__(self) -> int:
         return len(self.episodes)
 
@@ -174,8 +181,9 @@ class EpisodeSet(Sequence):
         acting = [f"{name + ' ' if name else ''}{schema.width}" for name, schema in parts]
         acting = f"actions of {', '.join(acting)} channels" if acting else "no actions"
         plural = "1 episode" if len(self) == 1 else f"{len(self)} episodes"
-        told = f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}"
-        return ("\n  " if self.format == "mix" else "; ").join([told, *self.notes, *self.video_notes()])
+        told = shown(f"{self.path}: {self.title or self.format}, {plural} ({counted}), {texts} with text, {acting}")
+        notes = [shown(note) for note in (*self.notes, *self.video_notes())]
+        return ("\n  " if self.format == "mix" else "; ").join([told, *notes])
 
     def video_notes(self) -> list[str]:
         """What there is to say of how the video files are shown; for several sets, their own lines say it."""
@@ -237,10 +245,10 @@ def write_episode(
     contents: dict[str, bytes] = {}
     if actions is not None:
         record["actions"] = f"actions/{id}.npy"
-        contents[record["actions"]] = _bytes_of(np.save, np.asarray(actions, dtype=np.float32))
+        contents[record["actions"]] = npy_bytes(np.asarray(actions, dtype=np.float32))
     if state is not None:
         record["state"] = f"states/{id}.npz"
-        contents[record["state"]] = _bytes_of(np.savez_compressed if pack_state else np.savez, **state)
+        contents[record["state"]] = npz_bytes(state, packed=pack_state)
     for name in (record["video"], *contents):
         Path(root, name).parent.mkdir(parents=True, exist_ok=True)
     write_video(Path(root, record["video"]), frames_THWC, fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)
@@ -277,7 +285,7 @@ def copy_episodes(episodes: EpisodeSet, indices: Iterable[int], root: Path, most
                 record[key] = f"{folder}/{name}{source.suffix}"
                 target = Path(root, record[key])
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(target, source.read_bytes())
+                copy_atomic(source, target)
         records.append({key: value for key, value in record.items() if value is not None})
     write_episodes(root, records, episodes.schema)
 
@@ -299,7 +307,8 @@ def _encode_episode(episodes: EpisodeSet, i: int, root: Path, most_frames: int) 
 
 def file_id(name: str) -> str:
     """An id that can be a file name: what cannot stand in one becomes "_"; distinct names may meet."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".")[:100] or "_"
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".")
+    return plain.encode()[:100].decode(errors="ignore") or "_"
 
 
 def even_sides(frames_THWC: np.ndarray) -> np.ndarray:
@@ -330,6 +339,8 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
             raise BadData(f"{where}: {key} is {value!r:.80}, expected text that is not empty; fix: fill it in or leave the key out")
         if isinstance(value, str):
             _check_words(value, f"{where}: {key}", is_path=key in ("video", "actions", "state"))
+            if key in ("id", "embodiment") and not is_plain(value):
+                raise BadData(f"{where}: {key} is {value!a:.80}, expected plain characters in one line; fix: rename it")
     fps = data["fps"]
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:  # NaN is not
         raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames per second")
@@ -360,7 +371,7 @@ def read_schema(root: Path, *, needed: bool) -> Schema | None:
 
 def load_actions(path: Path, schema: ActionSchema) -> np.ndarray:
     """float32 [N, A], checked against the schema. Raises BadData, BadActions."""
-    actions = _load_array(path)
+    actions = read_npy(path, ACTION_BYTES)
     if actions.dtype != np.float32:
         raise BadActions(f"{path}: got {actions.dtype} values, expected float32; fix: save actions.astype(np.float32)")
     schema.validate(actions, str(path))
@@ -377,22 +388,13 @@ def check_count(actions: np.ndarray, frames: int, where: str) -> None:
 
 def load_state(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a state .npz by name. Raises BadData."""
-    archive = _load_array(path)
-    if isinstance(archive, np.ndarray):
-        raise BadData(f"{path}: got a single array, expected an .npz of named arrays; fix: save it with np.savez")
-    with archive:
-        size = sum(one.file_size for one in archive.zip.infolist())
-        if size > STATE_BYTES:  # compressed a thousandfold, a small file could fill the memory
-            raise BadData(f"{path}: unpacks to {size} bytes, expected at most {STATE_BYTES}; fix: make it again")
-        try:
-            return {name: archive[name] for name in archive.files}
-        except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged archives
-            raise BadData(f"{path}: cannot be read ({error}), expected a whole .npz; fix: make it again") from error
+    return read_npz(path, STATE_BYTES)
 
 
 def _parse_index(root: Path) -> Iterator[Episode]:
     lines = read_lines(root)
     first_line: dict[str, int] = {}
+    videos: dict[Path, int] = {}
     for number, line in enumerate(lines, 1):
         where = f"{root / INDEX} line {number}"
         episode = parse_line(line, where, root)
@@ -400,6 +402,9 @@ def _parse_index(root: Path) -> Iterator[Episode]:
             before = first_line[episode.id]
             raise BadData(f"{where}: id {episode.id!r} is that of line {before} too, expected distinct ids; fix: rename one")
         first_line[episode.id] = number
+        before = videos.setdefault(episode.video, number)
+        if before != number:
+            raise BadData(f"{where}: {episode.video.name} belongs to line {before} too, expected a file an episode; fix: copy it")
         yield episode
 
 
@@ -427,23 +432,6 @@ def inside(root: Path, name: str | None, where: str) -> Path | None:
 def _draw(name: str) -> float:
     """[0, 1), from a hash of the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def _bytes_of(save, *args, **arrays) -> bytes:
-    buffer = io.BytesIO()
-    save(buffer, *args, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def _load_array(path: Path):
-    if not Path(path).is_file():
-        raise BadData(f"{path}: does not exist or is not a regular file, expected an array; fix: restore it or drop the episode")
-    try:
-        return np.load(refuse_pointer(path), allow_pickle=False)
-    except BadData:
-        raise
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
-        raise BadData(f"{path}: cannot be read ({error}), expected a numpy file; fix: make it again") from error
 
 
 def _check_words(value: str, where: str, *, is_path: bool) -> None:

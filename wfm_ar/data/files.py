@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,21 @@ def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: b
             if sync:
                 os.fsync(file.fileno())
             os.replace(part, path)
+    except OSError as error:
+        raise as_wfm_error(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def copy_atomic(source: Path, path: Path, *, overwrite: bool = False, sync: bool = True) -> None:
+    """Copies a file's bytes, a piece at a time, wholly or not at all."""
+    refuse_existing(path, overwrite)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        shutil.copyfile(source, part)
+        if sync:
+            fsync(part)
+        os.replace(part, path)
     except OSError as error:
         raise as_wfm_error(error, path) from error
     finally:

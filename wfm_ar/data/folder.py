@@ -85,7 +85,7 @@ def open_folder(root: Path, problems: Problems = None) -> EpisodeSet:
         rates = sorted({episode.fps for episode in acting})
         if not same_rate(rates[0], rates[-1]):
             raise BadData(f"{root}: got videos of {rates} frames a second, expected one rate for the actions; fix: part them by rate")
-        arrays, places = [reader.used(episode) for episode in actors], [str(episode.actions) for episode in actors]
+        arrays, places = (reader.used(episode) for episode in actors), [str(episode.actions) for episode in actors]
         made, schema = True, schema_from_data(arrays, rates[0], places=places, where=f"{root}: .npz files")
         notes.append(schema_note(schema, root))
     return EpisodeSet(

@@ -22,7 +22,7 @@ from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.views import MAYBE_UPSIDE_DOWN
 from wfm_ar.decoding.pool import read_arrays
 from wfm_ar.errors import BadActions, BadClip, BadData, MissingDependency
-from wfm_ar.schema import ActionSchema, same_rate
+from wfm_ar.schema import ActionSchema, check_width, same_rate
 
 SUFFIXES = (".hdf5", ".h5")
 DEFAULT_FPS = 20.0  # robosuite's control rate
@@ -97,21 +97,17 @@ class Hdf5Reader:
 
     def used_actions(self, episode: Episode) -> np.ndarray:
         """The actions between frames as stored, [frames - 1, A]; what a row beside the last frame holds does not matter."""
-        values, frames = self.action_rows(episode), self.num_frames(episode)
-        if len(values) not in (frames - 1, frames):
-            raise BadActions(
-                f"{episode.video}: {episode.source} has {len(values)} actions for {frames} frames, expected {frames - 1} or {frames}; "
-                "fix: one action between every two frames"
-            )
-        return values[: frames - 1]
-
-    def action_rows(self, episode: Episode) -> np.ndarray:
-        """Actions as they are stored, [N, A]. Raises BadActions, BadData."""
-        array = self._arrays(episode)["actions"]
+        array, frames = self._arrays(episode)["actions"], self.num_frames(episode)
         if len(array.shape) != 2 or not array.is_numbers or array.dtype[1] == "b":
             got = f"{np.dtype(array.dtype).name if array.is_numbers else array.dtype} {list(array.shape)}"
-            raise BadActions(f"{episode.video}: {episode.source}/actions is {got}, expected numbers [T, A]; fix: one row a step")
-        return _read(episode, ["actions"])[0]
+            raise BadActions(f"{_where_actions(episode)} is {got}, expected numbers [T, A]; fix: one row a step")
+        if array.shape[0] not in (frames - 1, frames):
+            raise BadActions(
+                f"{episode.video}: {episode.source} has {array.shape[0]} actions for {frames} frames, expected {frames - 1} or {frames}; "
+                "fix: one action between every two frames"
+            )
+        check_width(array.shape[1], _where_actions(episode))
+        return _read(episode, ["actions"])[0][: frames - 1]
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
         arrays = self._arrays(episode)
@@ -169,7 +165,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
     schema, made, reader = read_schema(root, needed=False), False, Hdf5Reader(shown, demos)
     actors = sound(sample([episode for episode in episodes if episode.actions]), reader.used_actions, problems)
     if actors and schema is None:
-        arrays, places = [reader.used_actions(episode) for episode in actors], [_where_actions(episode) for episode in actors]
+        arrays, places = (reader.used_actions(episode) for episode in actors), [_where_actions(episode) for episode in actors]
         made, schema = True, schema_from_data(arrays, rate, places=places, where=str(path))
         notes.append(schema_note(schema, root))
     return EpisodeSet(

@@ -23,11 +23,12 @@ from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_ro
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.errors import BadData
+from wfm_ar.plain_text import is_plain
 from wfm_ar.schema import ActionSchema
 
 TASKS, EPISODES = "meta/tasks", "meta/episodes"
 ID, SPLIT = "wfm_id", "wfm_split"  # columns of meta/episodes that our own writer adds
-MOST_INFO, MOST_LINES = 16 << 20, 1 << 30  # bytes of a JSON file of the meta folder, and of one of JSON lines
+MOST_INFO, MOST_LINES = 16 << 20, 256 << 20  # bytes of a JSON file of the meta folder, and of one of JSON lines
 _DATA_V3, _VIDEO_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"  # fmt: skip  # noqa: E501
 _DATA_V2, _VIDEO_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # fmt: skip  # noqa: E501
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -90,6 +91,8 @@ def read_info(root: Path) -> Info:
         raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames a second")
     if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
         raise BadData(f"{where}: features is no object of objects, expected one a column; fix: write the data set again")
+    if odd := next((name for name in features if not name or not is_plain(name)), None):
+        raise BadData(f"{where}: got the feature {odd!a:.80}, expected a name of plain characters; fix: rename it")
     chunks, splits = data.get("chunks_size", 1000), data.get("splits")
     paths = [data.get(key) or default for key, default in (("data_path", (_DATA_V2, _DATA_V3)[number - 2]),
                                                             ("video_path", (_VIDEO_V2, _VIDEO_V3)[number - 2]))]  # fmt: skip
@@ -195,9 +198,9 @@ def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[E
         names += [f"{prefix}{name}" for name in own or [f"a{i}" for i in range(width)]]
         given = feature.get("units") or feature.get("unit") or ""
         units += [str(unit) for unit in given] if isinstance(given, list) and len(given) == width else [str(given)] * width
-    arrays, places = [reader.used_actions(episode) for episode in episodes], [where_of(episode) for episode in episodes]
+    arrays, places = (reader.used_actions(episode) for episode in episodes), [where_of(episode) for episode in episodes]
     states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
-    told = states if len(states) == len(arrays) and all(state is not None for state in states) else None
+    told = states if len(states) == len(episodes) and all(state is not None for state in states) else None
     return schema_from_data(arrays, info.fps, names=names, units=units, states=told, places=places, where=str(root))
 
 

@@ -14,7 +14,7 @@ from wfm_ar.data.cameras import tiled
 from wfm_ar.data.episodes import Episode, Place
 from wfm_ar.data.lerobot_times import Piece, Stretch, check_file, check_rows, nearest_frames
 from wfm_ar.data.parquet import column_names, read_arrays, read_images
-from wfm_ar.data.video import decode_image, frame_times, read_frames, video_info
+from wfm_ar.data.video import decode_images, frame_times, read_frames, video_info
 from wfm_ar.errors import BadClip, BadData
 from wfm_ar.schema import ActionSchema, same_rate
 
@@ -103,7 +103,7 @@ class LeRobotReader:
         span = episode.source
         if self.info.features[camera].get("dtype") == "image":
             images = read_images(span.data, camera, self._rows(span)[start : start + count])
-            return np.stack([decode_image(image, f"{where_of(episode)}, {camera} frame {start + t}") for t, image in enumerate(images)])
+            return decode_images(images, [f"{where_of(episode)}, {camera} frame {t}" for t in range(start, start + count)])
         return read_frames(span.videos[camera].path, self._numbers(span.index, camera)[start : start + count])
 
     def _frame_numbers(self, index: int, camera: str) -> np.ndarray:

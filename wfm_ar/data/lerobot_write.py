@@ -7,6 +7,7 @@ columns of meta/episodes, `meta/wfm.json`. The folder appears when it is whole, 
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,7 @@ def write_lerobot(
     import_pyarrow(str(root))
     refuse_set(root, overwrite)
     try:
-        with whole_folder(root, overwrite=overwrite) as part:
-            rows = _Rows(part, fps, schema)
+        with whole_folder(root, overwrite=overwrite) as part, closing(_Rows(part, fps, schema)) as rows:
             for number, group in enumerate(_files(iter(clips), PIXELS[lossless])):
                 place = {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
                 path = part / VIDEO.format(video_key=CAMERA, **place)
@@ -186,6 +186,12 @@ class _Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         kinds = [(name, _kind(values, pyarrow)) for name, values in columns.items()]
         self._writer = pyarrow.parquet.ParquetWriter(path, pyarrow.schema(kinds), write_page_checksum=True)
+
+    def close(self) -> None:
+        """Gives the data file up where an error left it open: its own end would try to write once more, and complain."""
+        if self._writer is not None and self._writer.is_open:
+            with suppress(Exception):
+                self._writer.close()
 
     def finish(self, robot: str | None, pixels: str, meanings: dict[str, dict[str, str]]) -> None:
         """Writes meta/ and actions.json."""

@@ -35,14 +35,15 @@ def sound(items: Sequence[Any], read: Callable[[Any], np.ndarray], problems: Pro
     """
     if problems is None:
         return list(items)
-    arrays, errors = {}, []
+    widths, finite, errors = {}, {}, []
     for i, item in enumerate(items):
         try:
-            arrays[i] = np.asarray(read(item))
+            array = np.asarray(read(item))
+            widths[i], finite[i] = array.shape[1], np.isfinite(array).all()
         except WfmError as error:
             errors.append(error)
-    if not arrays:
+    if not widths:
         problems += errors
         return []
-    width = Counter(array.shape[1] for array in arrays.values()).most_common(1)[0][0]
-    return [items[i] for i, array in arrays.items() if array.shape[1] == width and np.isfinite(array).all()]
+    width = Counter(widths.values()).most_common(1)[0][0]
+    return [items[i] for i in widths if widths[i] == width and finite[i]]

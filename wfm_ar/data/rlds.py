@@ -23,8 +23,8 @@ from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
-from wfm_ar.data.tfrecord import byte_strings, features_of, index_records, read_record, values_of
-from wfm_ar.data.video import decode_image
+from wfm_ar.data.tfrecord import byte_strings, features_of, first_string, index_records, read_record, values_of
+from wfm_ar.data.video import decode_images
 from wfm_ar.errors import BadActions, BadClip, BadData
 from wfm_ar.schema import ActionSchema
 
@@ -92,10 +92,7 @@ class RldsReader:
                 raise BadClip(f"{where}: {camera} has {len(places)} pictures, expected {record.steps}; fix: name another camera=")
             with open(episode.video, "rb") as file:
                 images = [os.pread(file.fileno(), int(length), int(offset)) for offset, length in places[start:stop]]
-            frames = [decode_image(image, f"{where}, {camera} step {start + k}") for k, image in enumerate(images)]
-            if len({frame.shape for frame in frames}) > 1:
-                raise BadClip(f"{where}: {camera} has pictures of several sizes, expected one; fix: write them in one size")
-            return np.stack(frames)
+            return decode_images(images, [f"{where}, {camera} step {t}" for t in range(start, stop)])
 
         return tiled(self.cameras, view, where)
 
@@ -245,8 +242,8 @@ def _address(content) -> int:
 
 
 def _is_pictures(feature) -> bool:
-    strings = byte_strings(feature)
-    return bool(strings) and bytes(strings[0][:4]).startswith(_IMAGES)
+    first = first_string(feature)
+    return first is not None and bytes(first[:4]).startswith(_IMAGES)
 
 
 def _file_split(file: Path) -> str | None:

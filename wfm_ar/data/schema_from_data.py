@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadData, WfmError
-from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.schema import ActionChannel, ActionSchema, check_width
 
+MOST_BYTES = 256 << 20  # of actions in double precision that are looked at, whole episodes from the first
 TAIL = 0.001  # share of values beyond either end of the range; with fewer than a thousand values the range is all of them
 MOST_LEVELS = 32  # distinct values up to which a channel may keep exactly its values
 _DELTA = re.compile(r"(^|[_. ])(d|delta|rel|relative|diff)([_. ]|$)|^d(x|y|z|roll|pitch|yaw|rx|ry|rz)$", re.IGNORECASE)
@@ -42,7 +43,11 @@ def schema_from_data(
     errors call each of the arrays. Raises BadActions for values that are not finite or widths that differ, BadData where there is
     not one action.
     """
-    arrays = [np.asarray(one, np.float64) for one in actions]
+    arrays: list[np.ndarray] = []
+    for one in actions:
+        arrays.append(np.asarray(one, np.float64))
+        if sum(array.nbytes for array in arrays) > MOST_BYTES:
+            break
     widths = sorted({one.shape[1] for one in arrays if one.ndim == 2})
     if len(widths) != 1 or any(one.ndim != 2 for one in arrays):
         raise BadActions(f"{where}: got actions of {widths or 'no'} numbers, expected one width; fix: part the data by robot")
@@ -50,13 +55,14 @@ def schema_from_data(
     if not len(values):
         raise BadData(f"{where}: got no actions at all, expected some; fix: leave the actions out")
     width = widths[0]
+    check_width(width, where)
     names = distinct(names) if names is not None and len(names) == width else [f"a{i}" for i in range(width)]
     for i, array in enumerate(arrays):
         _refuse_not_finite(array, names, where if places is None else places[i])
     units = list(units) if units is not None and len(units) == width else [""] * width
     motions = [_named_motion(name) for name in names]
     if states is not None and "" in motions:
-        measured = _measured_motions(arrays, [np.asarray(one, np.float64) for one in states])
+        measured = _measured_motions(arrays, [np.asarray(one, np.float64) for one in states[: len(arrays)]])
         motions = [motion or seen for motion, seen in zip(motions, measured, strict=True)]
     rotations = [_named_rotation(name) for name in names]
     for kind in set(rotations) - {""}:  # the joints of an arm are commanded in one way, though one of them may hardly have moved

@@ -15,6 +15,8 @@ from wfm_ar.errors import BadData
 
 MOST_BYTES = 1 << 30  # of one record, an episode: more is taken for damage
 NAME_CHARACTERS = 200  # of a feature
+MOST_FEATURES, MOST_VALUES = 1000, 200_000  # of a record; strings of a feature, or numbers that are stored one by one
+_OTHER_FIELDS = 10_000  # of a message, which nobody looks at
 _MASK = 0xA282EAD8
 
 
@@ -44,10 +46,10 @@ def read_record(path: Path, number: int, offset: int, length: int) -> bytes:
     """The bytes of a record, checked against their sum. Raises BadData."""
     with open(path, "rb") as file:
         file.seek(offset)
-        content = file.read(length + 4)
-    if len(content) < length + 4 or unmasked(content[length:]) != crc32c(content[:length]):
+        content, told = file.read(length), file.read(4)
+    if len(content) < length or len(told) < 4 or unmasked(told) != crc32c(content):
         raise BadData(f"{path} record {number}: does not match its check sum, expected a whole record; fix: copy the file again")
-    return content[:length]
+    return content
 
 
 def features_of(content, where: str) -> dict[str, memoryview]:
@@ -55,7 +57,7 @@ def features_of(content, where: str) -> dict[str, memoryview]:
     try:
         out: dict[str, memoryview] = {}
         for features in _messages(content, 1):
-            for entry in _messages(features, 1):
+            for entry in _messages(features, 1, MOST_FEATURES):
                 fields = dict(_fields(entry))
                 if isinstance(fields[1], int):  # bytes(n) would make n of them
                     raise ValueError("a name that is a number")
@@ -73,9 +75,9 @@ def values_of(feature, where: str) -> list[bytes] | np.ndarray:
     try:
         for number, value in _fields(feature):
             if number == 1:
-                return [bytes(one) for one in _messages(value, 1)]
+                return [bytes(one) for one in _messages(value, 1, MOST_VALUES)]
             if number == 2:  # packed, or one by one: the bytes of the values either way
-                return np.frombuffer(b"".join(bytes(one) for one in _messages(value, 1)), "<f4").astype(np.float32)
+                return np.frombuffer(b"".join(bytes(one) for one in _messages(value, 1, MOST_VALUES)), "<f4").astype(np.float32)
             if number == 3:
                 return _integers(value)
         return []
@@ -86,37 +88,59 @@ def values_of(feature, where: str) -> list[bytes] | np.ndarray:
 def byte_strings(feature) -> list[memoryview]:
     """The values of a Feature of byte strings without copying them; [] for one of numbers, or for damage."""
     try:
-        return [one for number, value in _fields(feature) if number == 1 for one in _messages(value, 1)]
+        return [one for number, value in _fields(feature) if number == 1 for one in _messages(value, 1, MOST_VALUES)]
     except (ValueError, IndexError, TypeError):
         return []
 
 
+def first_string(feature) -> memoryview | None:
+    """The first value of a Feature of byte strings; None for any other."""
+    try:
+        strings = (one for number, value in _fields(feature) if number == 1 for one in _messages(value, 1, MOST_VALUES))
+        return next(strings, None)
+    except (ValueError, IndexError, TypeError):
+        return None
+
+
 def _integers(content) -> np.ndarray:
-    values: list[int] = []
-    for number, value in _fields(content):
-        if number != 1:
-            continue
-        if isinstance(value, int):
-            values.append(value)
-            continue
-        i = 0
-        while i < len(value):
-            one, i = _varint(value, i)
-            values.append(one)
-    return np.array(values, np.uint64).astype(np.int64)
+    parts: list[np.ndarray] = []
+    for number, value in _fields(content, MOST_VALUES):
+        if number == 1:
+            parts.append(np.array([value], np.uint64) if isinstance(value, int) else _varints(value))
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
-def _messages(content, wanted: int):
+def _varints(content) -> np.ndarray:
+    """uint64 [n]: numbers one after the other, seven bits a byte, the last byte of each below 128."""
+    stored = np.frombuffer(content, np.uint8)
+    ends = np.flatnonzero(stored < 0x80)
+    if len(stored) and (not len(ends) or ends[-1] != len(stored) - 1):
+        raise ValueError("a number leads out of the record")
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths, out = ends - starts + 1, np.zeros(len(ends), np.uint64)
+    if len(ends) and (lengths.max() > 10 or (stored[ends[lengths == 10]] > 1).any()):
+        raise ValueError("a number of more than 64 bits")
+    for k in range(lengths.max(initial=0)):
+        longer = lengths > k
+        out[longer] |= (stored[starts[longer] + k] & 0x7F).astype(np.uint64) << np.uint64(7 * k)
+    return out
+
+
+def _messages(content, wanted: int, most: int = _OTHER_FIELDS):
     """The length-delimited (or 4-byte) values of one field."""
-    return (value for number, value in _fields(content) if number == wanted and not isinstance(value, int))
+    return (value for number, value in _fields(content, most) if number == wanted and not isinstance(value, int))
 
 
-def _fields(content):
-    """(number, value) of a message: memoryview for strings, messages and fixed sizes, int for varints."""
-    view, i = memoryview(content), 0
+def _fields(content, most: int = _OTHER_FIELDS):
+    """(number, value) of a message of at most `most` fields: memoryview for strings, messages and fixed sizes, int for varints."""
+    view, i, count = memoryview(content), 0, 0
     while i < len(view):
         key, i = _varint(view, i)
-        kind = key & 7
+        kind, count = key & 7, count + 1
+        if not key >> 3:
+            raise ValueError("a field without a number")
+        if count > most:
+            raise ValueError(f"more than {most} fields")
         if kind == 0:
             value, i = _varint(view, i)
         else:

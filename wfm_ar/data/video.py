@@ -9,7 +9,7 @@ or addresses is not a video here. Writing encodes our own frames, here.
 import io
 import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -20,7 +20,7 @@ import numpy as np
 
 from wfm_ar.data.files import refuse_existing, write_atomic
 from wfm_ar.data.listing import refuse_pointer
-from wfm_ar.decoding.limits import DecodeLimits
+from wfm_ar.decoding.limits import DecodeLimits, most_bytes
 from wfm_ar.decoding.pool import LIMITS, Decoded, decode, decode_bytes
 from wfm_ar.errors import BadClip, BadData
 from wfm_ar.framing import CENTRE, framing
@@ -214,6 +214,24 @@ def decode_image(content: bytes, where: str, *, limits: DecodeLimits = LIMITS) -
     frames_THWC = decode_bytes(content, where, "image", limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC[0]
+
+
+def decode_images(contents: Sequence[bytes], places: Sequence[str], *, limits: DecodeLimits = LIMITS) -> np.ndarray:
+    """The bytes of PNG or JPEG pictures of one size -> uint8 [T, H, W, 3]; errors begin with the place of the picture. Raises BadClip."""
+    most = min(limits.output_bytes, most_bytes(sum(map(len, contents))))
+    frames_THWC = np.empty((0, 0, 0, 3), np.uint8)
+    for t, (content, place) in enumerate(zip(contents, places, strict=True)):
+        image_HWC = decode_image(content, place, limits=limits)
+        if t == 0:
+            if len(contents) * image_HWC.nbytes > most:
+                size = f"{len(contents)} pictures of {image_HWC.shape[1]}x{image_HWC.shape[0]} pixels"
+                raise BadClip(f"{place}: got {size}, expected at most {most} bytes of pixels at once; fix: make them smaller, or fewer")
+            frames_THWC = np.empty((len(contents), *image_HWC.shape), np.uint8)
+        if image_HWC.shape != frames_THWC.shape[1:]:
+            told = f"got a picture of {image_HWC.shape[1]}x{image_HWC.shape[0]} pixels"
+            raise BadClip(f"{place}: {told}, expected {frames_THWC.shape[2]}x{frames_THWC.shape[1]}; fix: write them in one size")
+        frames_THWC[t] = image_HWC
+    return frames_THWC
 
 
 def write_image(path: str | Path, image_HWC: np.ndarray, *, overwrite: bool = False) -> None:

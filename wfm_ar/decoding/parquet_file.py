@@ -18,6 +18,7 @@ from wfm_ar.decoding.limits import DecodeLimits, Refused, most_bytes
 from wfm_ar.decoding.pictures import Progress
 
 MOST_COLUMNS = 10_000
+MOST_ROWS = 300_000  # of a list of episodes or tasks, whose values become objects of Python
 GROWTH = 20  # times the size of its file
 _BATCH, _BATCH_OF_PICTURES = 1 << 14, 64  # rows
 
@@ -32,6 +33,9 @@ def names(fd: int) -> list[str]:
 
 def rows(fd: int, columns: list[str] | None, without: str, limits: DecodeLimits, progress: Progress) -> bytes:
     """{column: values} as JSON, of these columns, or of all whose name does not begin with `without`. What JSON lacks is null."""
+    with _open(fd) as file:
+        if file.metadata.num_rows > MOST_ROWS:
+            raise Refused(f"has {file.metadata.num_rows} rows, expected a list of at most {MOST_ROWS}; fix: part the data set")
     if columns is None:
         columns = [name for name in names(fd) if not (without and name.startswith(without))]
     values = {name: _values(column, name) for name, column in _read(fd, columns, None, limits, progress).items()}

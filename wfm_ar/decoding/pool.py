@@ -21,12 +21,13 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from wfm_ar.decoding.limits import DecodeLimits
+from wfm_ar.decoding.limits import DecodeLimits, most_bytes
 from wfm_ar.errors import BadClip, BadData, WfmError
 
 LIMITS = DecodeLimits()
@@ -34,6 +35,7 @@ OF_ARRAYS = DecodeLimits(cpu_seconds=3.0)  # a damaged HDF5 file may keep its re
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR", "LANG")
 _START_SECONDS = 120.0  # to import av on a machine that is very busy
 _ANSWER_BYTES = 1 << 16
+_ANY_CLIP_BYTES = 1 << 30  # of pixels, that the smallest file may hold
 _KEPT_BYTES = 64 << 20  # of a child's pixel file from call to call
 _NUMBERS = re.compile(r"[<>|=][fiub]\d{1,2}")
 
@@ -67,6 +69,8 @@ def decode_bytes(content: bytes, where: str, do: str, *, limits: DecodeLimits = 
 
 def _decode(source: int, where: str, do: str, start: int, count: int | None, limits: DecodeLimits) -> Decoded:
     """Closes `source`."""
+    most = max(_ANY_CLIP_BYTES, most_bytes(os.fstat(source).st_size))
+    limits = replace(limits, output_bytes=min(limits.output_bytes, most))
     return _ask({"do": do, "start": start, "count": count}, source, where, limits, BadClip)
 
 

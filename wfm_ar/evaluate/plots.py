@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK, GRID = "#1c2430", "#e4e8ee"
 COLOURS = {
@@ -162,6 +163,8 @@ def _dress(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
+    for text in figure.findobj(Text):  # names of robots and channels are words, not TeX, whatever signs stand in them
+        text.set_parse_math(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

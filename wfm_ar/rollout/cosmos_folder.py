@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.files import sha256_of
+from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.rollout.int8 import put_int8, quantisable
@@ -39,6 +40,7 @@ from wfm_ar.world_model.sequence import SequenceConfig, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 FORMAT, VERSION = "wfm-ar cosmos world", 1
+SETTINGS_BYTES = 16 << 20
 DECODER_CONTEXT = "decoder_context.safetensors"
 MOST = 1 << 16  # latents of a window, rows of a text: memory is taken for all of them
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -242,7 +244,7 @@ def save_cosmos_parts(folder: str | Path, parts: WorldParts, *, card: str = "", 
 def is_cosmos(folder: Path) -> bool:
     """Whether a folder's world.json is of a converted Cosmos world; False where it cannot be read."""
     try:
-        settings = json.loads((folder / SETTINGS).read_text())
+        settings = read_json(folder / SETTINGS, SETTINGS_BYTES)
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and settings.get("format") == FORMAT
@@ -252,7 +254,7 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
     """-> (settings, files). Raises BadCheckpoint."""
     where = folder / SETTINGS
     try:
-        values = json.loads(where.read_text())
+        values = read_json(where, SETTINGS_BYTES)
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: convert it again") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:

@@ -7,13 +7,13 @@ and attend to the zeros too: they act as a sink whose strength depends on the te
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wfm_ar.errors import BadPrompt, MissingDependency
+from wfm_ar.data.arrays import read_npy
+from wfm_ar.errors import BadData, BadPrompt, MissingDependency
 
 SUFFIXES = (".safetensors", ".npy")
 ENCODER = "google-t5/t5-11b"
@@ -59,12 +59,14 @@ def read_embedding(path: Path, width: int) -> Tensor:
     expected = f"[tokens, {width}] T5 embeddings"
     try:
         if path.suffix == ".npy":
-            tensor = torch.from_numpy(np.load(path, allow_pickle=False))
+            tensor = torch.from_numpy(read_npy(path))
         else:
             tensors = load_file(path)
             if len(tensors) != 1:
                 raise BadPrompt(f"{path}: got {len(tensors)} tensors, expected one of {expected}; fix: save that one alone")
             (tensor,) = tensors.values()
+    except BadData as error:
+        raise BadPrompt(str(error)) from None
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise BadPrompt(f"{path}: cannot be read ({error}), expected {expected}; fix: check the path and the file") from None
     if tensor.ndim == 3 and len(tensor) == 1:

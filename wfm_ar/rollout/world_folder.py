@@ -28,6 +28,7 @@ from torch import nn
 from wfm_ar.data.claims import whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
+from wfm_ar.data.listing import stays_inside
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
@@ -267,6 +268,8 @@ def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BadCheckpoint(f"{folder / SETTINGS}: file {name!r} lies outside the world, expected a name within; fix: get another copy")
+        if not stays_inside(folder, path):
+            raise BadCheckpoint(f"{path}: leads out of the world's folder, expected a file inside; fix: copy it in")
         if not path.is_file():
             raise BadCheckpoint(f"{folder}: {name} is missing, expected {expected['bytes']} bytes; fix: copy the world again")
         if path.stat().st_size != expected["bytes"]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.framing import area_of, framing_line
+from wfm_ar.plain_text import shown
 from wfm_ar.verbs.inputs import refuse_inputs
 
 AUTO = "auto"
@@ -67,7 +68,7 @@ def run(settings: Settings) -> int:
     print(f"{settings.path}: {summary}; no defects")
     print(pictures)
     for note in (*summary.notes, *stats.notes):
-        print(f"note: {note}")
+        print(f"note: {shown(note)}")
     if (sheet := _draw(settings, how)) is not None:
         print(f"samples: {sheet}")
     return 0

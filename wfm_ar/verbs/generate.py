@@ -14,6 +14,7 @@ import numpy as np
 from wfm_ar.data.claims import claim, tidy_up
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
+from wfm_ar.plain_text import shown
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -201,7 +202,7 @@ def _told(rollout: Rollout, files: list[Path]) -> str:
 
 def _note(message: Warning | str, *_: Any) -> None:
     """A warning as one line, without the place in the code that Python adds."""
-    print(f"wfm generate: note: {message}", file=sys.stderr)
+    print(f"wfm generate: note: {shown(str(message))}", file=sys.stderr)
 
 
 def _progress(made: int, total: int) -> None:

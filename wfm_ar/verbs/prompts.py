@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.config import build
+from wfm_ar.data.arrays import read_npy
 from wfm_ar.data.curate.retime import kept_frames
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.data.json_files import parse_json, without_mark
+from wfm_ar.data.json_files import parse_json, read_bytes
 from wfm_ar.data.video import read_frames, read_image, video_info
 from wfm_ar.data.video_files import even_numbers
 from wfm_ar.data.views import check_flip, thinned, turned
-from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt, WfmError, nearest
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
 from wfm_ar.framing import area_of
 from wfm_ar.rollout.pictures import at_world_size, told_of
 from wfm_ar.rollout.robots import fitted
@@ -83,9 +84,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
     Raises BadPrompt, naming the line, for anything but objects of known keys with ids of their own.
     """
     try:
-        if path.stat().st_size > LIST_BYTES:
-            raise BadPrompt(f"{path}: got {path.stat().st_size} bytes, expected at most {LIST_BYTES}; fix: part the list")
-        lines = without_mark(path.read_bytes()).splitlines()
+        lines = read_bytes(path, LIST_BYTES).splitlines()
     except (OSError, ValueError) as error:
         raise BadPrompt(f"{path}: cannot be read ({error}), expected a JSONL file; fix: check the path") from None
     requests, first = [], {}
@@ -233,13 +232,10 @@ def _at_rate_of(world: World, episodes: EpisodeSet, i: int, told: list[str]) -> 
 
 
 def _read_actions(path: Path, world: World) -> np.ndarray:
-    if not path.is_file():
-        raise BadActions(f"{path}: does not exist or is not a file, expected .npy of [N, A]; fix: check the path")
     try:
-        actions = np.load(path, allow_pickle=False)
-        assert isinstance(actions, np.ndarray)
-    except Exception as error:  # numpy raises a dozen kinds for damaged files
-        raise BadActions(f"{path}: cannot be read ({error}), expected .npy of [N, A]; fix: save it with numpy.save") from None
+        actions = read_npy(path)
+    except BadData as error:
+        raise BadActions(str(error)) from None
     for folder in (path.parent, path.parent.parent):  # a data set's actions lie in a folder below its schema
         if (folder / SCHEMA).is_file():
             world.check_schema(read_schema(folder, needed=True), str(folder / SCHEMA))

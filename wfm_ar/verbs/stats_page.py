@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from wfm_ar.data.stats import ChannelStats, DataStats
@@ -137,6 +138,8 @@ def _plot(draw: Callable[[Axes], None], height: float = 2.4) -> str:
     draw(axes)
     axes.xaxis.label.set_size(8.5)
     axes.yaxis.label.set_size(8.5)
+    for text in figure.findobj(Text):  # units and names are words, not TeX, whatever signs stand in them
+        text.set_parse_math(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

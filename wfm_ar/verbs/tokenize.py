@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from wfm_ar.data.arrays import read_npy
 from wfm_ar.data.claims import claim
 from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
@@ -13,7 +14,7 @@ from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.data.video import read_video, write_video
 from wfm_ar.data.views import check_flip, turned
-from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.errors import BadConfig, BadData, BadPrompt
 from wfm_ar.framing import area_of
 from wfm_ar.rollout.pictures import at_world_size, told_of
 from wfm_ar.rollout.world import World, load_world
@@ -136,8 +137,6 @@ def _frames(settings: Settings, world: World) -> np.ndarray:
 
 def _tokens(path: Path) -> np.ndarray:
     try:
-        tokens = np.load(path, allow_pickle=False)
-        assert isinstance(tokens, np.ndarray)
-    except Exception as error:  # numpy raises a dozen kinds for damaged files
-        raise BadPrompt(f"{path}: cannot be read ({error}), expected .npy of [t, h, w]; fix: make it with wfm tokenize") from None
-    return tokens
+        return read_npy(path)
+    except BadData as error:
+        raise BadPrompt(str(error)) from None

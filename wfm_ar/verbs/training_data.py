@@ -12,6 +12,7 @@ from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.frame_cache import FrameCache
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
 from wfm_ar.framing import framing_line
 from wfm_ar.schema import Schema, channels_of, same_channels, schema_from_json
@@ -96,12 +97,12 @@ def kept_schema(path: Path, made: Schema) -> Schema:
     Raises BadData where the kept one is of other channels.
     """
     try:
-        kept = schema_from_json(json.loads(path.read_bytes()))
+        kept = schema_from_json(read_json(path))
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(made.to_json(), indent=2).encode() + b"\n", overwrite=True)  # every rank writes the same
         return made
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BadData(f"{path}: cannot be read ({error}), expected an action schema; fix: choose another run=") from None
     if not same_channels(kept, made):
         raise BadData(

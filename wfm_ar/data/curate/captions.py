@@ -5,16 +5,17 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from wfm_ar.data.json_files import without_mark
+from wfm_ar.data.json_files import read_bytes
 from wfm_ar.errors import BadConfig, BadData
 
 LONGEST = 4096  # characters
+LIST_BYTES = 256 << 20
 
 
 def read_captions(path: Path) -> dict[str, str]:
     """A JSONL file of {"id": ..., "text": ...} -> text by id, of a source or of one of its clips. Raises BadData, naming the line."""
     try:
-        lines = without_mark(path.read_bytes()).decode().splitlines()
+        lines = read_bytes(path, LIST_BYTES).decode().splitlines()
     except (OSError, ValueError) as error:
         raise BadData(f'{path}: cannot be read ({error}), expected JSON lines {{"id": ..., "text": ...}}; fix: check the path') from None
     captions: dict[str, str] = {}

@@ -9,7 +9,7 @@ from wfm_ar.data.curate.looks import chunks
 from wfm_ar.data.curate.retime import cut_state, joined_actions, kept_frames, rules_of
 from wfm_ar.data.curate.settings import CurateConfig
 from wfm_ar.data.episodes import Episode, EpisodeSet, write_episode
-from wfm_ar.data.files import write_atomic
+from wfm_ar.data.files import copy_atomic
 from wfm_ar.data.video import resize_crop, video_info
 
 
@@ -60,7 +60,7 @@ def _copied(episode: Episode, clip: str, out: Path, config: CurateConfig) -> dic
             record[key] = f"{folder}/{clip}{source.suffix}"
             target = out / record[key]
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, source.read_bytes(), overwrite=True)
+            copy_atomic(source, target, overwrite=True)
     return record
 
 
