@@ -105,6 +105,23 @@ def test_an_error_leaves_what_was_there(tmp_path) -> None:
     assert _names(tmp_path) == ["set"]
 
 
+def test_without_an_exchange_of_names_a_rename_that_fails_is_taken_back(tmp_path, monkeypatch) -> None:
+    _make(tmp_path / "set", "old")
+    real, calls = os.rename, []
+
+    def rename(path, place):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        real(path, place)
+
+    monkeypatch.setattr(claims, "_renamed", lambda path, place, how: False)
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="Input/output error"):
+        _make(tmp_path / "set", "new")
+    assert len(calls) == 3 and _texts(tmp_path / "set") == {"old"} and _names(tmp_path) == ["set"]
+
+
 def test_what_comes_to_stand_there_meanwhile_is_not_replaced(tmp_path) -> None:
     with pytest.raises(OutputExists, match="exists already"), whole_folder(tmp_path / "set", overwrite=False) as part:
         _fill(part, "new")

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ def figures(
     own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "campaign": campaign,
-        "command": " ".join(["python", *(word for word in sys.argv if not word.startswith("--json"))]),
+        "command": shlex.join(["python", *(word for word in sys.argv if not word.startswith("--json="))]),
         "wfm_ar": __version__,
         "day": datetime.now(UTC).date().isoformat(),
         "cases": cases,

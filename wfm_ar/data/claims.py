@@ -97,8 +97,10 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             fsync(folder.absolute().parent)
         finally:
             _remove(part)  # after an exchange: what was there before
-            if folder.exists():
+            if os.path.lexists(folder):
                 _remove(old)
+            elif os.path.lexists(old):  # the second of two renames failed
+                os.rename(old, folder)
 
 
 @contextmanager
