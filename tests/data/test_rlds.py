@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tfrecord_maker as maker
 
-from wfm_ar.data import open_episodes, rlds, write_image
+from wfm_ar.data import check_data, open_episodes, rlds, write_image, write_video
 from wfm_ar.data.fingerprint import origins
 from wfm_ar.data.tfrecord import read_record
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData
@@ -178,3 +178,50 @@ def test_a_row_beside_the_last_step_may_hold_anything(make):
     rows[5] = np.inf
     with pytest.raises(BadActions, match=r"record 1: got inf in row 2, column 1 \(a1\), expected finite numbers"):
         open_episodes(make(steps__action=rows))
+
+
+def test_a_camera_and_a_text_that_begin_empty(make, tmp_path):
+    """Both exist; the empty pictures are black, and counted."""
+    wrist = [b"", b"", picture(202, tmp_path, 4), picture(203, tmp_path, 4)]
+    folder = make(steps__observation__wrist=wrist, steps__language_instruction=[b"", b"", b"lift", b"lift"])
+    episodes = open_episodes(folder, camera="wrist")
+    assert episodes.load_frames(1)[:, 0, 0, 0].tolist() == [0, 0, 202, 203] and episodes.load_frames(1, 0, 2).shape == (2, 4, 4, 3)
+    assert "2 empty pictures of steps/observation/wrist are shown black" in episodes.about()
+    assert [episode.text for episode in episodes] == ["push", "lift", "push"] and "texts change" not in episodes.about()
+    assert open_episodes(folder, camera="tile").load_frames(1)[1, :, 4:].max() == 0 and check_data(folder) == []
+    with pytest.raises(BadData, match="record 1: has no pictures of steps/observation/wrist"):
+        open_episodes(make(steps__observation__wrist=[b""] * 4), camera="wrist")
+
+
+def test_a_camera_that_only_later_episodes_have(make, tmp_path):
+    folder = make(steps__observation__extra=[picture(5 * t, tmp_path) for t in range(4)])
+    assert "front of 2" in open_episodes(folder).about() and check_data(folder) == []
+    with pytest.raises(BadData, match="record 0: has no pictures of steps/observation/extra"):
+        open_episodes(folder, camera="extra")
+
+
+def test_texts_that_change_in_an_episode(make):
+    folder = make(steps__language_instruction=[b"", b"reach", b"lift", b""])
+    first, parted = open_episodes(folder), open_episodes(folder, text="frame")
+    assert [episode.text for episode in first] == ["push", "reach", "push"]
+    assert "texts change in 1 of 3 episodes: the first is taken" in first.about()
+    name = first[1].id
+    assert [(e.id, e.text) for e in parted][1:3] == [(f"{name}@0", "reach"), (f"{name}@2", "lift")] and len(parted) == 4
+    assert "1 of 3 episodes are parted where their texts change" in parted.about() and parted[1].split == parted[2].split
+    assert parted.num_frames(2) == 2 and (parted.load_frames(2) == first.load_frames(1, 2, 2)).all()
+    assert (parted.load_actions(2) == first.load_actions(1)[2:]).all() and len(parted.load_actions(1)) == 1
+    assert (parted.load_state(2)["state"] == first.load_state(1)["state"][2:]).all()
+    with pytest.raises(BadClip, match="record 1: got 2 steps, expected frames 1 to 2 too"):
+        parted.load_frames(2, 1, 2)
+    assert len({origin.frames for origin in origins(parted)}) == 4
+    with pytest.raises(BadConfig, match="text: got 'frames'"):
+        open_episodes(folder, text="frames")
+
+
+def test_only_rlds_parts_by_text(make, tmp_path):
+    folder = make(steps__language_instruction=[b"reach", b"reach", b"lift", b"lift"])
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips/a.mp4", np.zeros((3, 16, 16, 3), np.uint8), 5)
+    with pytest.raises(BadConfig, match="text: got 'frame', but .*clips is no RLDS"):
+        open_episodes(tmp_path / "clips", text="frame")
+    assert len(open_episodes(f"{folder}:{tmp_path / 'clips'}", text="frame")) == 5

@@ -26,28 +26,40 @@ LEROBOT, TFDS = "meta/info.json", "features.json"  # what marks the root of a Le
 TITLES = {"episodes": INDEX, "lerobot": "LeRobot", "rlds": "RLDS", "hdf5": "HDF5", "folder": "folder of videos"}
 MOST_NAMED = 8  # data sets named in a message
 HAVE_CAMERAS = ("lerobot", "rlds", "hdf5")  # formats with a choice of cameras
-VIEW = ("camera", "fps", "flip")  # settings of the verbs that read data: how they are seen
+TEXTS = ("first", "frame")  # which text an episode has whose texts change
+VIEW = ("camera", "fps", "flip", "text")  # settings of the verbs that read data: how they are seen
 
 
 def open_episodes(
-    path: str | Path, split: str | None = None, *, camera: str | None = None, fps: float | None = None, flip: str | None = None
+    path: str | Path,
+    split: str | None = None,
+    *,
+    camera: str | None = None,
+    fps: float | None = None,
+    flip: str | None = None,
+    text: str = "first",
 ) -> EpisodeSet:
     """Opens data of any known format; `split` keeps only "train", "val" or "test".
 
     camera: which of several to show, or "tile" for all of them in one picture; None takes the first. fps: frames a second; data that
     do not say have so many, data of more are thinned to it with their actions. flip: "vertical" turns pictures that are stored bottom
-    row first. Several paths joined by ":" are one set. Raises BadData, BadClip, BadActions, BadConfig, MissingDependency.
+    row first. text: where the texts of an RLDS episode change, "first" takes its first that is not empty, "frame" makes an episode
+    of each stretch with one text. Several paths joined by ":" are one set.
+
+    Raises BadData, BadClip, BadActions, BadConfig, MissingDependency.
     """
     if split is not None and split not in SPLITS:
         raise BadData(f"{path}: got split {split!r}{nearest(split, SPLITS)}, expected one of {list(SPLITS)}; fix: name one")
     check_flip(flip)
-    found = open_any(path, camera=camera, fps=fps)
+    if text not in TEXTS:
+        raise BadConfig(f"text: got {text!r}{nearest(text, TEXTS)}, expected one of {list(TEXTS)}; fix: name one")
+    found = open_any(path, camera=camera, fps=fps, text=text)
     found = found if flip is None else flipped(found, flip)
     found = found if fps is None else thinned(found, fps)
     return found if split is None else found.of_split(split)
 
 
-def open_any(path: str | Path, *, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
+def open_any(path: str | Path, *, camera: str | None, fps: float | None, text: str = "first", problems: Problems = None) -> EpisodeSet:
     """The data as they are stored, see open_episodes; `fps` is the rate of those that do not say.
 
     With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened.
@@ -56,16 +68,19 @@ def open_any(path: str | Path, *, camera: str | None, fps: float | None, problem
         kinds = [format_of(part)[0] for part in parts]
         chosen = not any(kind in HAVE_CAMERAS for kind in kinds)  # a camera goes to those that have a choice
         wishes = [camera if kind in HAVE_CAMERAS or chosen else None for kind in kinds]
-        return mix([_open_one(part, wish, fps, problems) for part, wish in zip(parts, wishes, strict=True)])
-    return _open_one(Path(path), camera, fps, problems)
+        texts = [text if kind == "rlds" or "rlds" not in kinds else "first" for kind in kinds]
+        return mix([_open_one(part, *wish, problems) for part, *wish in zip(parts, wishes, [fps] * len(parts), texts, strict=True)])
+    return _open_one(Path(path), camera, fps, text, problems)
 
 
-def _open_one(path: Path, camera: str | None, fps: float | None, problems: Problems) -> EpisodeSet:
+def _open_one(path: Path, camera: str | None, fps: float | None, text: str, problems: Problems) -> EpisodeSet:
     kind, root = format_of(path)
     if fps is not None and not (fps > 0 and np.isfinite(fps)):
         raise BadConfig(f"fps: got {fps}, expected a number above 0; fix: give the frames a second")
     if camera is not None and kind not in HAVE_CAMERAS:
         raise BadConfig(f"camera: got {camera!r}, but {path} has one view an episode, expected none; fix: leave it out")
+    if text != "first" and kind != "rlds":
+        raise BadConfig(f"text: got {text!r}, but {path} is no RLDS, whose texts may change in an episode; fix: leave it out")
     if kind in ("episodes", "folder"):
         return open_own(root) if kind == "episodes" else open_folder(root, problems)
     if kind == "lerobot":
@@ -75,7 +90,7 @@ def _open_one(path: Path, camera: str | None, fps: float | None, problems: Probl
     if kind == "rlds":
         from wfm_ar.data.rlds import open_rlds
 
-        return open_rlds(root, camera, fps, problems)
+        return open_rlds(root, camera, fps, text, problems)
     from wfm_ar.data.hdf5 import open_hdf5
 
     return open_hdf5(root, camera, fps, problems)

@@ -11,13 +11,13 @@ import functools
 import mmap
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from wfm_ar.data.cameras import choose_cameras, tiled, view_of
+from wfm_ar.data.cameras import TILE, choose_cameras, tiled, view_of
 from wfm_ar.data.episodes import Episode, EpisodeSet, Place, hashed_splits, read_schema
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
@@ -25,6 +25,7 @@ from wfm_ar.data.problems import Problems, noted, sound
 from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.tfrecord import byte_strings, features_of, first_string, index_records, read_record, values_of
 from wfm_ar.data.video import decode_images
+from wfm_ar.decoding.pool import LIMITS
 from wfm_ar.errors import BadActions, BadClip, BadData
 from wfm_ar.schema import ActionSchema
 
@@ -43,7 +44,32 @@ class Record:
     number: int
     offset: int  # bytes
     length: int  # bytes
-    steps: int
+    steps: int  # of the whole record
+    first: int = 0  # step at which the episode begins, where it is a part of the record
+    count: int | None = None  # its steps; None: all
+
+    @property
+    def num_frames(self) -> int:
+        return self.steps if self.count is None else self.count
+
+    @property
+    def part(self) -> slice:
+        """Its steps in the record."""
+        return slice(self.first, self.first + self.num_frames)
+
+
+class Found(NamedTuple):
+    """A record as it is found when the set is opened."""
+
+    file: Path
+    number: int
+    offset: int
+    length: int
+    features: list[str]
+    cameras: dict[str, tuple[int, int]]  # camera -> (pictures, how many of them are empty)
+    texts: list[str | None]  # a step, or one for all
+    acting: bool
+    state: bool
 
 
 class Layout(NamedTuple):
@@ -61,96 +87,135 @@ class RldsReader:
         self._layout = functools.lru_cache(maxsize=1024)(self._read)
 
     @staticmethod
-    def _read(path: Path, record: Record) -> Layout:
-        content = read_record(path, record.number, record.offset, record.length)
+    def _read(path: Path, number: int, offset: int, length: int) -> Layout:
+        content = read_record(path, number, offset, length)
         numbers, pictures, begin = {}, {}, _address(content)
-        for name, feature in features_of(content, _where(path, record.number)).items():
+        for name, feature in features_of(content, _where(path, number)).items():
             if _is_pictures(feature):
                 strings = byte_strings(feature)
-                places = [(_address(one) - begin + record.offset if len(one) else record.offset, len(one)) for one in strings]
+                places = [(_address(one) - begin + offset if len(one) else offset, len(one)) for one in strings]
                 pictures[name] = np.array(places, np.int64)
             else:
                 numbers[name] = memoryview(bytes(feature))
         return Layout(numbers, pictures)
 
+    def layout(self, episode: Episode) -> Layout:
+        """Where things lie in the record of an episode. Raises BadData."""
+        record = episode.source
+        return self._layout(episode.video, record.number, record.offset, record.length)
+
     def num_frames(self, episode: Episode) -> int:
-        return episode.source.steps
+        return episode.source.num_frames
 
     def frames_from(self, episode: Episode) -> list[Place]:
-        return [Place(episode.video, episode.source.offset, episode.source.length, list(self.cameras))]
+        record = episode.source
+        within = list(self.cameras) if record.count is None else [*self.cameras, record.first, record.count]
+        return [Place(episode.video, record.offset, record.length, within)]
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
         record, where = episode.source, _where(episode.video, episode.source.number)
-        stop = record.steps if count is None else start + count
-        if not 0 <= start < stop <= record.steps:
-            raise BadClip(f"{where}: got {record.steps} steps, expected frames {start} to {stop - 1} too; fix: ask for frames that exist")
-        pictures = self._layout(episode.video, record).pictures
+        stop = record.num_frames if count is None else start + count
+        if not 0 <= start < stop <= record.num_frames:
+            got = f"got {record.num_frames} steps, expected frames {start} to {stop - 1} too"
+            raise BadClip(f"{where}: {got}; fix: ask for frames that exist")
+        pictures, start, stop = self.layout(episode).pictures, start + record.first, stop + record.first
 
         def view(camera: str) -> np.ndarray:
             places = pictures.get(camera, ())
             if len(places) != record.steps:
                 raise BadClip(f"{where}: {camera} has {len(places)} pictures, expected {record.steps}; fix: name another camera=")
+            whole = next(step for step in (*range(start, stop), *range(record.steps)) if places[step][1])
+            steps = sorted({whole, *(step for step in range(start, stop) if places[step][1])})
             with open(episode.video, "rb") as file:
-                images = [os.pread(file.fileno(), int(length), int(offset)) for offset, length in places[start:stop]]
-            return decode_images(images, [f"{where}, {camera} step {t}" for t in range(start, stop)])
+                images = [os.pread(file.fileno(), int(places[step][1]), int(places[step][0])) for step in steps]
+            pictures_THWC = decode_images(images, [f"{where}, {camera} step {step}" for step in steps])
+            if len(steps) == stop - start and steps[0] == start:
+                return pictures_THWC
+            size = (stop - start) * pictures_THWC[0].nbytes
+            if size > LIMITS.output_bytes:
+                got = f"{where}: got {stop - start} steps of {camera}, {size} bytes with the empty ones"
+                raise BadClip(f"{got}, expected at most {LIMITS.output_bytes} at once; fix: ask for fewer frames")
+            shown_THWC = np.zeros((stop - start, *pictures_THWC.shape[1:]), np.uint8)  # an empty picture is black
+            for step, picture in zip(steps, pictures_THWC, strict=True):
+                if start <= step < stop:
+                    shown_THWC[step - start] = picture
+            return shown_THWC
 
         return tiled(self.cameras, view, where)
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         where = _where(episode.video, episode.source.number)
-        values = _actions(self._layout(episode.video, episode.source).numbers, episode.source.steps, where)[:-1]
+        values = _actions(self.layout(episode).numbers, episode.source.steps, where)[episode.source.part][:-1]
         schema.validate(values, where)
         return np.ascontiguousarray(values, np.float32)
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
-        where, steps = _where(episode.video, episode.source.number), episode.source.steps
-        return _state(self._layout(episode.video, episode.source).numbers, steps, where)
+        where, record = _where(episode.video, episode.source.number), episode.source
+        return {name: rows[record.part] for name, rows in _state(self.layout(episode).numbers, record.steps, where).items()}
 
 
-def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Problems = None) -> EpisodeSet:
-    """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions."""
+def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "first", problems: Problems = None) -> EpisodeSet:
+    """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions.
+
+    text: "first" takes an episode's first that is not empty; "frame" makes an episode of each stretch of steps that have one text.
+    """
     files = [path] if path.is_file() else [one for one in files_below(path) if ".tfrecord" in one.name]
     root = path.parent if path.is_file() else path
     if not files:
         raise BadData(f"{path}: holds no regular .tfrecord file, expected one; fix: copy it in")
     for file in files:
         refuse_leading_out(root, file)
-    found, cameras, shown, camera_note = [], [], (), ""
-    for file, number, offset, content in _records(files, problems):
-        where = _where(file, number)
+    records = list(_found(files, problems))
+    cameras = sorted({name for record in records for name in record.cameras})
+    if camera in (None, TILE):  # later episodes may have more: one that is not in all of them is shown by name alone
+        cameras = next((sorted(record.cameras) for record in records if record.cameras), [])
+    if not cameras and records:
+        where = _where(records[0].file, records[0].number)
+        told = f"got no pictures in {records[0].features[:12]}, expected JPEG or PNG under {OBSERVATION}*"
+        problem = BadData(f"{where}: {told}; fix: write encoded images")
+        if problems is None:
+            raise problem
+        problems.append(problem)
+    shown, camera_note = choose_cameras(cameras, camera, str(path)) if cameras else ((), "")
+    found, notes, blank, changing = [], [camera_note] if camera_note else [], dict.fromkeys(shown, 0), 0
+    for one in records if shown else ():
         with noted(problems):
-            features = features_of(content, where)
-            if not shown:
-                cameras = sorted(name for name, f in features.items() if name.startswith(OBSERVATION) and _is_pictures(f))
-                if not cameras:
-                    raise BadData(f"{where}: got no pictures in {sorted(features)[:12]}, expected JPEG or PNG under {OBSERVATION}*; "
-                                  "fix: write encoded images")  # fmt: skip
-                shown, camera_note = choose_cameras(cameras, camera, str(path))
-            steps = len(byte_strings(features.get(shown[0], b"")))
-            if not steps:
-                raise BadData(f"{where}: has no pictures of {shown[0]}, expected some; fix: name another camera=")
-            acting = any(name == ACTION or name.startswith(f"{ACTION}/") for name in features)
-            state = any(name.startswith(OBSERVATION) and not _is_pictures(feature) for name, feature in features.items())
-            name = f"{file.relative_to(root).as_posix()}:{number}"
-            record = Record(number=number, offset=offset, length=len(content), steps=steps)
-            found.append((name, file, record, _text(features, where), acting, state))
-    told = {name: _file_split(file) for name, file, *_ in found}
+            steps, empty = one.cameras.get(shown[0], (0, 0))
+            if steps == empty:
+                raise BadData(f"{_where(one.file, one.number)}: has no pictures of {shown[0]}, expected some; fix: name another camera=")
+            for name in shown:
+                blank[name] += one.cameras.get(name, (0, 0))[1]
+            name = f"{one.file.relative_to(root).as_posix()}:{one.number}"
+            record = Record(number=one.number, offset=one.offset, length=one.length, steps=steps)
+            parts = _stretches(one.texts, steps)
+            changing += len(parts) > 1
+            if text == "first" or len(parts) == 1:
+                found.append((name, name, one.file, record, parts[0][0], one.acting, one.state))
+                continue
+            for words, first, count in parts:
+                part = replace(record, first=first, count=count)
+                found.append((f"{name}@{first}", name, one.file, part, words, one.acting, one.state))
+    notes += [f"{count} empty pictures of {name} are shown black" for name, count in blank.items() if count]
+    if changing and text == "first":
+        notes.append(f"texts change in {changing} of {len(records)} episodes: the first is taken (text=frame parts them by text)")
+    elif changing:
+        notes.append(f"{changing} of {len(records)} episodes are parted where their texts change (text=frame)")
+    told = {name: _file_split(file) for _, name, file, *_ in found}
     splits = told if {"train", "val"} <= set(told.values()) and None not in told.values() else hashed_splits(list(told))
     rate = fps or DEFAULT_FPS
     episodes = tuple(
         Episode(
-            id=name,
+            id=own,
             video=file,
-            text=text,
-            actions=file if acting and record.steps > 1 else None,
+            text=words,
+            actions=file if acting and record.num_frames > 1 else None,
             state=file if state else None,
             fps=rate,
             split=splits[name],
             source=record,
         )
-        for name, file, record, text, acting, state in found
+        for own, name, file, record, words, acting, state in found
     )
-    notes = [camera_note] if camera_note else []
     notes += [] if fps else [f"{rate:g} frames a second assumed, the files do not say (fps= sets it)"]
     reader, schema, made = RldsReader(shown), read_schema(root, needed=False), False
     actors = sample([episode for episode in episodes if episode.actions])
@@ -174,6 +239,33 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, problems: Probl
     )
 
 
+def _found(files: list[Path], problems: Problems) -> Iterator[Found]:
+    for file, number, offset, content in _records(files, problems):
+        where = _where(file, number)
+        with noted(problems):
+            features = features_of(content, where)
+            cameras = {}
+            for name, feature in features.items():
+                if name.startswith(OBSERVATION) and _is_pictures(feature):
+                    strings = byte_strings(feature)
+                    cameras[name] = (len(strings), sum(not len(one) for one in strings))
+            acting = any(name == ACTION or name.startswith(f"{ACTION}/") for name in features)
+            state = any(name.startswith(OBSERVATION) and name not in cameras for name in features)
+            yield Found(file, number, offset, len(content), sorted(features), cameras, _texts(features, where), acting, state)
+
+
+def _stretches(texts: list[str | None], steps: int) -> list[tuple[str | None, int, int]]:
+    """(text, first step, steps) of each stretch with one text; steps without one belong to what is before, or, at the start, after."""
+    if len(texts) != steps or len(set(texts) - {None}) < 2:
+        return [(next((text for text in texts if text), None), 0, steps)]
+    begins: list[tuple[str, int]] = []
+    for step, text in enumerate(texts):
+        if text and (not begins or begins[-1][0] != text):
+            begins.append((text, step if begins else 0))
+    ends = [first for _, first in begins[1:]] + [steps]
+    return [(text, first, end - first) for (text, first), end in zip(begins, ends, strict=True)]
+
+
 def _records(files: list[Path], problems: Problems) -> Iterator[tuple[Path, int, int, memoryview]]:
     """(file, number, offset, content) of each record; only the pages that are looked at are read from the disk."""
     for file in files:
@@ -194,11 +286,12 @@ def _actions_and_state(reader: RldsReader, episode: Episode) -> tuple[np.ndarray
     with open(episode.video, "rb") as handle:
         mapped = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
     features: Mapping[str, memoryview] = features_of(mapped[record.offset : record.offset + record.length], where)
-    values = _actions(features, record.steps, where)[:-1]
+    values = _actions(features, record.steps, where)[record.part][:-1]
     if not np.isfinite(values).all():  # damage is told as such
-        features = reader._layout(episode.video, record).numbers
-        values = _actions(features, record.steps, where)[:-1]
+        features = reader.layout(episode).numbers
+        values = _actions(features, record.steps, where)[record.part][:-1]
     state = _state(features, record.steps, where).get("state")
+    state = None if state is None else state[record.part]
     return values, state if state is not None and state.shape[1] >= values.shape[1] else None
 
 
@@ -223,17 +316,17 @@ def _state(features: Mapping[str, memoryview], steps: int, where: str) -> dict[s
     return out
 
 
-def _text(features: dict[str, memoryview], where: str) -> str | None:
+def _texts(features: dict[str, memoryview], where: str) -> list[str | None]:
+    """The texts of the first feature that has one which is not empty; [] where none has."""
     for name in TEXTS:
-        strings = byte_strings(features.get(name, b""))
-        if strings:
-            try:
-                text = bytes(strings[0]).decode().strip()
-            except UnicodeDecodeError:
-                raise BadData(f"{where}: {name} is not UTF-8, expected text; fix: write it so") from None
-            if text:
-                return text
-    return None
+        strings = [bytes(one) for one in byte_strings(features.get(name, b""))]
+        try:
+            known = {one: one.decode().strip() or None for one in set(strings)}
+        except UnicodeDecodeError:
+            raise BadData(f"{where}: {name} is not UTF-8, expected text; fix: write it so") from None
+        if any(known.values()):
+            return [known[one] for one in strings]
+    return []
 
 
 def _address(content) -> int:
@@ -242,6 +335,7 @@ def _address(content) -> int:
 
 
 def _is_pictures(feature) -> bool:
+    """Whether the first value that is not empty begins as a picture: a camera may be empty in the first steps."""
     first = first_string(feature)
     return first is not None and bytes(first[:4]).startswith(_IMAGES)
 

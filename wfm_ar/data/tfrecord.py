@@ -94,10 +94,10 @@ def byte_strings(feature) -> list[memoryview]:
 
 
 def first_string(feature) -> memoryview | None:
-    """The first value of a Feature of byte strings; None for any other."""
+    """The first value that is not empty of a Feature of byte strings; None where there is none."""
     try:
         strings = (one for number, value in _fields(feature) if number == 1 for one in _messages(value, 1, MOST_VALUES))
-        return next(strings, None)
+        return next((one for one in strings if len(one)), None)
     except (ValueError, IndexError, TypeError):
         return None
 

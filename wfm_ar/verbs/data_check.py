@@ -23,6 +23,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    text: str
     height: int
     width: int
     crop: str

@@ -19,6 +19,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    text: str
     lossless: bool
     crf: int
     overwrite: bool
@@ -36,7 +37,7 @@ def run(settings: Settings) -> int:
 
     refuse_inputs([settings.out], {"src": settings.src})
     refuse_set(settings.out, settings.overwrite)  # before the source is looked through
-    episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip)
+    episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
     print(episodes.about())
     keys = ("lossless", "crf", "overwrite")
     values = {key: getattr(settings, key) for key in keys}

@@ -19,6 +19,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    text: str
     out: Path | None
     samples: bool
     overwrite: bool

@@ -37,6 +37,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    text: str
     crop: str | None
     frames: int | None
     out: Path
@@ -100,7 +101,7 @@ def _shards(settings: Settings, data: Path) -> int:
     """A token store a split, out/train, out/val, ...: where stage 2 of a run looks for them when out is its tokens/ folder."""
     from wfm_ar.train.tokens import tokenize
 
-    found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip)
+    found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
     print(found.about(), flush=True)
     if settings.from_run is not None and found.schema_made:
         found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))

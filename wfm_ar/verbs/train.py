@@ -125,6 +125,7 @@ class Settings:
     camera: str | None
     fps: float | None
     flip: str | None
+    text: str
     height: int | None
     width: int | None
     crop: str | None
