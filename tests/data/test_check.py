@@ -227,12 +227,12 @@ def test_every_defect_of_rlds_files(tmp_path):
     content[-30] ^= 1  # in the last record, an action
     (tmp_path / "a.tfrecord").write_bytes(content)
     (tmp_path / "b.tfrecord").write_bytes(bytes(40))
-    with pytest.raises(BadData, match="a.tfrecord record 2"):
+    with pytest.raises(BadData, match="a.tfrecord record 3"):
         open_episodes(tmp_path)
     words = (
-        "a.tfrecord record 2: has no pictures",
         "a.tfrecord record 3: language_instruction is not UTF-8",
         "b.tfrecord record 0: its length",
+        "a.tfrecord record 2: has no pictures",
     )
     matches(told(tmp_path), *words, "a.tfrecord record 1: got [5] action numbers", "a.tfrecord record 4: does not match its check sum")
     with pytest.raises(BadConfig, match="camera: got 'wrist'"):
