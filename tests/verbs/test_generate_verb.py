@@ -17,6 +17,9 @@ from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 TEXT = tiny.TEXTS[0]
 
 
+POOR = "wfm generate: note: keep_detail is off: the tokenizer's own copy of the given picture has"  # it is untrained
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a world, a clip, a larger clip, an image, actions, and a data set."""
@@ -45,7 +48,7 @@ def wfm(place, tmp_path, monkeypatch, capsys):
     def run(verb: str, *overrides: str, world: str = "world") -> tuple[int, str, str]:
         code = main([*verb.split(), f"world={place / world}", *overrides])
         out, err = capsys.readouterr()
-        return code, out, err
+        return code, out, "".join(line for line in err.splitlines(keepends=True) if POOR not in line)
 
     return run
 
@@ -90,6 +93,18 @@ def test_every_kind_of_prompt(wfm, place):
     assert wfm(*driven, "action_guidance=9", "out=guided.mp4")[0] == 0
     assert not np.array_equal(np.load("guided.tokens.npy"), np.load("driven.tokens.npy"))
     refused(wfm(*driven, "action_guidance=9", "text_guidance=2", "out=no.mp4"), "beside action_guidance 9")
+
+
+def test_detail_is_kept_unless_told_or_poorly_copied(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["generate", f"world={place / 'world'}", f"image={place / 'in.png'}", "frames=5", "refine=false"]
+    assert main([*run, "out=poor.mp4"]) == 0 and POOR in capsys.readouterr().err
+    monkeypatch.setattr("wfm_ar.rollout.detail.POOR_COPY", 0.0)
+    assert main([*run, "out=kept.mp4"]) == 0 and main([*run, "keep_detail=false", "out=bare.mp4"]) == 0
+    assert POOR not in capsys.readouterr().err
+    said = {name: json.loads(Path(f"{name}.json").read_text()) for name in ("poor", "kept", "bare")}
+    assert {name: about["kept_detail"] for name, about in said.items()} == {"poor": False, "kept": True, "bare": False}
+    assert np.array_equal(np.load("kept.tokens.npy"), np.load("bare.tokens.npy"))
 
 
 def test_other_sizes_are_fitted_and_said(wfm, place):
