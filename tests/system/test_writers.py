@@ -23,9 +23,9 @@ def load(path: Path, monkeypatch):
 def test_kills_and_pairs_lose_nothing_and_leave_nothing(tmp_path, monkeypatch):
     writers = load(TOOLS / "campaigns" / "kill_writers.py", monkeypatch)
     cases = tuple(case for case in writers.CASES if case.name in ("generate batch=", "data convert", "data curate"))
-    report = writers.campaign(tmp_path, 6, seed=1, cases=cases)
-    writers.pairs(tmp_path, 1, seed=1, report=report)
-    assert report.failures == [] and (report.kills, report.pairs, report.refused) == (6, 1, 1)
+    report = writers.campaign(tmp_path, 5, seed=1, cases=cases)
+    writers.pairs(tmp_path, 1, seed=1, report=report, cases=cases[-2:])
+    assert report.failures == [] and (report.kills, report.pairs, report.refused) == (5, 1, 1)
 
 
 def test_the_table_of_figures_is_what_the_campaigns_kept(tmp_path, monkeypatch):
