@@ -87,7 +87,7 @@ CASES = (
     ),
     Case(
         "evaluate",
-        ("evaluate", WORLD, SET, "frames=5", "episodes=1", "tokenizer_episodes=1", "speed_runs=0", "demo=false", "out={out}"),
+        ("evaluate", WORLD, SET, "frames=5", "episodes=2", "tokenizer_episodes=1", "speed_runs=0", "demo=false", "out={out}"),
         older=("seed=1",),
     ),
     Case("demo", ("demo", WORLD, SET, "episodes=1", "out={out}"), older=("seed=1",)),
@@ -139,7 +139,7 @@ def sources(place: Path, cases: tuple[Case, ...]) -> None:
                 id=str(i),
                 frames_THWC=rng.integers(0, 255, (9, 16, 16, 3), dtype=np.uint8),
                 fps=10,
-                split="val" if i == 2 else "train",
+                split="val" if i else "train",
                 text="go left",
                 actions=np.zeros((8, 1)),
             )
