@@ -74,3 +74,11 @@ def test_validate():
     actions[4, 1], actions[5, 0] = np.nan, np.inf
     with pytest.raises(BadActions, match=r"2 NaN or infinite values, the first in row 4 \(gear\)"):
         schema.validate(actions, "a.npy")
+
+
+def test_what_is_not_declared_contradicts_nothing():
+    def schema(motion):
+        return ActionSchema(channels=(ActionChannel(name="dx", unit="m", low=-1, high=1, motion=motion),), rate_hz=10)
+
+    assert schema("").diff(schema("delta")) == schema("delta").diff(schema("")) == ""
+    assert schema("absolute").diff(schema("delta")) == "channel 0 (dx) motion 'absolute' != 'delta'"

@@ -135,7 +135,8 @@ class ActionSchema:
             parts.append(f"{self.width} channels {mine} != {other.width} channels {theirs}")
         for i, (a, b) in enumerate(zip(self.channels, other.channels, strict=False)):
             for key, value in asdict(a).items():
-                if value != getattr(b, key):
+                undeclared = key in ("motion", "rotation") and "" in (value, getattr(b, key))  # says nothing, so contradicts nothing
+                if value != getattr(b, key) and not undeclared:
                     parts.append(f"channel {i} ({a.name}) {key} {value!r:.80} != {getattr(b, key)!r}")
         return "; ".join(parts)
 

@@ -36,6 +36,10 @@ def layout_of(task, seed=0):
     return draw_layout(np.random.default_rng(seed), task)
 
 
+def test_actions_are_steps():
+    assert {channel.motion for channel in ACTIONS.channels} == {"delta"}
+
+
 def test_a_recording_has_the_written_shape(recordings):
     for r in recordings:
         n = len(r.state["names"])

@@ -199,7 +199,7 @@ def lerobot_cases() -> dict[str, Case]:
         "lerobot: wide rows that are all alike": _columns(
             data, **{"observation.joint": _repeated([0.0] * 4096, 1 << 14, float_list)}
         ),
-        "lerobot: episodes that are all alike": _columns(meta, episode_index=_repeated(0, 1 << 21, pyarrow.int64())),
+        "lerobot: episodes that are all alike": _columns(meta, episode_index=_repeated(0, 1 << 19, pyarrow.int64())),
         "lerobot: an episode of a billion frames": _columns(meta, length=pyarrow.array([1 << 30, 1 << 30])),
         "lerobot: an episode of 2^62 frames": _columns(meta, length=pyarrow.array([1 << 62, 4])),
         "lerobot: an episode that begins late": _columns(

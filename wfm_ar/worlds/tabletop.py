@@ -37,8 +37,8 @@ __all__ = ["ACTIONS", "FPS", "Recording", "TabletopWorld", "find_object", "find_
 FPS = 10.0
 ACTIONS = ActionSchema(
     channels=(
-        ActionChannel(name="dx", unit="m", low=-MAX_STEP, high=MAX_STEP),
-        ActionChannel(name="dy", unit="m", low=-MAX_STEP, high=MAX_STEP),
+        ActionChannel(name="dx", unit="m", low=-MAX_STEP, high=MAX_STEP, motion="delta"),
+        ActionChannel(name="dy", unit="m", low=-MAX_STEP, high=MAX_STEP, motion="delta"),
     ),
     rate_hz=FPS,
 )
