@@ -8,7 +8,9 @@ from wfm_ar.data import write_video
 from wfm_ar.errors import BadData
 from wfm_ar.verbs.training_data import policy_set, training_sets
 
-NO_TRAIN = b"".join(b'{"id": "%s", "video": "a.mp4", "fps": 5, "split": "%s"}\n' % pair for pair in ((b"a", b"test"), (b"b", b"val")))
+NO_TRAIN = b"".join(
+    b'{"id": "%s", "video": "%s.mp4", "fps": 5, "split": "%s"}\n' % row for row in ((b"a", b"a", b"test"), (b"b", b"b", b"val"))
+)
 FRAMES = np.zeros((5, 16, 16, 3), np.uint8)
 
 
