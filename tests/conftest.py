@@ -22,6 +22,8 @@ SLOW = (
     "evaluate/test_evaluate.py",
     "rollout/test_robots.py",
     "fuzz/test_hostile_",
+    "fuzz/test_routes_outside.py",
+    "fuzz/test_small_files.py",
     "kernels/test_compile.py",
     "rollout/test_text_context.py",
     "system/",

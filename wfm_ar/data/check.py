@@ -27,6 +27,7 @@ from wfm_ar.data.episodes import (
 )
 from wfm_ar.data.folder import NpzReader, videos_in
 from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
+from wfm_ar.data.problems import bare
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.data.video_files import check_rate
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError
@@ -260,7 +261,7 @@ def _try(errors: list[WfmError], check: Callable[[], Any]) -> Any:
     try:
         return check()
     except WfmError as error:
-        errors.append(error)
+        errors.append(bare(error))
         return None
 
 

@@ -12,6 +12,12 @@ from wfm_ar.errors import BadConfig, WfmError
 Problems = list[WfmError] | None  # None: the first mistake is raised
 
 
+def bare(error: WfmError) -> WfmError:
+    """The error without the frames it came through: kept by the hundred thousand, they would fill the memory."""
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
 @contextmanager
 def noted(problems: Problems) -> Iterator[None]:
     """What is wrong inside is noted where problems are collected (the rest of the block is left out), else raised.
@@ -25,7 +31,7 @@ def noted(problems: Problems) -> Iterator[None]:
     except WfmError as error:
         if problems is None:
             raise
-        problems.append(error)
+        problems.append(bare(error))
 
 
 def sound(items: Sequence[Any], read: Callable[[Any], np.ndarray], problems: Problems) -> list[Any]:
@@ -41,7 +47,7 @@ def sound(items: Sequence[Any], read: Callable[[Any], np.ndarray], problems: Pro
             array = np.asarray(read(item))
             widths[i], finite[i] = array.shape[1], np.isfinite(array).all()
         except WfmError as error:
-            errors.append(error)
+            errors.append(bare(error))
     if not widths:
         problems += errors
         return []

@@ -13,7 +13,7 @@ import numpy as np
 
 from wfm_ar.errors import BadData
 
-MOST_BYTES = 1 << 30  # of one record, an episode: more is taken for damage
+MOST_BYTES = 512 << 20  # of one record, an episode: more is taken for damage
 NAME_CHARACTERS = 200  # of a feature
 MOST_FEATURES, MOST_VALUES = 1000, 200_000  # of a record; strings of a feature, or numbers that are stored one by one
 _OTHER_FIELDS = 10_000  # of a message, which nobody looks at
