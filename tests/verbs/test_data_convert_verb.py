@@ -84,8 +84,8 @@ def test_two_robots(own, tmp_path, capsys):
     ("words", "line"),
     [
         (["src=none", "out=x"], "none: is not a folder, expected a data set"),
-        (["src={own}", "out={own}"], "exists already"),
-        (["src={own}", "out={own}", "overwrite=true"], "is the source itself"),
+        (["src={own}", "out={own}"], "is the input src="),
+        (["src={own}", "out={own}", "overwrite=true"], "is the input src="),
         (["src={own}", "out=x", "format=zarr"], "zarr"),
         (["src={own}", "out=x", "crf=99"], "crf: got 99, expected 0 to 51"),
         (["src={own}", "out=x", "camera=top"], "has one view an episode"),

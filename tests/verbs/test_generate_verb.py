@@ -17,7 +17,7 @@ from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 TEXT = tiny.TEXTS[0]
 
 
-POOR = "wfm generate: note: keep_detail is off: the tokenizer's own copy of the given picture has"  # it is untrained
+POOR = "wfm: note: keep_detail is off: the tokenizer's own copy of the given picture has"  # it is untrained
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wfm_ar.errors import BadClip, BadPrompt
+from wfm_ar.errors import BadClip, BadPrompt, Note
 from wfm_ar.rollout.painter import Painter, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.shapes import latent_frames
@@ -46,7 +46,7 @@ class VideoCodec:
         if size != self.trained:
             height, width = self.trained
             line = f"{size[1]}x{size[0]} pixels: the weights were trained at {width}x{height}; expect less of other sizes"
-            warnings.warn(line, stacklevel=6)
+            warnings.warn(Note(line), stacklevel=6)
 
     def grid(self, size: Size) -> tuple[int, int]:
         """Tokens (rows, columns) of a picture, padded to what every part takes."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
@@ -444,7 +444,7 @@ def _say_poor_copies(painters: Sequence[Painter]) -> None:
     poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
     if poor:
         line = f"keep_detail is off: the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
-        warnings.warn(f"{line}; what is shown is what was decoded", stacklevel=4)
+        warnings.warn(Note(f"{line}; what is shown is what was decoded"), stacklevel=4)
 
 
 def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:

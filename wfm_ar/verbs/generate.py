@@ -2,7 +2,6 @@
 
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,6 @@ import numpy as np
 from wfm_ar.data.claims import claim, tidy_up
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
-from wfm_ar.plain_text import shown
 from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -161,9 +159,7 @@ def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Sett
     try:
         sampling: dict[str, Any] = {key: getattr(settings, key) for key in (*SAMPLING, *REFINING)}
         sampling["keep_detail"] = None if settings.keep_detail else False  # as the world has it
-        with warnings.catch_warnings():
-            warnings.showwarning = _note
-            return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
+        return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
     except WfmError as error:
         line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
         raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
@@ -198,11 +194,6 @@ def _told(rollout: Rollout, files: list[Path]) -> str:
     unknown = rollout.actions is not None and np.isnan(rollout.actions).any() and "; NaN actions stand between given frames" or ""
     beside = ", ".join(file.name for file in files[1:])
     return f"{files[0]}: {len(rollout.frames)} frames, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
-
-
-def _note(message: Warning | str, *_: Any) -> None:
-    """A warning as one line, without the place in the code that Python adds."""
-    print(f"wfm generate: note: {shown(str(message))}", file=sys.stderr)
 
 
 def _progress(made: int, total: int) -> None:
