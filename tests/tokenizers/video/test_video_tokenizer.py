@@ -148,3 +148,9 @@ def test_frames_apart_are_coded_as_if_each_were_alone():
         shuffled = tokenizer.decode(tokens.flip(1)).flip(2)
         assert torch.equal(tokens, alone)
         torch.testing.assert_close(tokenizer.decode(tokens), shuffled)
+
+
+def test_pictures_that_would_fill_the_memory_are_refused():
+    VideoTokenizerConfig(height=2048, width=2048)
+    with pytest.raises(BadConfig, match=r"tokenizer width and height: got 16384x16384 pixels, expected at most 4194304 in all"):
+        VideoTokenizerConfig(height=16384, width=16384)

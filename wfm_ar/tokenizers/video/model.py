@@ -19,6 +19,7 @@ from wfm_ar.tokenizers.video.decoder import Decoder
 from wfm_ar.tokenizers.video.encoder import Encoder
 from wfm_ar.tokenizers.video.fsq import FSQ
 
+MOST_PIXELS = 1 << 22  # of a picture: a small file must not ask for gigabytes a frame
 EARLIER_TOKENIZER = {"crop": CENTRE, "time_kernel": 3}  # of a VideoTokenizerConfig: what files from before a setting came leave unsaid
 
 
@@ -72,6 +73,11 @@ class VideoTokenizerConfig:
         check_sizes(self, "tokenizer", multipliers=(1, 64), encoder_blocks=(0, 256), decoder_blocks=(0, 256), z_channels=(1, 1 << 16))
         check_sizes(self, "tokenizer", levels=(2, 1 << 16), temporal_compression=(1, 256), spatial_compression=(1, 256))
         check_sizes(self, "tokenizer", time_kernel=(1, 16))
+        if self.height * self.width > MOST_PIXELS:
+            raise BadConfig(
+                f"tokenizer width and height: got {self.width}x{self.height} pixels, expected at most {MOST_PIXELS} in all, such as "
+                "2048x2048; fix: smaller pictures"
+            )
         if len(self.multipliers) > 16 or math.prod(self.levels) > 1 << 23:
             raise BadConfig(
                 f"tokenizer multipliers and levels: got {len(self.multipliers)} levels and {math.prod(self.levels):.3g} codes, "
