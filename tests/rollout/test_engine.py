@@ -209,6 +209,11 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
     made = [_roll(rows, [kind])[0, 0] for _ in range(2)]  # the second latent stands on what the first has left in the cache
     assert torch.equal(torch.stack(made), tokens)
     assert len(fed) <= 2 * 5 and (wrong or fed[:2] == [4, 1])
+    (made_row,) = rows.rows
+    of_actions = sequence.action_size if kind is Actions.IMAGINED else 0
+    assert made_row.passes == len(fed) + 2 * (1 + of_actions) and made_row.drafted == sum(fed) - len(fed)
+    assert made_row.pass_rates(2)["passes_per_latent"] == made_row.passes / 2
+    assert 0 <= made_row.pass_rates(2)["draft_acceptance"] <= 1 and (wrong or made_row.accepted > 0)
 
 
 def test_seeds_differ_and_repeat(model, sequence) -> None:

@@ -201,6 +201,7 @@ def test_timings_and_progress(world: World) -> None:
     assert heard == [(1, 3), (2, 3), (3, 3)]
     timings = rollout.timings
     assert sum(timings[f"{name}_s"] for name in ("encode", "roll", "paint")) == pytest.approx(timings["total_s"], rel=0.05)
+    assert 1 <= timings["passes_per_latent"] <= world.sequence.latent_size + world.sequence.action_size
     assert timings["ms_per_token"] > 0 and timings["frames_per_s"] > 0 and timings["decode_s"] > 0 and timings["refine_s"] > 0
     nothing = world.generate(video=VIDEO, num_frames=5, refine=False, progress=lambda *count: heard.append(count))
     assert len(heard) == 3 and "ms_per_token" not in nothing.timings and len(nothing.frames) == 5

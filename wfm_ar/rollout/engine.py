@@ -53,12 +53,20 @@ class Row:
     tokens: Items[Tensor] = ()
     bins: Items[Tensor | None] = ()  # as long as tokens; bins[0] is None
     base: int = 0  # latent at which the context in the cache begins
+    passes: int = 0  # through the network, of the latents that were drawn; of a batch's rows each counts all
+    drafted: int = 0  # tokens that were fed before they were drawn, as drafts
+    accepted: int = 0  # those of them that were drawn
 
     def __post_init__(self) -> None:
         for name in ("tokens", "bins"):
             if not isinstance(getattr(self, name), History):
                 object.__setattr__(self, name, History(getattr(self, name)))
         assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
+
+    def pass_rates(self, latents: int) -> dict[str, float]:
+        """What drawing the row's last `latents` latents took: passes a latent, and the share of drafts that held where there were any."""
+        rates = {"passes_per_latent": self.passes / latents} if latents else {}
+        return rates | ({"draft_acceptance": self.accepted / self.drafted} if self.drafted else {})
 
     @property
     def has_text(self) -> bool:
@@ -87,6 +95,7 @@ class Rows:
         """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
         self.model, self.sequence, self.sampling, self._new = model, sequence, sampling, steps_of(model)
         self.rows = [self._rolled(row) for row in rows]
+        self._passes = self._drafted = self._accepted = 0  # of the latent that is being drawn
         self._without_actions = False
         self._use(*(self._prefilled(told) for told in self._told()))
 
@@ -112,7 +121,9 @@ class Rows:
         tokens_Bhw = ids_Bn.cpu().unflatten(1, (self.sequence.config.grid_h, self.sequence.config.grid_w))
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
-            self.rows[i] = replace(row, tokens=row.tokens.append(tokens_Bhw[i]), bins=row.bins.append(bins))
+            counts = {name: getattr(row, name) + getattr(self, f"_{name}") for name in ("passes", "drafted", "accepted")}
+            self.rows[i] = replace(row, tokens=row.tokens.append(tokens_Bhw[i]), bins=row.bins.append(bins), **counts)
+        self._passes = self._drafted = self._accepted = 0
         return tokens_Bhw
 
     @torch.inference_mode()
@@ -247,7 +258,9 @@ class Rows:
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
         row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
+        self._passes += 1  # the one that gave logits_BV
         if isinstance(self._step, KernelStep):
+            self._passes += len(ranges) - 1
             return self._step.roll(row_keys, sampling.settings, ranges, first)
         uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)).to(logits_BV.device), []
         if len(self.rows) == 1 and self._step.apart and (draft := self._draft(stream)):
@@ -256,6 +269,7 @@ class Rows:
             ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
             if i + 1 < len(ranges):
                 logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
+        self._passes += len(ranges) - 1
         return torch.stack(ids, 1)
 
     def _draft(self, stream: Stream) -> list[int]:
@@ -289,6 +303,7 @@ class Rows:
             redrawn |= {place + i: token for i, token in enumerate(drawn[held:], held)}
             self._step.take_back(width - held)
             known += drawn[:held]
+            self._passes, self._drafted, self._accepted = self._passes + 1, self._drafted + len(guessed), self._accepted + held - 1
         return torch.tensor([known[len(draft) :]])
 
 

@@ -1,6 +1,7 @@
 """Latents to frames, one latent at a time: what a whole clip and a stream share, so that both give the same frames."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from wfm_ar.diffusion_decoder.denoiser import Denoiser
 from wfm_ar.diffusion_decoder.sampler import RefineStream
-from wfm_ar.rollout.detail import Detail
+from wfm_ar.errors import Note
+from wfm_ar.rollout.detail import POOR_COPY, Detail
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
@@ -132,3 +134,11 @@ class Painting(AbstractContextManager):
 def to_uint8(video_BCTHW: Tensor) -> np.ndarray:
     """Float [1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
     return ((video_BCTHW[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+
+def note_poor_copies(painters: Sequence[Painter]) -> None:
+    """One line where a given picture is not kept, as the tokenizer's own copy of it is poor."""
+    poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
+    if poor:
+        line = f"keep_detail is off: the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
+        warnings.warn(Note(f"{line}; what is shown is what was decoded"), stacklevel=4)

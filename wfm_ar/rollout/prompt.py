@@ -34,7 +34,8 @@ class Rollout:
     fps: float
     refined: bool = False  # `frames` went through the diffusion decoder
     kept_detail: bool = False  # in `frames` the given picture itself stands where nothing moves (detail.py)
-    # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates
+    # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates; of this clip alone
+    # passes_per_latent and, where tokens were drafted, draft_acceptance
     timings: dict[str, float] = field(default_factory=dict)
 
 

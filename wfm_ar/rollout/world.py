@@ -9,7 +9,6 @@ rounding); every mistake in a prompt is one clear line before any work is done. 
 their parts alone: a published model has no picture size of its own, attends to its text, and refines whole clips.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError
+from wfm_ar.errors import BadConfig, BadPrompt, WfmError
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
-from wfm_ar.rollout.detail import POOR_COPY
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
-from wfm_ar.rollout.painter import Painter, Painting, to_uint8
+from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
@@ -177,7 +175,7 @@ class World:
             with self.placement.at_work("video_tokenizer"):
                 painted = painting.finish()
             clock.lap("paint")
-        _say_poor_copies(painters)
+        note_poor_copies(painters)
         tokens = [row.tokens.stacked() for row in rows]
         if refine and self._refiner is not None:
             painted = [
@@ -201,9 +199,11 @@ class World:
                 fps=self.fps,
                 refined=refine,
                 kept_detail=painter.keeps_detail,
-                timings=timings,
+                timings=timings | row.pass_rates(count),
             )
-            for prompt, painter, row, tokens_thw, (frames, raw_frames) in zip(prompts, painters, rows, tokens, painted, strict=True)
+            for prompt, painter, row, count, tokens_thw, (frames, raw_frames) in zip(
+                prompts, painters, rows, made_of, tokens, painted, strict=True
+            )
         ]
 
     def start(
@@ -234,7 +234,7 @@ class World:
         with self.placement.at_work("world_model"):
             rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config)
         stream = WorldStream(rows, self.actions, painter, imagine, checked.size, self.placement)
-        _say_poor_copies([painter])
+        note_poor_copies([painter])
         return stream
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
@@ -438,13 +438,6 @@ def load_world(
         key = "offload" if offload else "int8" if int8 else "text_encoder" if text_encoder else "dtype"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
-
-
-def _say_poor_copies(painters: Sequence[Painter]) -> None:
-    poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
-    if poor:
-        line = f"keep_detail is off: the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
-        warnings.warn(Note(f"{line}; what is shown is what was decoded"), stacklevel=4)
 
 
 def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:
