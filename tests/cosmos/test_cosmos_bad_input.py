@@ -114,7 +114,7 @@ def test_texts(place, tmp_path, told):
         ("code.npy", "cannot be read"),
         ("two.safetensors", "got 2 tensors, expected one"),
         ("cut.safetensors", "cannot be read"),
-        ("absent.npy", "cannot be read"),
+        ("absent.npy", "does not exist or is not a regular file"),
     ):
         assert words in told(*given, f"text={text}")
     assert "expected a file of T5 embeddings [tokens, 32]" in told(*given)

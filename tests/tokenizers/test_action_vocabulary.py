@@ -59,7 +59,7 @@ def test_json_of_either_kind_comes_back():
 def test_declarations_that_cannot_be(change, line):
     with pytest.raises(BadData, match=line):
         channel("x", **change)
-    with pytest.raises(BadData, match="expected two or more distinct names"):
+    with pytest.raises(BadData, match="expected two or more distinct plain names"):
         MixedSchema(embodiments=(("a", ARM), ("a", HAND)))
     with pytest.raises(BadData, match="embodiment 'a': action schema"):
         schema_from_json({"embodiments": {"a": {}, "b": {}}})

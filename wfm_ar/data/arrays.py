@@ -88,7 +88,7 @@ def _opened(path: Path) -> io.BufferedReader:
     if fd < 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
         if fd >= 0:
             os.close(fd)
-        raise BadData(f"{path}: does not exist or is not a regular file, expected an array; fix: restore it or drop the episode")
+        raise BadData(f"{path}: does not exist or is not a regular file, expected an array; fix: see the path, or restore the file")
     return open(fd, "rb")
 
 
