@@ -217,7 +217,11 @@ def test_what_does_not_fit_is_one_clear_line(world, data, tmp_path):
     (copy / "actions.json").write_text(json.dumps(other))
     with pytest.raises(BadActions, match="rate_hz"):
         evaluate(world, copy, tmp_path / "c", QUICK, progress=False)
-    assert not any((tmp_path / name).exists() for name in "abc")
+    (tmp_path / "fast").mkdir()
+    write_video(tmp_path / "fast" / "0.mp4", np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8), 30)
+    with pytest.raises(BadData, match="got 30 frames a second, expected the world's 10: .*; fix: fps=10 thins faster clips"):
+        evaluate(world, tmp_path / "fast", tmp_path / "d", QUICK, progress=False)
+    assert not any((tmp_path / name).exists() for name in "abcd")
 
 
 def test_a_demo_that_fails_is_told_in_the_report_and_loses_nothing(world, data):

@@ -33,6 +33,17 @@ def test_where_none_is_held_out_validation_is_of_the_training_clips(tmp_path, ca
     assert len(train) + len(val) == 4 and len(val) >= 1
 
 
+def test_clips_of_several_rates_are_told(tmp_path, capsys):
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    for i, fps in enumerate((10, 10, 30)):
+        write_video(tmp_path / f"{i}.mp4", frames, fps)
+    training_sets(tmp_path, tmp_path / "run")
+    line = "clips of 10 to 30 frames a second, 2 of 3 of 10: each is learnt frame by frame, and the world shows 10 a second"
+    assert line in capsys.readouterr().out
+    training_sets(tmp_path, tmp_path / "run", fps=10)
+    assert "frame by frame" not in capsys.readouterr().out
+
+
 def test_a_run_keeps_the_ranges_it_began_with(tmp_path, capsys):
     data, run = folder(tmp_path / "a", 2), tmp_path / "run"
     first = training_sets(data, run, camera=None, fps=None)[0].schema

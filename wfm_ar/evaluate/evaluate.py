@@ -27,7 +27,7 @@ from wfm_ar.data.claims import claim, whole_files
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.errors import OutputExists
+from wfm_ar.errors import BadData, OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
@@ -47,6 +47,7 @@ from wfm_ar.evaluate.text_following import text_section
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import SETTINGS, find_world
+from wfm_ar.schema import same_rate
 from wfm_ar.shapes import latent_frames
 
 NO_OBJECTS = "needs tabletop episodes, square, of one robot, whose state says where the objects and the peg are (names, object_xy, peg_xy)"
@@ -94,6 +95,7 @@ def _measured(
     latent_frames(config.frames, loaded.rate)
     view = {"camera": config.camera, "fps": config.fps, "flip": config.flip}
     episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)
+    _refuse_other_rates(episodes, loaded)
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width, "crop": loaded.crop}
     clips, push_set = HeldOut(episodes, count=config.episodes, **size), _pushes(loaded, episodes)
     pushes = HeldOut(push_set, count=config.text_episodes, **size) if push_set else None
@@ -149,6 +151,18 @@ def _measured(
 def _names(data: str | Path) -> str:
     """The last part of a data set's path, or of each of several."""
     return os.pathsep.join(Path(part).name for part in str(data).split(os.pathsep))
+
+
+def _refuse_other_rates(episodes: EpisodeSet, world: World) -> None:
+    """Clips without actions say their rate themselves; that of clips with actions is their schema's, which was compared."""
+    if episodes.schema is not None:
+        return
+    for episode in episodes:
+        if not same_rate(episode.fps, world.fps):
+            raise BadData(
+                f"{episode.video}: got {episode.fps:g} frames a second, expected the world's {world.fps:g}: its frames would be compared "
+                f"with others' places in time; fix: fps={world.fps:g} thins faster clips"
+            )
 
 
 def _driven(world: World, clips: HeldOut) -> HeldOut:

@@ -1,6 +1,7 @@
 """What a training run learns from: the data as it was found, its two splits, and the action schema the run keeps."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
 from wfm_ar.framing import framing_line
-from wfm_ar.schema import Schema, channels_of, same_channels, schema_from_json
+from wfm_ar.schema import Schema, channels_of, same_channels, same_rate, schema_from_json
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import Clips
 
@@ -29,6 +30,8 @@ def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, Episo
     """
     found = open_episodes(data, **view)
     print(found.about(), flush=True)
+    if found.schema is None:
+        _say_mixed_rates(found)
     if found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
     train_set, val_set = parted(found)
@@ -36,6 +39,19 @@ def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, Episo
         clips = "its one episode is trained on and" if len(found) == 1 else "none of its episodes is held out: those trained on are"
         print(f"{data}: {clips} validated with: validation says nothing of clips not seen", flush=True)
     return train_set, val_set
+
+
+def _say_mixed_rates(found: EpisodeSet) -> None:
+    """A line where clips without actions are of several rates: actions would hold each robot's, these have only the world's."""
+    rates = Counter(episode.fps for episode in found)
+    if same_rate(min(rates), max(rates)):
+        return
+    ((most, count),) = rates.most_common(1)
+    print(
+        f"note: {found.path}: clips of {min(rates):g} to {max(rates):g} frames a second, {count} of {len(found)} of {most:g}: each "
+        f"is learnt frame by frame, and the world shows {most:g} a second; fix: fps={min(rates):g} makes all of them that slow",
+        flush=True,
+    )
 
 
 def parted(found: EpisodeSet) -> tuple[EpisodeSet, EpisodeSet]:
