@@ -218,7 +218,8 @@ def test_what_does_not_fit_is_one_clear_line(world, data, tmp_path):
     with pytest.raises(BadActions, match="rate_hz"):
         evaluate(world, copy, tmp_path / "c", QUICK, progress=False)
     (tmp_path / "fast").mkdir()
-    write_video(tmp_path / "fast" / "0.mp4", np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8), 30)
+    for i in range(3):
+        write_video(tmp_path / "fast" / f"{i}.mp4", np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8), 30)
     with pytest.raises(BadData, match="got 30 frames a second, expected the world's 10: .*; fix: fps=10 thins faster clips"):
         evaluate(world, tmp_path / "fast", tmp_path / "d", QUICK, progress=False)
     assert not any((tmp_path / name).exists() for name in "abcd")
