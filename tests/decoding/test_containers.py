@@ -59,6 +59,20 @@ def test_samples_of_fragments(tmp_path, fd_of):
         mp4.declared(fd_of(tmp_path / "b.mp4"), 1)
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_fragment_that_is_not_called_one(tmp_path, fd_of, which):
+    """Its frames would be passed over as media data that nobody names."""
+    make(tmp_path / "a.mp4", g="3", container_options={"movflags": "+frag_keyframe+empty_moov"})
+    content, at = (tmp_path / "a.mp4").read_bytes(), -1
+    for _ in range(which + 1):
+        at = content.index(b"moof", at + 1)
+    (tmp_path / "b.mp4").write_bytes(content[:at] + b"mdat" + content[at + 4 :])
+    with pytest.raises(Refused, match="media data behind media data"):
+        mp4.declared(fd_of(tmp_path / "b.mp4"), 1)
+    with pytest.raises(BadClip):
+        read_video(tmp_path / "b.mp4")
+
+
 @pytest.mark.parametrize("first", [3, 6])
 def test_a_cut_by_edit_list_shows_the_rest(tmp_path, fd_of, first):
     """As `ffmpeg -ss ... -c copy` leaves it: what lies before the cut is stored, and not shown."""
@@ -104,6 +118,31 @@ def test_a_matroska_without_its_first_block(tmp_path, fd_of):
         count_frames(tmp_path / "b.mkv")
     with pytest.raises(BadClip, match="damaged"):
         read_video(tmp_path / "b.mkv")
+
+
+@pytest.mark.parametrize("block", [0, 4, 8])
+def test_a_matroska_block_of_no_track(tmp_path, fd_of, block):
+    """A flipped bit in a block's track number; it would be passed over as another track's."""
+    make(tmp_path / "a.mkv")
+    content = bytearray((tmp_path / "a.mkv").read_bytes())
+    content[matroska.stored_frames(fd_of(tmp_path / "a.mkv"), 0, 100).places[block]] ^= 0x10
+    (tmp_path / "b.mkv").write_bytes(content)
+    with pytest.raises(Refused, match=r"a block of track 17, expected one of \[1\]"):
+        matroska.stored_frames(fd_of(tmp_path / "b.mkv"), 0, 100)
+    with pytest.raises(BadClip):
+        read_video(tmp_path / "b.mkv")
+
+
+@pytest.mark.parametrize("flipped", [0x04, 0x08])
+def test_a_matroska_block_that_became_a_number(tmp_path, fd_of, flipped):
+    """A flipped bit in a block's id makes it the cluster's place or the size of the one before, and its frame is gone."""
+    make(tmp_path / "a.mkv")
+    content = bytearray((tmp_path / "a.mkv").read_bytes())
+    place = matroska.stored_frames(fd_of(tmp_path / "a.mkv"), 0, 100).places[8]
+    content[content.rindex(b"\xa3", 0, place)] ^= flipped
+    (tmp_path / "b.mkv").write_bytes(content)
+    with pytest.raises(Refused, match="bytes in a cluster, expected a short number"):
+        matroska.stored_frames(fd_of(tmp_path / "b.mkv"), 0, 100)
 
 
 def test_a_live_matroska_cannot_be_known_whole(tmp_path):

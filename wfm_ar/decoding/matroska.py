@@ -16,7 +16,9 @@ _VOID, _CRC = 0xEC, 0xBF
 _IN_SEGMENT = {_TRACKS, _CLUSTER, _VOID, _CRC, 0x114D9B74, 0x1549A966, 0x1254C367, 0x1C53BB6B, 0x1043A770, 0x1941A469}
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
 _TIME = 0xE7  # of a cluster
-_IN_CLUSTER = {_SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CRC, _TIME, 0xA7, 0xAB, 0x5854}
+_PLACE, _BEFORE = 0xA7, 0xAB  # of a cluster: where it lies, and how long the one before it is
+_IN_CLUSTER = {_SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CRC, _TIME, _PLACE, _BEFORE, 0x5854}
+_LONGEST = {_TIME: 8, _PLACE: 8, _BEFORE: 8, _CRC: 4}  # bytes; a flipped bit makes a block one of these
 _INFO, _SCALE, _USUAL_SCALE = 0x1549A966, 0x2AD7B1, 1_000_000  # nanoseconds a tick
 _TRACK, _NUMBER, _TYPE = 0xAE, 0xD7, 0x83
 _VIDEO = 1
@@ -44,11 +46,14 @@ def stored_frames(fd: int, track_index: int, most: int) -> Stored:
         raise _damaged(f"{len(top)} parts, expected a header and one segment")
     segment = list(_elements(fd, top[1].start, top[1].end, "the segment"))
     _known(segment, _IN_SEGMENT, "the segment")
-    number = _track_number(fd, segment, track_index)
+    number, tracks = _track_numbers(fd, segment, track_index)
     places, times = array("Q"), []
     for cluster in (element for element in segment if element.kind == _CLUSTER):
         inside = list(_elements(fd, cluster.start, cluster.end, "a cluster"))
         _known(inside, _IN_CLUSTER, "a cluster")
+        long = [element for element in inside if element.end - element.start > _LONGEST.get(element.kind, element.end)]
+        if long:
+            raise _damaged(f"an element {long[0].kind:#x} of {long[0].end - long[0].start} bytes in a cluster, expected a short number")
         now = next((_unsigned(fd, element) for element in inside if element.kind == _TIME), 0)
         for element in inside:
             if element.kind == _BLOCK_GROUP:
@@ -58,6 +63,8 @@ def stored_frames(fd: int, track_index: int, most: int) -> Stored:
             if element.kind in (_SIMPLE_BLOCK, _BLOCK):
                 head = os.pread(fd, 12, element.start)
                 track, used = _vint(head, 0, keep_marker=False)
+                if track not in tracks:
+                    raise _damaged(f"a block of track {track}, expected one of {sorted(tracks)}")
                 if track == number:
                     if len(head) < used + 3 or head[used + 2] & 0x06:
                         raise _damaged("a block of several frames, expected one frame a block")
@@ -77,16 +84,19 @@ def _scale(fd: int, segment: list[_Element]) -> int:
     return _USUAL_SCALE
 
 
-def _track_number(fd: int, segment: list[_Element], track_index: int) -> int:
-    numbers = []
+def _track_numbers(fd: int, segment: list[_Element], track_index: int) -> tuple[int, set[int]]:
+    """The number of the `track_index`-th video track, and those of all tracks."""
+    every, videos = set(), []
     for tracks in (element for element in segment if element.kind == _TRACKS):
         for track in (one for one in _elements(fd, tracks.start, tracks.end, "the tracks") if one.kind == _TRACK):
             fields = {one.kind: one for one in _elements(fd, track.start, track.end, "a track")}
-            if _NUMBER in fields and _TYPE in fields and _unsigned(fd, fields[_TYPE]) == _VIDEO:
-                numbers.append(_unsigned(fd, fields[_NUMBER]))
-    if track_index >= len(numbers):
-        raise _damaged(f"{len(numbers)} video tracks, expected number {track_index}")
-    return numbers[track_index]
+            if _NUMBER in fields:
+                every.add(_unsigned(fd, fields[_NUMBER]))
+                if _TYPE in fields and _unsigned(fd, fields[_TYPE]) == _VIDEO:
+                    videos.append(_unsigned(fd, fields[_NUMBER]))
+    if track_index >= len(videos):
+        raise _damaged(f"{len(videos)} video tracks, expected number {track_index}")
+    return videos[track_index], every
 
 
 def _elements(fd: int, start: int, end: int, where: str) -> Iterator[_Element]:

@@ -9,6 +9,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from wfm_ar.decoding.limits import Refused
@@ -240,6 +241,9 @@ def _fragments(fd: int, top: list[_Box], track_id: int) -> int:
     """Samples in the fragments of a track. Only the index at the end tells that no fragment is missing."""
     if top[-1].kind != b"mfra":
         raise Refused(f"is a fragmented MP4 without an index at its end, which tells whether it is whole; {_REMUX}")
+    media = [box.kind for box in top if box.kind in (b"moof", b"mdat")]
+    if any(kind == following == b"mdat" for kind, following in pairwise(media)):
+        raise _damaged("media data behind media data, expected a fragment that says what they are")
     count = 0
     for moof in (box for box in top if box.kind == b"moof"):
         inside = list(_boxes(fd, moof.start, moof.end))
