@@ -275,6 +275,24 @@ def test_tokenize_there_and_back(wfm, place):
     refused(wfm("tokenize", f"video={place / 'in.mp4'}", "out=x.mp4"), "ends in .npy")
     refused(wfm("tokenize", f"video={place / 'in.mp4'}", "frames=4", "out=x.npy"), "use 3 or 5")
     refused(wfm("tokenize", f"tokens={place / 'a.npy'}", "out=x.mp4"), "expected [t, 2, 3]")
+    refused(wfm("tokenize", f"video={place / 'in.mp4'}", "frames=99", "out=x.npy"), "frames: got 99, but")
+    refused(wfm("tokenize", "tokens=t.npy", "prompt_fps=5", "out=x.mp4"), "prompt_fps: got 5")
+
+
+def test_tokenize_takes_a_video_at_the_worlds_rate(wfm, place):
+    """The tokens of a clip of three times the rate are those of every third frame of it."""
+    world_fps = 10
+    frames = np.random.default_rng(0).integers(0, 256, (13, 16, 24, 3), dtype=np.uint8)
+    write_video(place / "fast.mp4", frames, 3 * world_fps, lossless=True)
+    write_video(place / "third.mp4", frames[::3], world_fps, lossless=True)
+    write_video(place / "slow.mp4", frames[::3], world_fps / 2, lossless=True)
+    code, out, _ = wfm("tokenize", f"video={place / 'fast.mp4'}", "out=fast.npy")
+    assert code == 0 and "30 frames a second re-timed to the world's 10" in out
+    assert wfm("tokenize", f"video={place / 'third.mp4'}", "out=third.npy")[0] == 0
+    np.testing.assert_array_equal(np.load("fast.npy"), np.load("third.npy"))
+    refused(wfm("tokenize", f"video={place / 'slow.mp4'}", "out=slow.npy"), "got 5 frames a second, expected 10 or more")
+    assert wfm("tokenize", f"video={place / 'slow.mp4'}", "prompt_fps=10", "out=slow.npy")[0] == 0
+    np.testing.assert_array_equal(np.load("slow.npy"), np.load("third.npy"))
 
 
 def test_tokenize_a_data_set(wfm, place):

@@ -145,25 +145,33 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request,
     return request, prompt, "; ".join(told)
 
 
-def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
-    """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
-    about = video_info(request.video)
-    rate = request.prompt_fps or about.fps
-    if request.prompt_frames == 1:  # a picture has no rate
-        rate = world.fps
+def numbers_at_rate(path: Path, world: World, fps: float | None, told: list[str]) -> np.ndarray:
+    """The numbers of a video's frames that show it evenly at the world's rate; `told` gets a line of what that took.
+
+    fps: frames a second it is taken to have, one after the other; None: its own times. Raises BadClip, BadPrompt.
+    """
+    about = video_info(path)
+    rate = fps or about.fps
     if not rate:
         got = f"does not say how many frames a second it has, expected {world.fps:g}, the world's"
-        raise BadClip(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
+        raise BadClip(f"{path}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
     if rate < world.fps and not same_rate(rate, world.fps):
         got = f"got {rate:g} frames a second, expected {world.fps:g} or more, as the world has"
-        raise BadPrompt(f"{request.video}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
+        raise BadPrompt(f"{path}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
     kept = np.arange(about.frames)
-    if not about.even and request.prompt_fps is None:
-        kept = even_numbers(request.video, rate)
+    if not about.even and fps is None:
+        kept = even_numbers(path, rate)
         told.append("unevenly timed, shown evenly: a frame until the next one's time")
     if not same_rate(rate, world.fps):
         kept = kept[kept_frames(len(kept), rate, world.fps)]
         told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
+    return kept
+
+
+def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
+    """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
+    one = request.prompt_frames == 1  # a picture has no rate
+    kept = numbers_at_rate(request.video, world, world.fps if one else request.prompt_fps, told)
     count = len(kept) if request.prompt_frames is None else request.prompt_frames
     if count >= request.frames:
         raise BadPrompt(

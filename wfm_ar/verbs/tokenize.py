@@ -12,7 +12,7 @@ from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.shards import TokenStore
-from wfm_ar.data.video import read_video, write_video
+from wfm_ar.data.video import read_frames, write_video
 from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadData, BadPrompt
 from wfm_ar.framing import area_of
@@ -22,6 +22,7 @@ from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_array
+from wfm_ar.verbs.prompts import numbers_at_rate
 from wfm_ar.verbs.training_data import kept_schema, told_framing
 
 
@@ -39,6 +40,7 @@ class Settings:
     flip: str | None
     text: str
     crop: str | None
+    prompt_fps: float | None
     frames: int | None
     out: Path
     workers: int
@@ -57,6 +59,8 @@ class Settings:
         for key in ("camera", "fps"):
             if getattr(self, key) is not None and self.data is None:
                 raise BadConfig(f"{key}: got {getattr(self, key)} without data=, expected a data set to read; fix: leave it out")
+        if self.prompt_fps is not None and (self.video is None or not 0 < self.prompt_fps < float("inf")):
+            raise BadConfig(f"prompt_fps: got {self.prompt_fps}, expected frames a second above 0, of a video=; fix: leave it out")
         if self.crop is not None and self.video is None:
             raise BadConfig(f"crop: got {self.crop!r} without video=; fix: leave it out (data= is fitted as in training)")
         if self.crop is not None:
@@ -130,9 +134,16 @@ def _tokenizer(settings: Settings) -> VideoTokenizer:
 
 
 def _frames(settings: Settings, world: World) -> np.ndarray:
-    frames = turned(read_video(settings.video, 0, settings.frames), settings.flip)
-    if told := told_of(frames, world, settings.crop, str(settings.video)):
-        print(f"{settings.video}: {told}")
+    told: list[str] = []
+    kept = numbers_at_rate(settings.video, world, settings.prompt_fps, told)
+    if settings.frames is not None and settings.frames > len(kept):
+        got = f"frames: got {settings.frames}, but {settings.video} has {len(kept)} at the world's {world.fps:g} a second"
+        raise BadPrompt(f"{got}, expected at most that; fix: give fewer")
+    frames = turned(read_frames(settings.video, kept[: settings.frames]), settings.flip)
+    if line := told_of(frames, world, settings.crop, str(settings.video)):
+        told.append(line)
+    if told:
+        print(f"{settings.video}: {'; '.join(told)}")
     return at_world_size(frames, world, settings.crop, str(settings.video))
 
 
