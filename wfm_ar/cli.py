@@ -63,14 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for message in OF_NO_USE:
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("always", category=Note)
-        show = warnings.showwarning
-        warnings.showwarning = lambda message, category, *rest: _note(message) if category is Note else show(message, category, *rest)
+        show, said = warnings.showwarning, set[str]()
+        warnings.showwarning = lambda message, kind, *rest: _note(message, said) if kind is Note else show(message, kind, *rest)
         return _guarded("wfm", lambda: _dispatch(arguments))
 
 
-def _note(message: Warning | str) -> None:
-    """A warning as one line, without the place in the code that Python adds."""
-    print(f"wfm: note: {shown(str(message))}", file=sys.stderr)
+def _note(message: Warning | str, said: set[str]) -> None:
+    """A warning as one line, without the place in the code that Python adds; each line once."""
+    line = f"wfm: note: {shown(str(message))}"
+    if line not in said:
+        said.add(line)
+        print(line, file=sys.stderr)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from wfm_ar.rollout.world_folder import save_world
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.verbs import outputs
 
+POOR = "wfm: note: keep_detail is off: the tokenizer's own copy of the given picture has"  # it is untrained
 QUICK = ("samples=4", "rounds=2", "elites=2", "frames=5")
 
 
@@ -47,7 +48,7 @@ def wfm(place, tmp_path, monkeypatch, capsys):
 
 def test_writes_the_plan_and_what_the_world_imagines_of_it(wfm, place, tmp_path):
     code, out, err = wfm(f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", f"text={tiny.TEXTS[0]}", "out=p/plan.mp4")
-    assert (code, err) == (0, ""), err
+    assert code == 0 and err.count("\n") == 1 and err.startswith(POOR), err
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
         f"plan{end}" for end in (".actions.npy", ".json", ".mp4", ".png", ".tokens.npy")
     ]
@@ -68,7 +69,8 @@ def test_writes_the_plan_and_what_the_world_imagines_of_it(wfm, place, tmp_path)
 def test_an_episode_gives_start_text_and_goal(wfm, place, tmp_path):
     code, _, err = wfm(f"data={place / 'set'}", "out=e.mp4")
     about = json.loads((tmp_path / "e.json").read_text())
-    assert (code, err) == (0, "") and about["prompt"]["episode"] == "e0" and about["prompt"]["text"] == tiny.TEXTS[0]
+    assert code == 0 and err.count("\n") == 1 and err.startswith(POOR)
+    assert about["prompt"]["episode"] == "e0" and about["prompt"]["text"] == tiny.TEXTS[0]
     there = read_video(next((place / "set" / "videos").iterdir()))
     assert about["cost_at_first"] == pytest.approx(GoalPicture(picture=there[4], last=2)(there[:1]))
     assert wfm(f"data={place / 'set'}", f"goal={place / 'large.png'}", "frames=7", "out=large.mp4")[0] == 0  # a goal is cropped and resized
