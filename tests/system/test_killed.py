@@ -1,7 +1,5 @@
 """The short forms of the training campaigns in tools/campaigns: real kills, the same tokens, flat memory."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,24 +8,15 @@ TOOLS = Path(__file__).parents[2] / "tools" / "campaigns"
 pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(600)]
 
 
-def load(path: Path, monkeypatch):
-    monkeypatch.syspath_prepend(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, path.stem, module)  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_twelve_kills_lose_nothing(tmp_path, monkeypatch):
-    kill_training = load(TOOLS / "kill_training.py", monkeypatch)
+def test_twelve_kills_lose_nothing(tmp_path, load):
+    kill_training = load(TOOLS / "kill_training.py")
     report = kill_training.campaign(tmp_path, kills=12, seed=3, stages=("world_model",))
     assert report.kills == 12 and report.inside >= 4 and report.runs >= 1
 
 
-def test_fifty_prompts_have_the_same_tokens_in_any_batch(monkeypatch):
-    same_tokens = load(TOOLS / "same_tokens.py", monkeypatch)
-    tiny = load(Path(__file__).parents[1] / "rollout" / "tiny_world.py", monkeypatch)
+def test_fifty_prompts_have_the_same_tokens_in_any_batch(load):
+    same_tokens = load(TOOLS / "same_tokens.py")
+    tiny = load(Path(__file__).parents[1] / "rollout" / "tiny_world.py")
     world = same_tokens.World(tiny.make_parts(refine=False), name="tiny")
     prompts = same_tokens.prompts_of(world, [tiny.make_video(9, seed) for seed in range(3)], tiny.TEXTS, 50, seed=0)
     assert len({prompt.num_frames for prompt in prompts}) >= 3 and any(prompt.actions is not None for prompt in prompts)

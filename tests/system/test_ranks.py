@@ -1,8 +1,6 @@
 """`torchrun -m wfm_ar train` as a user starts it: two ranks, one is killed, torchrun starts both again, the run ends."""
 
-import importlib.util
 import random
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,12 +10,8 @@ TOOLS = Path(__file__).parents[2] / "tools" / "campaigns"
 pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(900)]
 
 
-def test_torchrun_starts_again_after_a_kill(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location("ranks", TOOLS / "ranks.py")
-    ranks = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ranks", ranks)
-    spec.loader.exec_module(ranks)
+def test_torchrun_starts_again_after_a_kill(tmp_path, load):
+    ranks = load(TOOLS / "ranks.py")
     data, base, log = ranks.make_clips(tmp_path / "clips"), tmp_path / "base", tmp_path / "told.txt"
     words = ["stage=video_tokenizer", f"data={data}", f"run={base}", *ranks.TINY, "steps=2", "val_every=2", "checkpoint_every=2"]
     assert ranks.Child(words, log).wait() == 0, log.read_text()

@@ -1,7 +1,6 @@
 """The short form of tools/campaigns/kill_writers.py: real verbs, killed at file operations or two at once. (Every single operation of
 what they share: tests/data/test_claims.py.)"""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -11,28 +10,19 @@ TOOLS = Path(__file__).parents[2] / "tools"
 pytestmark = [pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the checkout"), pytest.mark.timeout(600)]
 
 
-def load(path: Path, monkeypatch):
-    monkeypatch.syspath_prepend(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, path.stem, module)  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_kills_and_pairs_lose_nothing_and_leave_nothing(tmp_path, monkeypatch):
-    writers = load(TOOLS / "campaigns" / "kill_writers.py", monkeypatch)
+def test_kills_and_pairs_lose_nothing_and_leave_nothing(tmp_path, load):
+    writers = load(TOOLS / "campaigns" / "kill_writers.py")
     cases = tuple(case for case in writers.CASES if case.name in ("generate batch=", "data convert", "data curate"))
     report = writers.campaign(tmp_path, 5, seed=1, cases=cases)
     writers.pairs(tmp_path, 1, seed=1, report=report, cases=cases[-2:])
     assert report.failures == [] and (report.kills, report.pairs, report.refused) == (5, 1, 1)
 
 
-def test_the_table_of_figures_is_what_the_campaigns_kept(tmp_path, monkeypatch):
-    figures = load(TOOLS / "figures.py", monkeypatch)
+def test_the_table_of_figures_is_what_the_campaigns_kept(tmp_path, load, monkeypatch):
+    figures = load(TOOLS / "figures.py")
     page = figures.PAGE.read_text()
     assert figures.between(page, "figures", figures.table()) == page, "fix: python tools/figures.py"
-    kept = load(TOOLS / "campaigns" / "campaign_figures.py", monkeypatch)
+    kept = load(TOOLS / "campaigns" / "campaign_figures.py")
     monkeypatch.setattr(sys, "argv", ["tools/campaigns/some.py", "--cases", "3000", "--json=some.json"])
     numbers = kept.figures("some", cases=3000, failures=1, slowest_seconds=0.1234, seconds=5, outcomes={"refused": 2, "taken": 2997})
     kept.write_figures(tmp_path / "some.json", numbers)

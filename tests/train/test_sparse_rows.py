@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from wfm_ar.data.shards import TokenClip, write_store
-from wfm_ar.train import sparse_rows
 from wfm_ar.train.sparse_rows import ELSEWHERE, NEAR_CONTENT, SURE, UNKNOWN, keep_probability, usual_tokens
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
@@ -99,7 +98,3 @@ def test_the_next_token_of_a_sparse_row_is_the_next_one_that_is_kept(store):
             assert batch["targets"][row, column] == token
             if column + 1 < batch["ids"].shape[1]:
                 assert batch["ids"][row, column + 1] == token
-
-
-def test_probabilities_are_those_that_the_module_names():
-    assert 0 < sparse_rows.ELSEWHERE < sparse_rows.NEAR_CONTENT < sparse_rows.UNKNOWN < sparse_rows.SURE == 1
