@@ -1,5 +1,6 @@
 """Which of several cameras an episode shows: one by name, or all of them tiled into one picture."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,6 +33,12 @@ def view_of(cameras: Sequence[str], shown: Sequence[str]) -> str:
     return "+".join(shown) if len(cameras) > 1 else ""
 
 
+def tiling(count: int) -> tuple[int, int]:
+    """(rows, columns) in which the pictures of `count` cameras stand."""
+    columns = math.isqrt(max(1, count) - 1) + 1
+    return -(-count // columns), columns
+
+
 def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray], where: str) -> np.ndarray:
     """The frames of one camera, or of all side by side in rows of ceil(sqrt(n)), each cut and resized to the smallest one's size.
 
@@ -44,8 +51,7 @@ def tiled(cameras: Sequence[str], load: Callable[[str], np.ndarray], where: str)
         told = ", ".join(f"{name} {len(view)}" for name, view in zip(cameras, views, strict=True))
         raise BadClip(f"{where}: cameras have different numbers of frames ({told}), expected one; fix: camera= names one, or record again")
     height, width = (max(2, min(view.shape[axis] for view in views) // 2 * 2) for axis in (1, 2))
-    columns = int(np.ceil(np.sqrt(len(views))))
-    rows = -(-len(views) // columns)
+    rows, columns = tiling(len(views))
     out = np.zeros((len(views[0]), rows * height, columns * width, 3), np.uint8)
     for i, view in enumerate(views):
         y, x = i // columns * height, i % columns * width

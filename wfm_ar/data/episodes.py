@@ -122,6 +122,7 @@ class EpisodeSet(Sequence):
     schema_made: bool = False  # the schema was found in the data, not read from a file: another look may find other ranges
     title: str = ""  # the format as a user calls it
     notes: tuple[str, ...] = ()  # what was chosen or assumed while opening, for the user to read
+    tiles: int = 1  # cameras that a frame shows side by side, see cameras.tiled
     view: str = ""  # the cameras that are shown, where there are several: two looks at one episode are two clips
 
     def __post_init__(self) -> None:

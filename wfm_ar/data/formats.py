@@ -53,14 +53,21 @@ def open_episodes(
     check_flip(flip)
     if text not in TEXTS:
         raise BadConfig(f"text: got {text!r}{nearest(text, TEXTS)}, expected one of {list(TEXTS)}; fix: name one")
-    found = open_any(path, camera=camera, fps=fps, text=text)
-    found = found if flip is None else flipped(found, flip)
+    found = open_any(path, camera=camera, fps=fps, flip=flip, text=text)
     found = found if fps is None else thinned(found, fps)
     return found if split is None else found.of_split(split)
 
 
-def open_any(path: str | Path, *, camera: str | None, fps: float | None, text: str = "first", problems: Problems = None) -> EpisodeSet:
-    """The data as they are stored, see open_episodes; `fps` is the rate of those that do not say.
+def open_any(
+    path: str | Path,
+    *,
+    camera: str | None,
+    fps: float | None,
+    flip: str | None = None,
+    text: str = "first",
+    problems: Problems = None,
+) -> EpisodeSet:
+    """The data at the rate they are stored at, see open_episodes; `fps` is the rate of those that do not say.
 
     With a list of `problems`, what is wrong with one file or episode is added to it, and the rest opened.
     """
@@ -69,8 +76,10 @@ def open_any(path: str | Path, *, camera: str | None, fps: float | None, text: s
         chosen = not any(kind in HAVE_CAMERAS for kind in kinds)  # a camera goes to those that have a choice
         wishes = [camera if kind in HAVE_CAMERAS or chosen else None for kind in kinds]
         texts = [text if kind == "rlds" or "rlds" not in kinds else "first" for kind in kinds]
-        return mix([_open_one(part, *wish, problems) for part, *wish in zip(parts, wishes, [fps] * len(parts), texts, strict=True)])
-    return _open_one(Path(path), camera, fps, text, problems)
+        sets = [_open_one(part, wish, fps, words, problems) for part, wish, words in zip(parts, wishes, texts, strict=True)]
+        return mix(sets if flip is None else [flipped(one, flip) for one in sets])
+    found = _open_one(Path(path), camera, fps, text, problems)
+    return found if flip is None else flipped(found, flip)
 
 
 def _open_one(path: Path, camera: str | None, fps: float | None, text: str, problems: Problems) -> EpisodeSet:

@@ -177,6 +177,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
         reader=reader,
         schema_made=made,
         notes=tuple(notes),
+        tiles=max(1, len(shown)),
         view=view_of(cameras, shown),
     )
 

@@ -75,6 +75,7 @@ def open_lerobot(root: Path, camera: str | None, problems: Problems = None) -> E
         reader=reader,
         schema_made=made,
         notes=tuple(notes),
+        tiles=max(1, len(shown)),
         view=view_of(info.cameras, shown),
     )
 

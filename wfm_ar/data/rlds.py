@@ -235,6 +235,7 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
         reader=reader,
         schema_made=made,
         notes=tuple(notes),
+        tiles=max(1, len(shown)),
         view=view_of(cameras, shown),
     )
 

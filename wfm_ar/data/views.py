@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wfm_ar.data.cameras import tiling
 from wfm_ar.data.curate.retime import cut_state, joined_actions, kept_frames, retimed_schema, rules_of
 from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, Reader
 from wfm_ar.errors import BadClip, BadConfig, BadData, nearest
@@ -25,9 +26,12 @@ def check_flip(flip: str | None) -> None:
         raise BadConfig(f"flip: got {flip!r}{nearest(flip, FLIPS)}, expected null or one of {list(FLIPS)}; fix: flip=vertical")
 
 
-def turned(frames_THWC: np.ndarray, flip: str | None) -> np.ndarray:
-    """The frames as they are, or with the bottom row first."""
-    return frames_THWC if flip is None else np.ascontiguousarray(frames_THWC[:, ::-1])
+def turned(frames_THWC: np.ndarray, flip: str | None, tiles: int = 1) -> np.ndarray:
+    """The frames as they are, or with the bottom row first; of several cameras side by side each is turned where it stands."""
+    if flip is None:
+        return frames_THWC
+    (T, H, W, C), (rows, _) = frames_THWC.shape, tiling(tiles)
+    return np.ascontiguousarray(frames_THWC.reshape(T, rows, H // rows, W, C)[:, :, ::-1].reshape(T, H, W, C))
 
 
 def flipped(episodes: EpisodeSet, flip: str) -> EpisodeSet:
@@ -35,7 +39,7 @@ def flipped(episodes: EpisodeSet, flip: str) -> EpisodeSet:
     check_flip(flip)
     notes = [note for note in episodes.notes if note != MAYBE_UPSIDE_DOWN]
     notes.append(f"pictures turned upside down (flip={flip})")
-    return replace(episodes, reader=FlippedReader(episodes.reader, flip), notes=tuple(notes))
+    return replace(episodes, reader=FlippedReader(episodes.reader, flip, episodes.tiles), notes=tuple(notes))
 
 
 def thinned(episodes: EpisodeSet, fps: float) -> EpisodeSet:
@@ -115,17 +119,18 @@ def _joins(episodes: EpisodeSet, fps: float) -> dict[str | None, _Join]:
 class FlippedReader:
     """Another reader's episodes, their frames turned."""
 
-    def __init__(self, reader: Reader, flip: str) -> None:
-        self.reader, self.flip = reader, flip
+    def __init__(self, reader: Reader, flip: str, tiles: int) -> None:
+        self.reader, self.flip, self.tiles = reader, flip, tiles
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
-        return turned(self.reader.frames(episode, start, count), self.flip)
+        return turned(self.reader.frames(episode, start, count), self.flip, self.tiles)
 
     def num_frames(self, episode: Episode) -> int:
         return self.reader.num_frames(episode)
 
     def frames_from(self, episode: Episode) -> list[Place]:
-        return [place._replace(within=[place.within, f"flip={self.flip}"]) for place in self.reader.frames_from(episode)]
+        told = f"flip={self.flip}" + f" of {self.tiles}" * (self.tiles > 1)
+        return [place._replace(within=[place.within, told]) for place in self.reader.frames_from(episode)]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
         return self.reader.actions(episode, schema)
