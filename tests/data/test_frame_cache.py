@@ -70,8 +70,10 @@ def test_frames_of_other_data_are_not_found_and_can_be_dropped(tmp_path):
     cache, other = FrameCache(tmp_path, 1e9), Decoder(FRAMES[::-1])
     cache.load("key", SIZE, TOTAL, 0, TOTAL, Decoder())
     assert (cache.load("other", SIZE, TOTAL, 0, 4, other) == FRAMES[::-1][:4]).all()
+    assert cache.held == {"key": TOTAL * FRAME, "other": BLOCK * FRAME}
     assert cache.drop_others({"other"}) == TOTAL * FRAME and cache.used == BLOCK * FRAME
-    assert FrameCache(tmp_path, 1e9).used == BLOCK * FRAME
+    again = FrameCache(tmp_path, 1e9)
+    assert again.used == BLOCK * FRAME and again.held == cache.held == {"other": BLOCK * FRAME}
 
 
 @pytest.mark.parametrize("error", [NoSpace("full"), OSError("gone")])

@@ -79,3 +79,26 @@ def test_the_cache_is_many_times_faster_than_the_decoder(episodes, tmp_path):
         return min(best)
 
     assert seconds(plain) > 5 * seconds(cached)
+
+
+def test_what_is_to_be_decoded_yet(episodes, tmp_path):
+    """Blocks of 16 frames; another run, and another set on the same cache, count what is there."""
+    size = 80 * 32 * 48 * 3
+    clips = Clips(episodes, CONFIG, FrameCache(tmp_path, size))
+    assert clips.to_decode() == (80, 80) and Clips(episodes, CONFIG).to_decode() is None
+    clips.load(0, 20, 3)
+    assert clips.to_decode() == (64, 80)
+    clips.load(0, 3, 30)  # decodes the other two blocks, the last of 8 frames
+    assert clips.to_decode() == (40, 80)
+    again = Clips(episodes, CONFIG, FrameCache(tmp_path, size))
+    again.load(1, 0, 1)
+    assert again.to_decode() == (24, 80) and again.load(1).shape == (40, 32, 48, 3) and again.to_decode() == (0, 80)
+    assert Clips(episodes, replace(CONFIG, crop="fit"), FrameCache(tmp_path, 2 * size)).to_decode() == (80, 80)
+    assert Clips(episodes, replace(CONFIG, crop="fit"), FrameCache(tmp_path, 2 * size - 1)).to_decode() is None  # no room for all
+
+
+def test_ranks_decode_side_by_side(episodes, tmp_path):
+    clips = Clips(episodes, CONFIG, FrameCache(tmp_path, 1e9, sharers=2))
+    assert clips.to_decode() == (80, 80)
+    clips.load(0, 0, 16)
+    assert clips.to_decode() == (48, 80)

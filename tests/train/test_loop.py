@@ -60,6 +60,14 @@ def lines(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "samples_per_s"} for row in rows]
 
 
+def test_waiting_for_frames_is_measured_a_step(tmp_path):
+    """The time left asks a stage once as it starts, and after each batch."""
+    stage, asked = LineStage(), []
+    stage.to_decode = lambda: asked.append(len(stage.steps_seen)) or (0, 10)
+    train(stage, config(3, num_workers=0), tmp_path)
+    assert asked == [0, 0, 1, 2]
+
+
 def test_a_number_is_the_mean_over_the_steps_that_have_it(tmp_path):
     class Kinds(LineStage):
         def loss(self, model, batch, generator):

@@ -9,6 +9,7 @@ import tiny_stages as tiny
 import torch
 
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.video import write_video
 from wfm_ar.train.video_tokenizer_stage import restlessness
 
@@ -37,6 +38,16 @@ def test_validation_shows_clips_of_any_lengths(name, tmp_path):
     (picture,) = pictures.values()
     rows = 4 * 2 if name == "video_tokenizer" else 3 * 3
     assert picture.shape[0] == rows * 16 and picture.shape[1] % 24 == 0 and picture.shape[1] >= 9 * 24
+
+
+@pytest.mark.parametrize("name", ["video_tokenizer", "diffusion_decoder"])
+def test_stages_that_learn_from_pixels_tell_what_is_to_be_decoded(name, tmp_path):
+    stage = tiny.make_stage(name, tiny.make_data(tmp_path))
+    assert stage.to_decode() is None  # they have no cache
+    stage.windows.clips.cache = FrameCache(tmp_path / "frames", 1e9)
+    assert stage.to_decode() == (36, 36)
+    stage.batch(0, 2, 0)
+    assert stage.to_decode()[0] < 36
 
 
 def test_restlessness_counts_latents_that_change_where_no_pixel_does():

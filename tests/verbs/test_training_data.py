@@ -1,13 +1,19 @@
 """What a run learns from: one lone episode is both splits, and ranges found in data stay those of the run."""
 
+import time
+
 import numpy as np
 import pytest
 
 from wfm_ar.cli import main
 from wfm_ar.data import write_video
 from wfm_ar.errors import BadData
-from wfm_ar.verbs.training_data import policy_set, training_sets
+from wfm_ar.tokenizers.video import VideoTokenizerConfig
+from wfm_ar.train.clips import Clips
+from wfm_ar.verbs import training_data
+from wfm_ar.verbs.training_data import decoding_speed, frame_cache, policy_set, training_sets
 
+TOKENIZER = VideoTokenizerConfig(height=16, width=16, encoder_channels=8, decoder_channels=8, z_channels=8, decoder_blocks=1)
 NO_TRAIN = b"".join(
     b'{"id": "%s", "video": "%s.mp4", "fps": 5, "split": "%s"}\n' % row for row in ((b"a", b"a", b"test"), (b"b", b"b", b"val"))
 )
@@ -52,6 +58,50 @@ def test_a_run_keeps_the_ranges_it_began_with(tmp_path, capsys):
     again = training_sets(data, run, camera=None, fps=None)[0].schema
     assert again == first and "the run's action ranges are kept" in capsys.readouterr().out
     assert training_sets(data, tmp_path / "new", camera=None, fps=None)[0].schema.channels[0].high > 2 * first.channels[0].high
+
+
+def test_how_long_the_cache_takes_to_fill_is_told(tmp_path, capsys, monkeypatch):
+    """For what is not there yet and finds room; measured, and nothing of it kept."""
+    sets = training_sets(folder(tmp_path / "a", 8), tmp_path / "run")
+    measured = []
+    monkeypatch.setattr(training_data, "decoding_speed", lambda clips, workers: measured.append((len(clips), workers)) or 0.1)
+
+    def told(gigabytes=1.0, **changes):
+        capsys.readouterr()
+        how = {"sharers": 1, "workers": 3, "told": True} | changes
+        return frame_cache(tmp_path / "frames", gigabytes, sets, TOKENIZER, **how), capsys.readouterr().out
+
+    cache, out = told()
+    line = "40 frames are still to be decoded, about 7 min in the first pass over the data (0.1 frames/s with 3 threads, measured on"
+    assert line in out and measured == [(len(sets[0]), 3)]
+    Clips(sets[0], TOKENIZER, cache).load(0)
+    assert "; at most" not in out and "35 frames are still to be decoded, about 6 min in" in told()[1]
+    frame = 16 * 16 * 3
+    _, out = told(gigabytes=25.5 * frame / 1e9)  # and no more than has room
+    assert "at most 0.0 MB (frame_cache=)" in out and "20 frames are still to be decoded, about 3 min" in out
+    assert "35 frames are still to be decoded, about 88 s" in told(sharers=4)[1] and told(told=False)[1] == ""
+    for one in sets:
+        for i in range(len(one)):
+            Clips(one, TOKENIZER, cache).load(i)
+    measured.clear()
+    assert "still to be decoded" not in told()[1] and not measured
+
+
+def test_decoding_is_measured_on_a_few_clips(tmp_path, monkeypatch):
+    """So many frames in so much time, by any number of threads; a slow set is not measured to its end."""
+    clips, loaded = Clips(training_sets(folder(tmp_path / "a", 12), tmp_path / "run")[0], TOKENIZER), []
+
+    def load(index, start, count):
+        loaded.append(index)
+        time.sleep(0.02)
+        return FRAMES[start : start + count]
+
+    monkeypatch.setattr(clips, "load", load)
+    assert decoding_speed(clips, 1) == pytest.approx(3 / 0.02, rel=0.25) and len(loaded) == 8 == len(set(loaded))
+    assert decoding_speed(clips, 4) == pytest.approx(4 * 3 / 0.02, rel=0.35)
+    loaded.clear()
+    monkeypatch.setattr(training_data, "MEASURED", 0.03)
+    assert decoding_speed(clips, 1) == pytest.approx(3 / 0.02, rel=0.25) and len(loaded) == 2
 
 
 def test_another_robot_is_refused(tmp_path):

@@ -8,6 +8,7 @@ full, what is there is used and everything else is decoded as if there were no c
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Container
 from pathlib import Path
 
@@ -25,9 +26,12 @@ class FrameCache:
 
     def __init__(self, root: Path, most: float, sharers: int = 1):
         """most: bytes; `sharers` processes that fill the folder at the same time get a part each."""
-        self.root, self._lock, self._told = Path(root), threading.Lock(), False
+        self.root, self.sharers, self._lock, self._told = Path(root), sharers, threading.Lock(), False
         self.root.mkdir(parents=True, exist_ok=True)
-        self.used = sum(entry.stat().st_size for entry in self._files())
+        self.held: Counter[str] = Counter()  # bytes of each clip, but for what other processes add
+        for entry in self._files():
+            self.held[_key_of(entry)] += entry.stat().st_size
+        self.used = self.held.total()
         free = os.statvfs(self.root)
         self.most = self.used + max(0.0, min(most - self.used, SPARE * free.f_bavail * free.f_frsize)) / sharers
 
@@ -63,9 +67,10 @@ class FrameCache:
         """Deletes the frames of all other clips -> bytes that were freed."""
         freed = 0
         for entry in self._files():
-            if entry.name.partition(".")[0] not in keys:
+            if (key := _key_of(entry)) not in keys:
                 freed += entry.stat().st_size
                 entry.unlink(missing_ok=True)
+                self.held.pop(key, None)
         self.used -= freed
         return freed
 
@@ -108,12 +113,17 @@ class FrameCache:
             return
         with self._lock:
             self.used += frames_THWC.nbytes
+            self.held[_key_of(path)] += frames_THWC.nbytes
 
     def _tell(self, line: str) -> None:
         with self._lock:
             told, self._told = self._told, True
         if not told:
             print(f"note: {self.root}: {line}", flush=True)
+
+
+def _key_of(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def _runs(blocks: list[int]) -> list[tuple[int, int]]:

@@ -26,6 +26,8 @@ class Clips:
         self.episodes, self.tokenizer, self.cache = episodes, tokenizer, cache
         self._num_frames: dict[int, int] = {}
         self._keys: dict[int, str] = {}
+        self._asked: tuple[int, int] | None = None  # to_decode's first answer
+        self._new = 0  # frames decoded for the cache since then
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -46,7 +48,24 @@ class Clips:
         if self.cache is None or start < 0 or start + count > declared:  # the last two: the reader says what is wrong
             return torch.from_numpy(self._in_pieces(index, start, count))
         size = self.tokenizer.height, self.tokenizer.width
-        return torch.from_numpy(self.cache.load(self.key(index), size, declared, start, count, partial(self._in_pieces, index)))
+        return torch.from_numpy(self.cache.load(self.key(index), size, declared, start, count, partial(self._for_cache, index)))
+
+    def to_decode(self) -> tuple[int, int] | None:
+        """(frames that are not in the cache yet, all frames); None where some are decoded at every use, for want of a cache or of room."""
+        if self.cache is None:
+            return None
+        frame_bytes = self.tokenizer.height * self.tokenizer.width * 3
+        if self._asked is None:
+            total = sum(map(self.num_frames, range(len(self))))
+            held = sum(self.cache.held[self.key(i)] for i in range(len(self))) if self.cache.used else 0
+            self._asked, self._new = (max(0, total - held // frame_bytes), total), 0
+        missing, total = self._asked
+        left = max(0, missing - self._new * self.cache.sharers)
+        return (left, total) if self.cache.used + left * frame_bytes <= self.cache.most else None
+
+    def _for_cache(self, index: int, start: int, count: int) -> np.ndarray:
+        self._new += count
+        return self._in_pieces(index, start, count)
 
     def key(self, index: int) -> str:
         """What the frames of an episode are known by in a cache."""

@@ -51,6 +51,7 @@ class DiffusionDecoderStage:
         clips, self.val_clips = (Clips(episodes, settings, cache) for episodes in (train_set, val_set))
         background = tokenizer.background.clone() if settings.background else None
         self.windows = WindowSampler(training, clips, background)
+        self.to_decode = clips.to_decode
         if residual_scale is None:
             with torch.no_grad():
                 true, decoded, _ = self._clips(self.windows.batch(0, 32, 1))

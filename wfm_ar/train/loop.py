@@ -27,6 +27,7 @@ from wfm_ar.train.optimizer import WeightAverage, build_optimizer, learning_rate
 from wfm_ar.train.resume import pack, unpack
 from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.time_left import TimeLeft
 from wfm_ar.train.watchdog import Interrupted, StopSignal, Watchdog
 
 Batch = dict[str, torch.Tensor]
@@ -51,6 +52,7 @@ class Stage(Protocol):
         """-> (numbers, pictures uint8 [H, W, 3]) of the averaged weights on the held-out split."""
 
     # `warning`, where a stage has it: what its last validation must not go by without, "" for nothing
+    # `to_decode`, where a stage has it: see TimeLeft
 
     def describe(self) -> dict:
         """JSON that a checkpoint carries: the network's configuration and what the data were."""
@@ -91,7 +93,8 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
     if config.compile:
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
     log = RunLog(run, start, again=due) if ranks.first else NoLog()
-    progress = Progress(stage.name, start, config.steps, shown=ranks.first)
+    time_left = TimeLeft(start, config.steps, getattr(stage, "to_decode", None) if ranks.first else None)
+    progress = Progress(stage.name, start, config.steps, ranks.first, time_left)
     guard = Guard(run, config.max_bad_steps, start, history, ranks)
     recent: list[dict[str, float | torch.Tensor]] = history.get("recent", [])  # what the steps since the last log line said
     if due and not validation.run(start, log, progress):  # the signal that ended the last run came before it; and now again
@@ -107,7 +110,9 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
     seconds = time.monotonic()
     for step in range(start, config.steps):
         with watchdog.section("data", step):
+            asked = time.monotonic()
             micro_batches = next(batches)
+            time_left.step(time.monotonic() - asked)
         with watchdog.section("step", step):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.steps, config.optimizer)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.train.time_left import TimeLeft
 
 
 def keep_lines(path: Path, last: int, drop: tuple[int, str] | None = None) -> None:
@@ -82,16 +83,18 @@ class NoLog:
 class Progress:
     """A live bar on a terminal, a line every ten seconds elsewhere: rate, loss, time left."""
 
-    def __init__(self, name: str, start: int, steps: int, shown: bool = True):
+    def __init__(self, name: str, start: int, steps: int, shown: bool = True, time_left: TimeLeft | None = None):
+        """time_left: where steps are not all alike; None: it follows from their mean."""
         self.shown, self.name, self.start, self.steps = shown, name, start, steps
+        self.time_left = time_left or TimeLeft(start, steps)
         self.began = self.spoke = time.monotonic()
         self.bar = None
         if shown and sys.stderr.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("{task.fields[numbers]}"))
-            self.task = self.bar.add_task(name, total=steps, completed=start, numbers="")
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            self.bar = Progress(*columns, TextColumn("{task.fields[left]} {task.fields[numbers]}"))
+            self.task = self.bar.add_task(name, total=steps, completed=start, left="", numbers="")
             self.bar.start()
 
     def update(self, done: int, numbers: dict[str, float]) -> None:
@@ -99,13 +102,13 @@ class Progress:
         if not self.shown:
             return
         text = " ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        left = f"{self.time_left.seconds(done) / 60:.1f} min left"
         if self.bar:
-            self.bar.update(self.task, completed=done, numbers=text)
+            self.bar.update(self.task, completed=done, left=left, numbers=text)
         elif time.monotonic() - self.spoke > 10 or done == self.steps:
             self.spoke = time.monotonic()
             rate = (done - self.start) / (self.spoke - self.began)
-            left = (self.steps - done) / max(rate, 1e-9)
-            print(f"{self.name} {done}/{self.steps}  {rate:.2f} steps/s  {left / 60:.1f} min left  {text}", flush=True)
+            print(f"{self.name} {done}/{self.steps}  {rate:.2f} steps/s  {left}  {text}", flush=True)
 
     def say(self, text: str) -> None:
         """A line that stays."""

@@ -51,6 +51,7 @@ class VideoTokenizerStage:
         if note := check_reach(training.window, config):
             print(f"note: {note}", flush=True)
         self.windows = WindowSampler(training, clips, self.model.background.clone() if config.background else None)
+        self.to_decode = clips.to_decode
 
     def describe(self) -> dict:
         return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}

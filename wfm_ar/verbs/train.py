@@ -217,7 +217,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 check_needs(settings.run, _needs(settings), train_set, val_set, policy, max(1, settings.num_workers))
             if settings.frame_cache:
                 sets = [one for one in (train_set, val_set, policy) if one is not None]
-                cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, ranks.size)
+                how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
+                cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, **how)
     for name in stages.STAGES:
         if settings.stage in (name, "all"):
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0

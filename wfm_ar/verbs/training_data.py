@@ -1,8 +1,10 @@
 """What a training run learns from: the data as it was found, its two splits, and the action schema the run keeps."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from wfm_ar.errors import BadData
 from wfm_ar.framing import framing_line
 from wfm_ar.schema import Schema, channels_of, same_channels, same_rate, schema_from_json
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
-from wfm_ar.train.clips import Clips
+from wfm_ar.train.clips import AT_ONCE, Clips
 
-LOOKED_AT = 8  # episodes whose picture size is looked at
+LOOKED_AT = 8  # episodes whose picture size and decoding are looked at
+MEASURED = 3.0  # seconds after which no more clips are decoded to measure how fast that is
 
 
 def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, EpisodeSet]:
@@ -62,22 +65,51 @@ def parted(found: EpisodeSet) -> tuple[EpisodeSet, EpisodeSet]:
     return found.of_split("train"), found.of_split("val")
 
 
-def frame_cache(root: Path, gigabytes: float, sets: Sequence[EpisodeSet], tokenizer: VideoTokenizerConfig, sharers: int) -> FrameCache:
-    """The cache of the run's decoded frames, without those of data it has no more. Says what comes to lie there."""
-    sets = list({id(one): one for one in sets}.values())
+def frame_cache(
+    root: Path, gigabytes: float, sets: Sequence[EpisodeSet], tokenizer: VideoTokenizerConfig, *, sharers: int, workers: int, told: bool
+) -> FrameCache:
+    """The cache of the run's decoded frames, without those of data it has no more; told: it says what comes to lie there, and when.
+
+    sharers: processes that fill it; workers: threads of each that decode.
+    """
+    clips = [Clips(one, tokenizer) for one in {id(one): one for one in sets}.values()]
     cache = FrameCache(root, gigabytes * 1e9, sharers)
     if cache.used:
-        clips = [Clips(one, tokenizer) for one in sets]
         cache.drop_others({one.key(i) for one in clips for i in range(len(one))})
-    frames = np.mean([sets[0].num_frames(i) for i in _few(sets[0])]) * sum(map(len, sets))
-    size = frames * tokenizer.height * tokenizer.width * 3
-    told = f"{root}: frames are decoded once and kept here, about {_bytes(size)} for all of them, {_bytes(cache.used)} are there"
-    print(told + (f"; at most {_bytes(cache.most)} (frame_cache=)" if size > cache.most else ""), flush=True)
+    if told:
+        frame_bytes, frames = tokenizer.height * tokenizer.width * 3, sum(one.num_frames(i) for one in clips for i in range(len(one)))
+        most, missing = cache.used + (cache.most - cache.used) * sharers, frames - cache.used // frame_bytes
+        line = (
+            f"{root}: frames are decoded once and kept here, {_bytes(frames * frame_bytes)} for all of them, {_bytes(cache.used)} are there"
+        )
+        print(line + (f"; at most {_bytes(most)} (frame_cache=)" if frames * frame_bytes > most else ""), flush=True)
+        missing = min(missing, int(most - cache.used) // frame_bytes)
+        if missing > 0 and (speed := decoding_speed(clips[0], workers) * sharers):
+            line = f"{root}: {missing} frames are still to be decoded, about {_time(missing / speed)} in the first pass over the data"
+            print(f"{line} ({speed:.3g} frames/s with {workers} thread{'s' * (workers > 1)}, measured on a few clips)", flush=True)
     return cache
+
+
+def decoding_speed(clips: Clips, workers: int) -> float:
+    """Frames a second that `workers` threads decode and resize: of stretches of a few clips, for MEASURED seconds; 0: too few to tell."""
+    stretches = [(i, count // 2, min(AT_ONCE, count - count // 2)) for i in _few(clips.episodes) if (count := clips.num_frames(i))]
+    began = time.monotonic()
+
+    def decode(stretch: tuple[int, int, int]) -> int:
+        return len(clips.load(*stretch)) if time.monotonic() - began < MEASURED else 0
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(decode, stretches)) / (time.monotonic() - began)
 
 
 def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _few(episodes: EpisodeSet) -> list[int]:
