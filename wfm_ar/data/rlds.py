@@ -157,7 +157,10 @@ class RldsReader:
 def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "first", problems: Problems = None) -> EpisodeSet:
     """A .tfrecord file, or a folder of them. Raises BadData, BadConfig, BadActions.
 
-    text: "first" takes an episode's first that is not empty; "frame" makes an episode of each stretch of steps that have one text.
+    text: "first" takes an episode's first that is not empty; "frame" makes an episode of each stretch of steps that have one text: rows
+    of training, rollouts and the episodes of every format have one text from end to end. A part ends with the frame that its last
+    action leads to, so no step's outcome is lost, or told under the text that came after. A part lacks the frames before the change, as
+    a rollout does that begins with one picture and a text.
     """
     files = [path] if path.is_file() else [one for one in files_below(path) if ".tfrecord" in one.name]
     root = path.parent if path.is_file() else path
@@ -177,7 +180,7 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
             raise problem
         problems.append(problem)
     shown, camera_note = choose_cameras(cameras, camera, str(path)) if cameras else ((), "")
-    found, notes, blank, changing = [], [camera_note] if camera_note else [], dict.fromkeys(shown, 0), 0
+    found, notes, blank, changing = [], [camera_note] if camera_note else [], dict.fromkeys(shown, 0), []
     for one in records if shown else ():
         with noted(problems):
             steps, empty = one.cameras.get(shown[0], (0, 0))
@@ -188,7 +191,7 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
             name = f"{one.file.relative_to(root).as_posix()}:{one.number}"
             record = Record(number=one.number, offset=one.offset, length=one.length, steps=steps)
             parts = _stretches(one.texts, steps)
-            changing += len(parts) > 1
+            changing += [[count for _, _, count in parts]] if len(parts) > 1 else []
             if text == "first" or len(parts) == 1:
                 found.append((name, name, one.file, record, parts[0][0], one.acting, one.state))
                 continue
@@ -197,9 +200,11 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
                 found.append((f"{name}@{first}", name, one.file, part, words, one.acting, one.state))
     notes += [f"{count} empty pictures of {name} are shown black" for name, count in blank.items() if count]
     if changing and text == "first":
-        notes.append(f"texts change in {changing} of {len(records)} episodes: the first is taken (text=frame parts them by text)")
+        notes.append(f"texts change in {len(changing)} of {len(records)} episodes: the first is taken (text=frame parts them by text)")
     elif changing:
-        notes.append(f"{changing} of {len(records)} episodes are parted where their texts change (text=frame)")
+        lengths = sum(changing, [])
+        told = f"{len(lengths)} parts of {min(lengths)} to {max(lengths)} frames with a text each"
+        notes.append(f"{len(changing)} of {len(records)} episodes are parted where their texts change (text=frame): {told}")
     told = {name: _file_split(file) for _, name, file, *_ in found}
     splits = told if {"train", "val"} <= set(told.values()) and None not in told.values() else hashed_splits(list(told))
     rate = fps or DEFAULT_FPS
@@ -256,14 +261,17 @@ def _found(files: list[Path], problems: Problems) -> Iterator[Found]:
 
 
 def _stretches(texts: list[str | None], steps: int) -> list[tuple[str | None, int, int]]:
-    """(text, first step, steps) of each stretch with one text; steps without one belong to what is before, or, at the start, after."""
+    """(text, first step, frames) of each stretch with one text, and the frame that it leads to, which is the next one's first.
+
+    Steps without a text belong to what is before, or, at the start, after.
+    """
     if len(texts) != steps or len(set(texts) - {None}) < 2:
         return [(next((text for text in texts if text), None), 0, steps)]
     begins: list[tuple[str, int]] = []
     for step, text in enumerate(texts):
         if text and (not begins or begins[-1][0] != text):
             begins.append((text, step if begins else 0))
-    ends = [first for _, first in begins[1:]] + [steps]
+    ends = [first + 1 for _, first in begins[1:]] + [steps]
     return [(text, first, end - first) for (text, first), end in zip(begins, ends, strict=True)]
 
 

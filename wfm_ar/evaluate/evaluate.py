@@ -93,7 +93,7 @@ def _measured(
     loaded = load_world(world, device)
     loaded.refuse_context("evaluate")
     latent_frames(config.frames, loaded.rate)
-    view = {"camera": config.camera, "fps": config.fps, "flip": config.flip}
+    view = {"camera": config.camera, "fps": config.fps, "flip": config.flip, "text": config.text}
     episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)
     _refuse_other_rates(episodes, loaded)
     size = {"num_frames": config.frames, "height": loaded.height, "width": loaded.width, "crop": loaded.crop}

@@ -37,6 +37,7 @@ class EvaluateConfig:
     camera: str | None = None  # of several: one by name, or "tile"; None: the first
     fps: float | None = None  # frames a second: data that do not say have so many, data of more are thinned to it
     flip: str | None = None  # "vertical": pictures are stored bottom row first, and are turned
+    text: str = "first"  # where the texts of an RLDS episode change: "first" or "frame", as it was trained
     embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
     episodes: int = 96  # the first of the split (of each robot's), for rollouts and action following
     text_episodes: int = 96  # the first of the split whose text is a push, for text following
