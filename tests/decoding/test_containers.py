@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from fractions import Fraction
 
 import av
@@ -181,3 +182,57 @@ def test_chunks_of_an_avi(tmp_path, fd_of):
     (tmp_path / "c.avi").write_bytes(content[:header] + struct.pack("<I", 12) + content[header + 4 :])
     with pytest.raises(Refused, match="got 9 frames, expected 12"):
         avi.stored_frames(fd_of(tmp_path / "c.avi"), 100)
+
+
+GIGABYTES = 8 << 30
+
+
+def never_filled(content: bytes, what: str) -> bytes:
+    """The beginning of a file that is to have 8 GB, of which no more is on the disk."""
+    if what == "after its end":
+        return content
+    if what == "after its head":
+        return content[:64]
+    if what == "in its middle":
+        return content[: len(content) // 2]
+    if what == "moov":  # of 8 GB
+        at = content.index(b"moov") - 4
+        return content[:at] + struct.pack(">I4sQ", 1, b"moov", GIGABYTES - at) + content[at + 8 :]
+    segment, cluster = content.index(b"\x18\x53\x80\x67"), content.index(b"\x1f\x43\xb6\x75")
+    longer = content[: segment + 4] + (1 << 56 | GIGABYTES - segment - 12).to_bytes(8, "big") + content[segment + 12 : cluster + 4]
+    return longer + (1 << 56 | GIGABYTES - cluster - 12).to_bytes(8, "big") + content[cluster + 12 :][:200]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        *((f"a.{kind}", what) for kind in ("avi", "mkv") for what in ("after its end", "after its head", "in its middle")),
+        ("a.mkv", "cluster"),
+        *((f"a.{kind}", what) for kind in ("mp4", "mov") for what in ("after its head", "in its middle", "moov")),
+    ],
+)
+def test_gigabytes_that_were_never_filled_are_told_at_once(tmp_path, name, what):
+    """A download or a recorder reserves the whole file first. libav alone reads all of it in search of more."""
+    make(tmp_path / name, codec="mpeg4" if name.endswith("avi") else "libx264")
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(never_filled(content, what))
+    os.truncate(tmp_path / name, GIGABYTES)
+    for look in (video_info, count_frames, read_video):
+        began = time.perf_counter()
+        with pytest.raises(BadClip, match=f"{name}: .*(damaged|truncated or no video); fix: copy or encode it again"):
+            look(tmp_path / name)
+        assert time.perf_counter() - began < 3
+
+
+def test_an_avi_as_long_as_one_list_can_be(tmp_path):
+    """Its 4 GB hold nine frames, and zeros where more were to come."""
+    make(tmp_path / "a.avi", codec="mpeg4")
+    content, whole = bytearray((tmp_path / "a.avi").read_bytes()), (4 << 30) - 2
+    movie = content.index(b"movi")
+    content[4:8], content[movie - 4 : movie] = struct.pack("<I", whole - 8), struct.pack("<I", whole - movie)
+    (tmp_path / "a.avi").write_bytes(content)
+    os.truncate(tmp_path / "a.avi", whole)
+    began = time.perf_counter()
+    with pytest.raises(BadClip, match="got zeros where a chunk should begin, expected one or the end"):
+        read_video(tmp_path / "a.avi")
+    assert time.perf_counter() - began < 3

@@ -88,6 +88,8 @@ def _chunks(fd: int, start: int, end: int) -> Iterator[_Chunk]:
                 return  # padding
             raise _damaged(f"{end - start} bytes after the last chunk, expected none")
         kind, length = struct.unpack_from("<4sI", head)
+        if kind == b"\0\0\0\0":  # a file that was never filled is gigabytes of these
+            raise _damaged("zeros where a chunk should begin, expected one or the end")
         stop = start + 8 + length
         if stop > end:
             raise Refused(

@@ -66,6 +66,8 @@ def _answer(pictures, reading, tables, request: dict, files: list[int], limits: 
     what = request["do"]
     if " " in what:
         return _answer_arrays(request, source, target, limits, work)
+    if what != "image":
+        tables.look(source)
     if what == "info":
         return {"info": pictures.info(source, limits, tables)}
     if what == "count":

@@ -51,18 +51,36 @@ class FrameTables:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple, FrameTable] = OrderedDict()
 
+    def look(self, fd: int) -> None:
+        """Walks through an AVI or Matroska file that is not known yet, before libav opens it: where such a file is damaged, or was never
+        filled, libav searches all the rest of it, byte by byte, for something to show.
+
+        Raises Refused for a file that contradicts itself, is damaged or cut off.
+        """
+        if any(known[:-1] == _key_of(fd) for known in self._known):
+            return
+        head = os.pread(fd, 12, 0)
+        if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+            avi.stored_frames(fd, _MOST_FRAMES)
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            matroska.stored_frames(fd, 0, _MOST_FRAMES)
+
     def of(self, fd: int, container, stream) -> FrameTable:
         """The table of `stream`. Reads a fragmented MP4 through to its end: the container has to be opened anew.
 
         Raises Refused for a file that contradicts itself, is damaged or cut off.
         """
-        about = os.fstat(fd)
-        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, stream.index)
+        key = (*_key_of(fd), stream.index)
         table = self._known.pop(key, None) or _table(fd, container, stream)
         self._known[key] = table
         while len(self._known) > 1 and sum(one.packets for one in self._known.values()) > _KEPT_FRAMES:
             self._known.popitem(last=False)
         return table
+
+
+def _key_of(fd: int) -> tuple[int, ...]:
+    about = os.fstat(fd)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _table(fd: int, container, stream) -> FrameTable:

@@ -295,7 +295,9 @@ def _boxes(fd: int, start: int, end: int) -> Iterator[_Box]:
             (length,), header = struct.unpack_from(">Q", head, 8), 16
         elif length == 0 and kind == b"mdat":  # to the end; inside others it would swallow what follows
             length = end - start
-        if length < header or start + length > end:
+        if length < header:
+            raise _damaged(f"a box of {length} bytes, expected {header} at least")
+        if start + length > end:
             raise Refused(
                 f"box {kind.decode('latin1')!r} ends {start + length - end} bytes beyond its place, expected it inside: truncated or "
                 "damaged; fix: copy or encode it again"
