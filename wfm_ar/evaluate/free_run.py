@@ -94,7 +94,7 @@ def free_run(
         last.append(_painted(painter, tokens[0])[-1])
         watchers.append(Watcher(names=clip.names, first=clip.frames[0], copy=last[-1]))
         kept[k].append(last[-1])
-    batch = Rows(parts.world_model, world.sequence, rows, sampling)
+    batch = Rows(parts.world_model, world.sequence, rows, sampling, world.lookahead)
     latents = -(-(frames - 1) // rate)
     for latent in track(range(latents), "free run", latents):
         actions_BrA = [run.act(frame, rate) for run, frame in zip(runs, last, strict=True)]

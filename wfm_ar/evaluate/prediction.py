@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.world_model.sequence import Sequence
 from wfm_ar.world_model.transformer import WorldModel
 
@@ -23,10 +24,23 @@ class PredictionRow:
 
 @torch.inference_mode()
 def prediction_row(
-    model: WorldModel, sequence: Sequence, tokens_thw: Tensor, text_ids: list[int] | None = None, bins_tra: Tensor | None = None
+    model: WorldModel,
+    sequence: Sequence,
+    tokens_thw: Tensor,
+    text_ids: list[int] | None = None,
+    bins_tra: Tensor | None = None,
+    lookahead: Lookahead | None = None,
 ) -> PredictionRow:
-    """tokens int64 [t, h, w], text ids, action bins int64 [t - 1, r, A] (None: no actions), as `Sequence.weave` takes them."""
-    woven, device = sequence.weave(tokens_thw, text_ids, bins_tra), model.head.weight.device
+    """tokens int64 [t, h, w], text ids, action bins int64 [t - 1, r, A] (None: no actions), as `Sequence.weave` takes them.
+
+    lookahead: of a sequence that has one.
+    """
+    ahead_thwK = (
+        None
+        if lookahead is None or (bins_tra is None and sequence.config.action_bins)
+        else lookahead.along(tokens_thw, None if bins_tra is None else sequence.of_all_channels(bins_tra)[:, 0])
+    )
+    woven, device = sequence.weave(tokens_thw, text_ids, bins_tra, ahead_thwK), model.head.weight.device
     ids = woven.ids.to(device)
     places = (ids[1:] < sequence.config.video_vocab).nonzero().squeeze(1)  # of what is known before each video token
     hints = woven.hints[None].to(device) if model.hints is not None else None

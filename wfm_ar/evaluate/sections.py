@@ -133,7 +133,8 @@ def prediction_section(bench: Bench) -> dict[str, Any]:
         bins = None
         if world.action_tokenizer and clip.actions is not None:
             bins = world.bins_of(clip.actions, str(clip.id))[0].unflatten(0, (-1, world.rate))
-        rows.append(prediction_row(world.parts.world_model, world.sequence, torch.from_numpy(world.encode(clip.frames)), text_ids, bins))
+        tokens = torch.from_numpy(world.encode(clip.frames))
+        rows.append(prediction_row(world.parts.world_model, world.sequence, tokens, text_ids, bins, world.lookahead))
     return prediction_summary(rows) | _by_robot(rows, robots, prediction_summary, ("episodes", "loss", "accuracy"))
 
 

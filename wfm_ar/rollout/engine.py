@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from wfm_ar.rollout.history import History
+from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
@@ -52,16 +53,17 @@ class Row:
     context_SC: Tensor | None = None  # float [S, C], a text that the model attends to; None of a model that does not
     tokens: Items[Tensor] = ()
     bins: Items[Tensor | None] = ()  # as long as tokens; bins[0] is None
+    ahead: Items[Tensor | None] = ()  # what a lookahead told of each latent, int8 [h, w, K]; a batch fills in what is missing
     base: int = 0  # latent at which the context in the cache begins
     passes: int = 0  # through the network, of the latents that were drawn; of a batch's rows each counts all
     drafted: int = 0  # tokens that were fed before they were drawn, as drafts
     accepted: int = 0  # those of them that were drawn
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "bins"):
+        for name in ("tokens", "bins", "ahead"):
             if not isinstance(getattr(self, name), History):
                 object.__setattr__(self, name, History(getattr(self, name)))
-        assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens)
+        assert len(self.tokens) == len(self.bins) and self.base <= len(self.tokens) and len(self.ahead) <= len(self.tokens)
 
     def pass_rates(self, latents: int) -> dict[str, float]:
         """What drawing the row's last `latents` latents took: passes a latent, and the share of drafts that held where there were any."""
@@ -91,10 +93,17 @@ class Rows:
     """A batch of rollouts and their cache. All methods leave the batch ready for the next latent."""
 
     @torch.inference_mode()
-    def __init__(self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig) -> None:
-        """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents."""
-        self.model, self.sequence, self.sampling, self._new = model, sequence, sampling, steps_of(model)
-        self.rows = [self._rolled(row) for row in rows]
+    def __init__(
+        self, model: WorldModel, sequence: Sequence, rows: Items[Row], sampling: SamplingConfig, lookahead: Lookahead | None = None
+    ) -> None:
+        """Prefills each prompt alone, and equal ones once. A prompt longer than the trained length keeps its last latents.
+
+        lookahead: of a sequence that has one.
+        """
+        assert sequence.config.lookahead == (lookahead is not None), "a sequence with a lookahead, and only that, is asked with it"
+        self.model, self.sequence, self.sampling, self._new, self._lookahead = model, sequence, sampling, steps_of(model), lookahead
+        self.rows = [self._looked(self._rolled(row)) for row in rows]
+        self._ahead: list[Tensor | None] = [None] * len(rows)  # of the latent that is being drawn
         self._passes = self._drafted = self._accepted = 0  # of the latent that is being drawn
         self._without_actions = False
         self._use(*(self._prefilled(told) for told in self._told()))
@@ -122,7 +131,8 @@ class Rows:
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
             counts = {name: getattr(row, name) + getattr(self, f"_{name}") for name in ("passes", "drafted", "accepted")}
-            self.rows[i] = replace(row, tokens=row.tokens.append(tokens_Bhw[i]), bins=row.bins.append(bins), **counts)
+            past = {"tokens": row.tokens.append(tokens_Bhw[i]), "bins": row.bins.append(bins), "ahead": row.ahead.append(self._ahead[i])}
+            self.rows[i] = replace(row, **past, **counts)
         self._passes = self._drafted = self._accepted = 0
         return tokens_Bhw
 
@@ -176,7 +186,8 @@ class Rows:
     def _told(self) -> list[list[Row]]:
         """The rows as the model is to see them: as they are, and where it is guided by texts or actions without these too."""
         if self._without_actions:
-            return [self.rows, [replace(row, bins=History.missing(len(row.bins))) for row in self.rows]]
+            blind = [(row, History.missing(len(row.bins))) for row in self.rows]
+            return [self.rows, [replace(row, bins=missing, ahead=missing) for row, missing in blind]]
         guided = self.sampling.text_guidance != 1.0 and any(row.has_text for row in self.rows)
         return [self.rows, [row.without_text() for row in self.rows]] if guided else [self.rows]
 
@@ -212,7 +223,7 @@ class Rows:
         if row.context_SC is not None:
             self.model.read_context(cache, row.context_SC[None])
         begin = row.base
-        ids, positions, hints = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:])
+        ids, positions, hints = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:], row.ahead[begin:])
         assert len(ids), "a model without BOV goes on from something"
         if len(ids) > 1:
             device, step = self.model.head.weight.device, self._new.prompt(cache)
@@ -239,11 +250,14 @@ class Rows:
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
         actions `bins`, one [r, A] or None a row."""
+        if part != slice(self.sequence.action_size):  # with video tokens in it
+            self._look_ahead(bins)
         for step, rows in zip(self._steps, self._told(), strict=True):
             blind = self._without_actions and step is not self._steps[0]
+            led_by = [(None, None)] * len(rows) if blind else zip(bins, self._ahead, strict=True)
             coming = [
-                self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], None if blind else bins_rA)
-                for row, bins_rA in zip(rows, bins, strict=True)
+                self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], bins_rA, ahead_hwK)
+                for row, (bins_rA, ahead_hwK) in zip(rows, led_by, strict=True)
             ]
             ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
             if blind:  # the video tokens have the same place in both plans
@@ -254,6 +268,40 @@ class Rows:
                 known_BL = ids_BL
             step.plan(positions_BL3[:, part], self._hints(hints_BLF[:, part]))
         return known_BL.to(self.model.head.weight.device)
+
+    def _look_ahead(self, bins: Items[Tensor | None]) -> None:
+        """Ask the lookahead of every row's coming latent, which the actions `bins`, one [r, A] or None a row, lead to."""
+        asked = [i for i, row in enumerate(self.rows) if self._can_look(row, len(row.tokens), bins[i])]
+        self._ahead = [None] * len(self.rows)
+        if asked:
+            pairs = [(self.rows[i].tokens[max(0, len(self.rows[i].tokens) - 2)], self.rows[i].tokens[-1], bins[i]) for i in asked]
+            for i, told_hwK in zip(asked, self._look(pairs), strict=True):
+                self._ahead[i] = told_hwK
+
+    def _looked(self, row: Row) -> Row:
+        """`row` with what the lookahead tells of each latent of its context, where it has not been asked yet."""
+        ahead: list[Tensor | None] = [None] * len(row.tokens)
+        if self._lookahead is None or len(row.ahead) == len(row.tokens):
+            return row if self._lookahead is not None else replace(row, ahead=ahead)
+        begin = max(0, row.base - 1)  # a prediction is made from two latents
+        none_rA = torch.full((self.sequence.config.rate, len(self.sequence.channels)), -1)
+        bins = [none_rA if bins_rA is None else bins_rA for bins_rA in row.bins[begin + 1 :]]
+        bins_tA = self.sequence.of_all_channels(torch.stack(bins))[:, 0] if bins and self.sequence.config.action_bins else None
+        told_thwK = self._lookahead.along(torch.stack(row.tokens[begin:]), bins_tA)
+        for i in range(begin, len(row.tokens)):
+            ahead[i] = told_thwK[i - begin] if self._can_look(row, i, row.bins[i]) else None
+        return replace(row, ahead=ahead)
+
+    def _can_look(self, row: Row, latent: int, bins_rA: Tensor | None) -> bool:
+        """Whether there is a frame before, and the actions that lead on are known, if the world has any."""
+        return self._lookahead is not None and latent > 0 and (bins_rA is not None or not self.sequence.config.action_bins)
+
+    def _look(self, pairs: Items[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+        """What the lookahead tells behind pairs of latents [h, w] and the actions [r, A], int8 [n, h, w, K]."""
+        before, last, bins = zip(*pairs, strict=True)
+        acting = self.sequence.config.action_bins and bins[0] is not None
+        bins_nA = self.sequence.of_all_channels(torch.stack(bins))[:, 0] if acting else None
+        return self._lookahead(torch.stack(before), torch.stack(last), bins_nA)
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
@@ -273,8 +321,11 @@ class Rows:
         return torch.stack(ids, 1)
 
     def _draft(self, stream: Stream) -> list[int]:
-        """What a lone row's tokens may well be: those of its last latent, or the last action over and over; nothing where it has none."""
+        """What a lone row's tokens may well be: what the lookahead expects or the tokens of its last latent, or the last action over and
+        over; nothing where it has none."""
         (row,) = self.rows
+        if stream is Stream.VIDEO and self._ahead[0] is not None:
+            return expected_tokens(self._ahead[0], row.tokens[-1], self.sequence.config.levels).flatten().tolist()
         if stream is Stream.VIDEO:
             return row.tokens[-1].flatten().tolist() if row.tokens else []
         last = row.bins[-1]
@@ -320,8 +371,8 @@ def _sampled(logits_TV: Tensor, uniforms_T: Tensor, sampling: SamplingConfig, ra
 def _past(row: Row) -> tuple:
     """What the context of a row consists of; equal for rows whose caches would be."""
     begin, context = row.base, None if row.context_SC is None else row.context_SC.numpy().tobytes()
-    bins = tuple(None if bins is None else bins.numpy().tobytes() for bins in row.bins[begin + 1 :])
-    return tuple(row.text_ids), context, tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins
+    bins, ahead = (tuple(None if x is None else x.numpy().tobytes() for x in each[begin + 1 :]) for each in (row.bins, row.ahead))
+    return tuple(row.text_ids), context, tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins, ahead
 
 
 def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list[int]]:
@@ -337,7 +388,12 @@ def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list
 
 
 def roll(
-    model: WorldModel, sequence: Sequence, jobs: Items[Job], sampling: SamplingConfig, made: Callable[[int, Tensor], None] | None = None
+    model: WorldModel,
+    sequence: Sequence,
+    jobs: Items[Job],
+    sampling: SamplingConfig,
+    made: Callable[[int, Tensor], None] | None = None,
+    lookahead: Lookahead | None = None,
 ) -> list[Row]:
     """Finish every job -> its row. Rows with the same kind of actions run as one batch; `made` is given (job, tokens int64 [h, w]) of
     every latent as it is made.
@@ -349,7 +405,7 @@ def roll(
         for kind in Actions:
             waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
             for lot in _lots(sequence, jobs, waiting):
-                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, made)
+                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, made, lookahead)
     return [finished[i] for i in range(len(jobs))]
 
 
@@ -376,11 +432,11 @@ def _on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, made) -> dict[int, Row]:
+def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, made, lookahead) -> dict[int, Row]:
     """Finish the jobs `lot` as one batch -> {index: row}."""
     finished: dict[int, Row] = {}
     begun, fresh = ([i for i in lot if bool(jobs[i].row.tokens) is has] for has in (True, False))
-    batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling) for part in (begun, fresh) if part]
+    batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling, lookahead) for part in (begun, fresh) if part]
     if fresh:
         _advance(batches[-1], fresh, Actions.ABSENT, None, made)
     members, rows = begun + fresh, Rows.stack(batches)

@@ -14,7 +14,7 @@ LEAST = 16  # items that the first array has room for
 
 
 class History(Sequence[Tensor | None]):
-    """Equally large int64 tensors, or None where one is missing. Never changes: `append` gives another history.
+    """Equally large tensors of whole numbers, or None where one is missing. Never changes: `append` gives another history.
 
     A history and those made from it share one array as long as only one of them is appended to; forks that both go on part there.
     """
@@ -45,7 +45,7 @@ class History(Sequence[Tensor | None]):
         return other
 
     def stacked(self) -> Tensor:
-        """All items as one tensor of the caller's own, int64 [n, ...]; there must be some, and none missing."""
+        """All items as one tensor of the caller's own, [n, ...]; there must be some, and none missing."""
         assert self._count and all(self._array.known[: self._count]), "nothing to stack, or items are missing"
         return torch.from_numpy(self._array.values[: self._count].copy())
 
@@ -65,7 +65,7 @@ class _Array:
 
     def __init__(self, room: int) -> None:
         self.room = max(room, LEAST)
-        self.values: np.ndarray | None = None  # int64 [room, ...], from the first item on that is not missing
+        self.values: np.ndarray | None = None  # [room, ...], from the first item on that is not missing
         self.known = bytearray(self.room)
         self.free: dict[int, bool] = {}
 
@@ -73,7 +73,7 @@ class _Array:
         if item is None:
             return
         if self.values is None:
-            self.values = np.empty((self.room, *item.shape), np.int64)
+            self.values = np.empty((self.room, *item.shape), item.numpy().dtype)
         assert item.shape == self.values.shape[1:], f"{list(item.shape)} behind {list(self.values.shape[1:])}"
         self.values[place] = item.numpy()
         self.known[place] = True
@@ -83,6 +83,6 @@ class _Array:
         other = _Array(room)
         other.known[:count] = self.known[:count]
         if self.values is not None:
-            other.values = np.empty((other.room, *self.values.shape[1:]), np.int64)
+            other.values = np.empty((other.room, *self.values.shape[1:]), self.values.dtype)
             other.values[:count] = self.values[:count]
         return other

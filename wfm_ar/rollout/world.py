@@ -2,6 +2,7 @@
 
     video --video_tokenizer.encode--> tokens --engine (+ text, action ids)--> tokens
           --video_tokenizer.decode--> frames --diffusion_decoder--> refined frames
+    last two frames --frame_predictor (+ actions)--> next frame --video_tokenizer.encode--> a hint for the engine
 
 Promises: the same prompt, seed and settings give the same tokens, alone, in any batch, and through a stream (tested in float32 and
 bfloat16; rows that share a long past are read together, and the rows of a published model always, and then the logits agree up to
@@ -86,6 +87,7 @@ class World:
             multiple = side if self._refiner is None else max(side, self._refiner.multiple)
         self.codec = VideoCodec(parts.video_tokenizer, self.placement, multiple)
         self.sequence = self._sequence(parts.video_tokenizer.config.grid)
+        self.lookahead = parts.lookahead()
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -232,7 +234,7 @@ class World:
         if video is not None and (self._defaults["keep_detail"] if keep_detail is None else keep_detail):
             painter.keep_detail(video)
         with self.placement.at_work("world_model"):
-            rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config)
+            rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
         stream = WorldStream(rows, self.actions, painter, imagine, checked.size, self.placement)
         note_poor_copies([painter])
         return stream
@@ -396,7 +398,7 @@ class World:
         with self.placement.at_work("world_model"):
             for grid, members in grids.items():
                 told = lambda k, tokens_hw, members=members: made(members[k], tokens_hw)  # noqa: E731
-                finished = roll(self.parts.world_model, self._sequence(grid), [jobs[i] for i in members], config, told)
+                finished = roll(self.parts.world_model, self._sequence(grid), [jobs[i] for i in members], config, told, self.lookahead)
                 rows |= dict(zip(members, finished, strict=True))
         return [rows[i] for i in range(len(jobs))]
 

@@ -3,6 +3,7 @@
     world.json                      version, settings of every part, action schema, fps, size and SHA-256 of every other file
     video_tokenizer.safetensors     half precision; read back as float32
     world_model.safetensors
+    frame_predictor.safetensors     optional
     diffusion_decoder.safetensors   optional
     text_tokenizer.model            optional: a world trained without texts has none
     README.md, samples/             the model card and a few held-out episodes
@@ -32,6 +33,8 @@ from wfm_ar.data.listing import stays_inside
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
@@ -44,7 +47,8 @@ VERSION = 1
 SETTINGS = "world.json"
 TEXT_MODEL = "text_tokenizer.model"
 SHIPPED = Path(__file__).parent.parent / "assets"
-_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", "diffusion_decoder", "text", "files"}
+_OPTIONAL = ("frame_predictor", "diffusion_decoder")  # networks
+_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "files"}
 _FORMAT = "wfm-ar world"
 _HEADER_BYTES = 16 << 20  # of a safetensors file's table
 _OTHER_BYTES = 4 << 30  # of a sample, a card, a text model
@@ -63,6 +67,7 @@ class WorldParts:
     fps: float  # frames a second of the clips it was trained on
     text_tokenizer: TextTokenizer | None = None
     action_schema: Schema | None = None  # of several robots: a MixedSchema
+    frame_predictor: FramePredictor | None = None  # of a sequence with a lookahead
     diffusion_decoder: Denoiser | DiT | None = None  # frames by frames, or, with a latent_tokenizer, whole clips
     latent_tokenizer: ContinuousTokenizer | None = None  # whose latents a DiT makes
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
@@ -87,6 +92,9 @@ class WorldParts:
         for name, size in Sequence(sequence).model_vocabularies().items():
             if name != "hint_width" or model.hint_width:
                 self._fits(f"model {name}", getattr(model, name), f"the sequence's {name}", size)
+        self._fits("frame predictor", self.frame_predictor is not None, "sequence lookahead", sequence.lookahead)
+        if self.frame_predictor is not None:
+            self._fits("frame predictor actions", self.frame_predictor.config.actions, "sequence action_bins", len(sequence.action_bins))
         if self.diffusion_decoder is not None and self.latent_tokenizer is None:
             denoiser = self.diffusion_decoder.config
             for name in ("temporal_compression", "spatial_compression"):
@@ -104,12 +112,18 @@ class WorldParts:
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the name of their file."""
-        names = ("video_tokenizer", "world_model", "diffusion_decoder", "latent_tokenizer")
+        names = ("video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "latent_tokenizer")
         return {name: module for name in names if (module := getattr(self, name)) is not None}
 
     @property
     def device(self) -> torch.device:
         return self.world_model.head.weight.device
+
+    def lookahead(self) -> Lookahead | None:
+        """What a sequence with a lookahead is asked with. Raises BadConfig where its parts do not fit."""
+        if self.frame_predictor is None:
+            return None
+        return Lookahead(self.video_tokenizer, self.frame_predictor, self.sequence.action_bins)
 
 
 def save_world(
@@ -175,7 +189,7 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     Memory for weights is taken only once the file is known to hold them.
     """
     settings = _read_settings(folder)
-    for name, file in (("diffusion_decoder", "diffusion_decoder.safetensors"), ("text", TEXT_MODEL)):
+    for name, file in (*((name, f"{name}.safetensors") for name in _OPTIONAL), ("text", TEXT_MODEL)):
         if settings[name] is None and file in settings["files"]:
             raise BadCheckpoint(
                 f"{folder / SETTINGS}: {name}: got null, expected the settings of {file}, which is listed; fix: copy it again"
@@ -183,7 +197,7 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     configs = {
         name: _config(kind, settings[name], f"{folder / SETTINGS}: {name}")
         for name, (kind, _) in _NETWORKS.items()
-        if settings[name] is not None or name != "diffusion_decoder"
+        if settings[name] is not None or name not in _OPTIONAL
     }
     shapes = {name: _shapes(_NETWORKS[name][1], config, f"{folder / SETTINGS}: {name}") for name, config in configs.items()}
     _check_listed_sizes(folder, settings["files"], {f"{name}.safetensors": expected for name, expected in shapes.items()})
@@ -224,6 +238,7 @@ class _TextSettings:
 _EARLIER = {SequenceConfig: EARLIER, VideoTokenizerConfig: EARLIER_TOKENIZER, ContinuousTokenizerConfig: EARLIER_TOKENIZER}
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
+    "frame_predictor": (FramePredictorConfig, FramePredictor),
     "world_model": (WorldModelConfig, WorldModel),
     "diffusion_decoder": (DenoiserConfig, Denoiser),
 }
@@ -254,6 +269,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise BadCheckpoint(f'{where}: got no "format": "{_FORMAT}", expected a world\'s settings; fix: name a world folder')
     if settings.get("version") != VERSION:
         raise BadCheckpoint(f"{where}: got version {settings.get('version')!r}, expected {VERSION}; fix: a wfm-ar that knows this version")
+    settings = {"frame_predictor": None} | settings  # files from before it came leave it unsaid
     _check_keys(settings, _KEYS, str(where))
     files = settings["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):

@@ -1,4 +1,4 @@
-"""Stage 3: the diffusion decoder learns what the tokenizer lost, from its reconstructions beside the true frames."""
+"""Stage 4: the diffusion decoder learns what the tokenizer lost, from its reconstructions beside the true frames."""
 
 from dataclasses import asdict, dataclass, field, replace
 
@@ -16,7 +16,7 @@ from wfm_ar.train.windows import Windows, WindowSampler
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionDecoderTraining(Windows):
-    """How stage 3 samples (see Windows) and weighs."""
+    """How stage 4 samples (see Windows) and weighs."""
 
     loss: LossConfig = field(default_factory=LossConfig)
     steps: int = 2  # sampler steps at validation

@@ -13,11 +13,13 @@ from wfm_ar.data.check import Defect, episode_defects
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadData
+from wfm_ar.frame_predictor.network import FramePredictorConfig
+from wfm_ar.rollout.lookahead import check_lookahead
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.diffusion_decoder_stage import fitted_decoder
 from wfm_ar.train.metrics import Progress
-from wfm_ar.train.stages import DIFFUSION_DECODER, VIDEO_TOKENIZER, WORLD_MODEL, sequence_config, text_tokenizer
+from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, WORLD_MODEL, sequence_config, text_tokenizer
 from wfm_ar.train.windows import Windows, check_reach, check_windows
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import Sequence as TokenSequence
@@ -32,6 +34,7 @@ class Needs:
 
     stages: tuple[str, ...]
     tokenizer: VideoTokenizerConfig
+    predictor: FramePredictorConfig | None
     model: WorldModelConfig
     decoder: DenoiserConfig
     windows: dict[str, Windows]  # of the stages that learn from pixels
@@ -46,18 +49,20 @@ class Needs:
 
 def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: EpisodeSet, policy_set: EpisodeSet | None, workers: int) -> None:
     """Raises BadConfig, BadData, BadClip or BadActions for what would end one of the stages, in one line; `workers` threads read."""
-    for name in (VIDEO_TOKENIZER, DIFFUSION_DECODER):
+    for name in (VIDEO_TOKENIZER, FRAME_PREDICTOR, DIFFUSION_DECODER):
         if name in needs.stages:
             check_windows(needs.windows[name], needs.tokenizer)
     if VIDEO_TOKENIZER in needs.stages:
         check_reach(needs.windows[VIDEO_TOKENIZER].window, needs.tokenizer)
+    if needs.predictor is not None and {FRAME_PREDICTOR, WORLD_MODEL} & set(needs.stages):
+        check_lookahead(needs.tokenizer, needs.predictor)
     if DIFFUSION_DECODER in needs.stages:
         fitted_decoder(needs.decoder, needs.tokenizer)
     sets = list({id(one): one for one in (train_set, val_set, policy_set) if one is not None}.values())
     if WORLD_MODEL in needs.stages:
         text = text_tokenizer(run, texts_of(train_set), needs.text_vocab, needs.max_text)
         lengths = {"max_latents": needs.max_latents, "max_text": needs.max_text}
-        told = {"action_sums": needs.action_sums, "hint_latents": needs.hint_latents}
+        told = {"action_sums": needs.action_sums, "hint_latents": needs.hint_latents, "lookahead": needs.predictor is not None}
         sequence = sequence_config(needs.tokenizer, text, train_set.schema, **lengths, **told)
         WorldModelConfig(**(asdict(needs.model) | TokenSequence(sequence).model_vocabularies()))
         _refuse_policy_without_actions(needs.world_model.policy_share, policy_set or train_set)

@@ -7,6 +7,9 @@ it, is what dense rows would teach; places where something happens are only look
 
 import numpy as np
 
+from wfm_ar.rollout.lookahead import CHANGED
+from wfm_ar.world_model.sequence import NOT_TOLD, TOLD_SCALE
+
 SURE, NEAR_CONTENT, ELSEWHERE = 1.0, 0.15, 0.03  # probability to be kept: near a change, near any content, of an empty place
 UNKNOWN = 0.6  # near any content, of a row's second latent: nothing says what moves
 
@@ -20,15 +23,23 @@ def usual_tokens(clips: list[np.ndarray], codebook_size: int) -> np.ndarray:
     return counts.reshape(h * w, codebook_size).argmax(1).reshape(h, w)
 
 
-def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray) -> np.ndarray:
-    """float32 [t, h, w] in (0, 1] for a window of a clip, int [t, h, w]. The first latent is only seen: what is in it is kept."""
+def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray, ahead_thwK: np.ndarray | None = None) -> np.ndarray:
+    """float32 [t, h, w] in (0, 1] for a window of a clip, int [t, h, w]. The first latent is only seen: what is in it is kept.
+
+    ahead_thwK: what a lookahead tells of the window (wfm_ar/rollout/lookahead.py); where it was asked, it says where something moves.
+    """
     content_thw = tokens_thw != usual_hw
     near_thw = _dilated(content_thw)
     kept = np.full(tokens_thw.shape, ELSEWHERE, np.float32)
     kept[1:][near_thw[:-1]] = NEAR_CONTENT
-    if len(kept) > 1:
+    asked = np.zeros(len(kept), bool) if ahead_thwK is None else ahead_thwK[:, 0, 0, 0] != NOT_TOLD
+    if len(kept) > 1 and not asked[1]:
         kept[1][near_thw[0]] = UNKNOWN
-    kept[2:][_dilated(tokens_thw[1:-1] != tokens_thw[:-2])] = SURE
+    moving_thw = np.zeros(tokens_thw.shape, bool)
+    moving_thw[2:] = tokens_thw[1:-1] != tokens_thw[:-2]
+    if ahead_thwK is not None:
+        moving_thw[asked] = ahead_thwK[asked][..., -1] > TOLD_SCALE * CHANGED**0.5
+    kept[1:][_dilated(moving_thw[1:])] = SURE
     kept[0][content_thw[0]] = SURE
     return kept
 

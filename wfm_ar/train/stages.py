@@ -1,12 +1,14 @@
-"""How the three stages hang together in a run folder: what each one needs of the one before, and the world at the end.
+"""How the stages hang together in a run folder: what each one needs of the one before, and the world at the end.
 
 run/video_tokenizer/   checkpoints of stage 1
 run/frames/            decoded frames, see wfm_ar/data/frame_cache.py; may be deleted
 run/tokens/{train,val} the data set in tokens, encoded once
 run/text_tokenizer.model  and text_tokenizer.sha256, its pinned hash
-run/world_model/       checkpoints of stage 2
-run/diffusion_decoder/ checkpoints of stage 3
-run/world/             the three packed into a world folder
+run/frame_predictor/   checkpoints of stage 2, where there is one (predictor=...)
+run/lookahead/         what it tells of those tokens, see look_ahead.py
+run/world_model/       checkpoints of stage 3
+run/diffusion_decoder/ checkpoints of stage 4
+run/world/             all of them packed into a world folder
 """
 
 import math
@@ -23,6 +25,8 @@ from wfm_ar.data.files import write_atomic
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
@@ -30,14 +34,16 @@ from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
+from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
+from wfm_ar.train.look_ahead import look_ahead
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import EARLIER
 
-VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "world_model", "diffusion_decoder"
-STAGES = (VIDEO_TOKENIZER, WORLD_MODEL, DIFFUSION_DECODER)
+VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder"
+STAGES = (VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER)
 TEXT_MODEL = "text_tokenizer.model"
 TEXT_PIN = "text_tokenizer.sha256"  # of those bytes
 
@@ -51,6 +57,19 @@ def video_tokenizer_stage(
 ) -> VideoTokenizerStage:
     """Stage 1; needs nothing but clips."""
     return VideoTokenizerStage(config, training, train_set, val_set, cache)
+
+
+def frame_predictor_stage(
+    run: Path,
+    config: FramePredictorConfig,
+    training: FramePredictorTraining,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    cache: FrameCache | None = None,
+) -> FramePredictorStage:
+    """Stage 2; works on frames as the run's tokenizer gives them back."""
+    tokenizer, _ = trained_video_tokenizer(run)
+    return FramePredictorStage(config, training, tokenizer, train_set, val_set, cache)
 
 
 def world_model_stage(
@@ -69,14 +88,20 @@ def world_model_stage(
     micro_batches: int = 1,
     policy_set: EpisodeSet | None = None,
     cache: FrameCache | None = None,
+    lookahead: bool = False,
+    precision: torch.dtype | None = None,
 ) -> WorldModelStage:
-    """Stage 2; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
+    """Stage 3; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
 
-    policy_set: what steps on the policy alone are of; None = train_set.
+    policy_set: what steps on the policy alone are of; None = train_set. lookahead: the model is told what the run's frame predictor
+    expects, which is worked out once, in `precision` (None: the networks' own).
     """
     tokenizer, _ = trained_video_tokenizer(run)
+    predictor = trained_frame_predictor(run) if lookahead else None
     if torch.cuda.is_available():
         tokenizer.cuda()
+        if predictor is not None:
+            predictor.cuda()
     alone = training.policy_share > 0 and not tokenizer.config.frames_apart  # a policy is asked at images
     asked = (policy_set or train_set) if alone else None
     sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
@@ -88,11 +113,27 @@ def world_model_stage(
     text = text_tokenizer(run, texts, text_vocab, max_text)
     if text:
         keep_text_tokenizer(run, text)
-    lengths = {"max_latents": max_latents, "max_text": max_text}
-    sequence = sequence_config(tokenizer.config, text, train_set.schema, **lengths, action_sums=action_sums, hint_latents=hint_latents)
+    told = {"action_sums": action_sums, "hint_latents": hint_latents, "lookahead": lookahead}
+    sequence = sequence_config(tokenizer.config, text, train_set.schema, max_latents=max_latents, max_text=max_text, **told)
     train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
+    ahead, looking = {}, None
+    if predictor is not None:
+        looking = Lookahead(tokenizer, predictor, sequence.action_bins)
+        for name, own in (("train", True), ("val", False)):
+            ahead[name] = look_ahead(looking, stores[name], run / "lookahead" / name, own=own, workers=workers, precision=precision)
     return WorldModelStage(
-        config, sequence, training, train_store, val_store, text, train_set.schema, tokenizer, micro_batches, policy_store
+        config,
+        sequence,
+        training,
+        train_store,
+        val_store,
+        text,
+        train_set.schema,
+        tokenizer,
+        micro_batches,
+        policy_store,
+        lookahead=looking,
+        ahead=ahead,
     )
 
 
@@ -105,6 +146,7 @@ def sequence_config(
     max_text: int,
     action_sums: bool,
     hint_latents: int,
+    lookahead: bool = False,
 ) -> SequenceConfig:
     """The sequence that these tokenizers and actions make. Raises BadConfig."""
     actions = action_vocabulary(schema)
@@ -120,6 +162,7 @@ def sequence_config(
         max_latents=max_latents,
         action_sums=action_sums,
         hint_latents=hint_latents,
+        lookahead=lookahead,
     )
 
 
@@ -131,7 +174,7 @@ def diffusion_decoder_stage(
     val_set: EpisodeSet,
     cache: FrameCache | None = None,
 ) -> DiffusionDecoderStage:
-    """Stage 3; refines what the run's tokenizer gives back.
+    """Stage 4; refines what the run's tokenizer gives back.
 
     A run that has weights of this stage, its own or those of the world it began with, keeps the scale they were trained at.
     """
@@ -149,12 +192,20 @@ def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
     return tokenizer.eval(), state
 
 
+def trained_frame_predictor(run: Path) -> FramePredictor:
+    """The averaged weights of the run's newest checkpoint of stage 2."""
+    tensors, state = _newest(run, FRAME_PREDICTOR)
+    predictor = FramePredictor(_config(FramePredictorConfig, state["describe"]["model"]))
+    load_weights(predictor, tensors, str(run / FRAME_PREDICTOR))
+    return predictor.eval().requires_grad_(False)
+
+
 def pack_world(
     run: Path, out: Path, train_set: EpisodeSet, val_set: EpisodeSet, card: str = "", samples: int = 8, overwrite: bool = False
 ) -> Path:
     """The newest weights of all stages, and the first `samples` held-out episodes -> a world folder at `out`.
 
-    The diffusion decoder may be missing; the others may not.
+    The diffusion decoder may be missing, and the frame predictor of a world model without a lookahead; the others may not.
     """
     tokenizer, _ = trained_video_tokenizer(run)
     tensors, state = _newest(run, WORLD_MODEL)
@@ -175,6 +226,7 @@ def pack_world(
         fps=Counter(episode.fps for episode in train_set).most_common(1)[0][0],
         text_tokenizer=_pinned_text_tokenizer(text_model, sequence.max_text) if text_model.exists() else None,
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
+        frame_predictor=trained_frame_predictor(run) if sequence.lookahead else None,
         diffusion_decoder=denoiser,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -75,7 +75,7 @@ def tokenize(
     def encode(i: int) -> TokenClip:
         before, rate = aside.find(wanted[i].frames), config.temporal_compression
         video, alone = encode_frames(i) if before is None else (before.video, before.images)
-        bins = _bins(episodes, i, rate * (len(video) - 1), actions) if actions else None
+        bins = bins_of(episodes, i, rate * (len(video) - 1), actions) if actions else None
         bins = bins.reshape(len(video) - 1, rate, len(actions.bins)) if actions else None
         first_frames = np.maximum(0, 1 + rate * (np.arange(len(video), dtype=np.int32) - 1))
         return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone if about["images"] else None, wanted[i])
@@ -110,7 +110,7 @@ def action_vocabulary(schema: Schema | None) -> ActionVocabulary | None:
     return vocabulary if vocabulary and vocabulary.bins else None
 
 
-def _bins(episodes: EpisodeSet, i: int, count: int, actions: ActionVocabulary) -> np.ndarray:
+def bins_of(episodes: EpisodeSet, i: int, count: int, actions: ActionVocabulary) -> np.ndarray:
     """int16 [count, all columns] of episode i: -1 in the columns of other robots, and everywhere if it has no actions."""
     values, episode = episodes.load_actions(i), episodes[i]
     if values is None:

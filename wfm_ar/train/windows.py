@@ -70,10 +70,11 @@ class WindowSampler:
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
         """`size` samples: float `foreground` [B, 3, T, side, side] (frames less the background), `still` [B, 3, 1, side, side] (that
-        background), `weight` [B, 1, T, side, side]; int64 `clip` [B], their episodes. A function of its arguments alone.
+        background), `weight` [B, 1, T, side, side]; int64 `clip` and `start` [B], their episodes and first frames. A function of its
+        arguments alone.
         """
         rng = np.random.default_rng((seed, step))
-        samples, clips, passed = [], [], 0
+        samples, clips, starts, passed = [], [], [], 0
         while len(samples) < size:
             index = int(rng.integers(len(self.clips)))
             declared = self.clips.num_frames(index)
@@ -81,11 +82,14 @@ class WindowSampler:
                 passed += 1
                 self._pass_over(index, declared, passed)
                 continue
-            video_CTHW = self._clip(index, declared, rng)
+            video_CTHW, first = self._clip(index, declared, rng)
             for _ in range(min(self.windows.windows_per_clip, size - len(samples))):
-                samples.append(self._cut(video_CTHW, rng))
+                t = int(rng.integers(video_CTHW.shape[1] - self.windows.window + 1))
+                samples.append(self._cut(video_CTHW[:, t : t + self.windows.window], rng))
                 clips.append(index)
-        return {"clip": torch.tensor(clips)} | {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+                starts.append(first + t)
+        about = {"clip": torch.tensor(clips), "start": torch.tensor(starts)}
+        return about | {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
     def _pass_over(self, index: int, frames: int, passed: int) -> None:
         """Tells of a short episode, once. Raises BadData where hardly any other is drawn."""
@@ -101,8 +105,9 @@ class WindowSampler:
         """The ids of the episodes in a batch, each once."""
         return [self.episodes[i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
-    def _clip(self, index: int, declared: int, rng: np.random.Generator) -> torch.Tensor:
-        """An episode, or a stretch of SPAN windows of a longer one: nobody waits for an hour of video to cut four windows out."""
+    def _clip(self, index: int, declared: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
+        """An episode, or a stretch of SPAN windows of a longer one, and its first frame: nobody waits for an hour of video to cut four
+        windows out."""
         most, start = SPAN * self.windows.window, 0
         if declared > most:
             start = int(rng.integers(declared - most + 1))
@@ -111,11 +116,14 @@ class WindowSampler:
         if len(frames) < self.windows.window:
             where, asked = self.episodes[index].video, self.windows.window
             raise BadData(f"{where}: got {len(frames)} frames, expected at least window={asked}; fix: a smaller window, or drop it")
-        return to_float(frames).permute(3, 0, 1, 2)
+        return to_float(frames).permute(3, 0, 1, 2), start
 
-    def _cut(self, video_CTHW: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        t = int(rng.integers(video_CTHW.shape[1] - self.windows.window + 1))
-        window = video_CTHW[:, t : t + self.windows.window]
+    @staticmethod
+    def _active(window_3THW: torch.Tensor, moving_1THW: torch.Tensor) -> torch.Tensor:
+        """float [1, H, W]: 1 where active crops are placed."""
+        return moving_1THW.amax(1)
+
+    def _cut(self, window: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         still = window.mean(1, keepdim=True) if self.background is None else self.background[:, None]
         moving = ((window - still).abs().amax(0, keepdim=True) > VISIBLE).float()
         if self.background is None:
@@ -123,7 +131,7 @@ class WindowSampler:
         foreground = window - still
         side, rate = self.windows.crop, self.tokenizer.spatial_compression
         if side:
-            places = torch.nn.functional.max_pool2d(moving.amax(1), rate)[0].nonzero()
+            places = torch.nn.functional.max_pool2d(self._active(window, moving), rate)[0].nonzero()
             rows, columns = (self.tokenizer.height - side) // rate, (self.tokenizer.width - side) // rate
             y, x = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
             if len(places) and rng.random() < self.windows.active:
@@ -134,6 +142,14 @@ class WindowSampler:
             area = (..., slice(y * rate, y * rate + side), slice(x * rate, x * rate + side))
             foreground, moving, still = foreground[area], moving[area], still[area]
         return {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
+
+
+class MotionSampler(WindowSampler):
+    """Windows whose active crops are cut where a frame differs from the one before."""
+
+    @staticmethod
+    def _active(window_3THW: torch.Tensor, moving_1THW: torch.Tensor) -> torch.Tensor:
+        return (window_3THW.diff(dim=1).abs().amax((0, 1)) > VISIBLE).float()[None]
 
 
 def still_picture(clips: Clips, most: int = 96) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Stage 2: the world model learns to predict the next token of clips that were encoded once."""
+"""Stage 3: the world model learns to predict the next token of clips that were encoded once."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -11,15 +11,18 @@ import torch.nn.functional as F
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
 from wfm_ar.rollout.engine import Actions, Job, Row, roll
+from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
 from wfm_ar.train.code_use import collapse, count_codes
+from wfm_ar.train.look_ahead import LookaheadStore
 from wfm_ar.train.loop import Batch
 from wfm_ar.train.sparse_rows import keep_probability, usual_tokens
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
+from wfm_ar.world_model.sequence import NOT_TOLD
 
 USUAL_CLIPS = 200  # that tell what token an empty place has
 SHOWN = 3  # held-out clips rolled out at each validation
@@ -31,7 +34,7 @@ TRIES = 100  # clips drawn for one that has actions
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelTraining:
-    """How stage 2 samples and weighs."""
+    """How stage 3 samples and weighs."""
 
     short: int = 5  # latents of the short windows; the long ones have the sequence's max_latents
     short_share: float = 0.5  # share of steps with short windows (more rows, the same number of tokens)
@@ -59,6 +62,7 @@ class Cut(NamedTuple):
     seen: np.ndarray
     text: str | None
     bins: np.ndarray | None
+    ahead: np.ndarray | None = None  # what a lookahead tells, int8 [t, h, w, K]; None = nothing
 
 
 class WorldModelStage:
@@ -78,13 +82,16 @@ class WorldModelStage:
         tokenizer: VideoTokenizer | None = None,
         micro_batches: int = 1,
         policy_store: TokenStore | None = None,
+        lookahead: Lookahead | None = None,
+        ahead: dict[str, LookaheadStore] | None = None,
     ):
         """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures.
 
         micro_batches: of one step. They are all of one kind, as ranks that share one must pass through the network equally often.
         policy_store: what the steps on the policy alone are of; None = train_store.
+        lookahead, ahead: of a sequence with a lookahead, and what it told of the stores "train" and "val".
         """
-        self.tokenizer, self.micro_batches = tokenizer, micro_batches
+        self.tokenizer, self.micro_batches, self.lookahead, self._ahead = tokenizer, micro_batches, lookahead, ahead or {}
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
         self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
         self.stores = {"train": train_store, "val": val_store, "policy": policy_store or train_store}
@@ -150,8 +157,12 @@ class WorldModelStage:
         if acting and len(bins) > 1 and self.training.late_actions and rng.random() < self.training.late_actions:
             bins = bins.copy()
             bins[: int(rng.integers(1, len(bins)))] = -1
-        truth = clip.video[start : start + latents].astype(np.int64)
-        return Cut(index, truth, self._corrupted(truth, rng), text, bins)
+        truth = seen = clip.video[start : start + latents].astype(np.int64)
+        ahead = None
+        if self._ahead:
+            seen, ahead = (each[start : start + latents] for each in self._ahead["train"][index])
+            seen = seen.astype(np.int64)
+        return Cut(index, truth, self._corrupted(seen, rng), text, bins, ahead)
 
     def _corrupted(self, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The tokens of a window as the input has them: some are others of the same window."""
@@ -220,8 +231,13 @@ class WorldModelStage:
         weights[row, actions], weights[row, video] = training.action_weight, of_latent.repeat_interleave(sequence.latent_size, 1)
         at_video, at_slots = sequence.kinds(video, actions, length)
         about = {"clip": torch.tensor([cut.clip for cut in cuts]), "tokens": seen, "bins": bins}
+        if config.lookahead:
+            about["ahead"] = self._told(cuts, bins)
         if sparse is not None:
-            chance = np.stack([keep_probability(tokens_thw, self._usual) for tokens_thw in seen.numpy()])
+            told = about["ahead"].numpy() if config.lookahead else [None] * len(cuts)
+            chance = np.stack(
+                [keep_probability(tokens_thw, self._usual, of_it) for tokens_thw, of_it in zip(seen.numpy(), told, strict=True)]
+            )
             kept = torch.ones(len(cuts), length + 1, dtype=torch.bool)
             kept[row, video] = torch.from_numpy(sparse.random(chance.shape, np.float32) < chance).flatten(1)
             kept = kept[:, :length] & ((at_video >= 0) | (at_slots >= 0))
@@ -231,9 +247,21 @@ class WorldModelStage:
         batch = {"ids": ids[:, :-1], "positions": positions[:, :-1], "targets": targets[:, 1:], "weights": weights[:, 1 : ids.shape[1]]}
         return batch | about | {"video": at_video[:, 1:], "slots": at_slots[:, 1:]}
 
+    def _told(self, cuts: list[Cut], bins_BtrA: torch.Tensor) -> torch.Tensor:
+        """int8 [B, t, h, w, K], what a lookahead tells of the windows; nothing of their first latents, and where there are no actions
+        though there could be."""
+        (B, t), config = bins_BtrA.shape[:2], self.sequence.config
+        told = torch.full((B, t + 1, config.grid_h, config.grid_w, self.sequence.told_ahead), NOT_TOLD, dtype=torch.int8)
+        for row, cut in enumerate(cuts):
+            if cut.ahead is not None:
+                told[row, 1 : len(cut.ahead)] = torch.from_numpy(cut.ahead[1:])
+        if config.action_bins:
+            told[:, 1:][(bins_BtrA < 0).flatten(2).all(2)] = NOT_TOLD
+        return told
+
     def _hints(self, batch: Batch) -> torch.Tensor:
         """float32 [B, L, F], made on the batch's device: they are many times the bytes of all else."""
-        return self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["slots"])
+        return self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["slots"], batch.get("ahead"))
 
     def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Which of the coming video tokens the model is to draw itself: swap bool and uniforms float32, [B, L].
@@ -300,7 +328,8 @@ class WorldModelStage:
             limit, cuts = self.sequence.config.max_latents, []
             for i in range(first, min(first + 8, clips)):
                 clip, tokens = store[i], store[i].video[:limit].astype(np.int64)
-                cuts.append(Cut(i, tokens, tokens, clip.text, None if clip.bins is None else clip.bins[: limit - 1]))
+                bins = None if clip.bins is None else clip.bins[: limit - 1]
+                cuts.append(Cut(i, tokens, tokens, clip.text, bins, self._ahead["val"][i][1][:limit] if self._ahead else None))
             batch = {name: tensor.to(device) for name, tensor in self._woven(cuts, limit).items()}
             logits = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
             each = F.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
@@ -324,7 +353,7 @@ class WorldModelStage:
             row = Row(seed=i, text_ids=self._encode(clip.text) or [], tokens=(truth[0],), bins=(None,))
             actions = Actions.ABSENT if bins is None else Actions.GIVEN
             job = Job(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
-            (made,) = roll(model, sequence, [job], SamplingConfig())
+            (made,) = roll(model, sequence, [job], SamplingConfig(), lookahead=self.lookahead)
             both = self.tokenizer.decode(torch.stack((truth, made.tokens.stacked())).to(next(self.tokenizer.parameters()).device))
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))

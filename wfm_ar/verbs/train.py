@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import remove_dead_parts
 from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
+from wfm_ar.frame_predictor.network import FramePredictorConfig
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
@@ -24,6 +27,7 @@ from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.distributed import Ranks, all_ranks
+from wfm_ar.train.frame_predictor_stage import FramePredictorTraining
 from wfm_ar.train.loop import Stage, train
 from wfm_ar.train.preflight import Needs, check_needs, refuse, unreadable
 from wfm_ar.train.rng import seed_all
@@ -84,6 +88,11 @@ class VideoTokenizerSettings(StageLoop):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FramePredictorSettings(StageLoop):
+    training: FramePredictorTraining
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorldModelSettings(StageLoop):
     training: WorldModelTraining
 
@@ -98,6 +107,7 @@ class StagesSettings:
     """`stages` of conf/train.yaml."""
 
     video_tokenizer: VideoTokenizerSettings
+    frame_predictor: FramePredictorSettings
     world_model: WorldModelSettings
     diffusion_decoder: DiffusionDecoderSettings
 
@@ -117,7 +127,7 @@ class SequenceSettings:
 class Settings:
     """The keys of conf/train.yaml, which explains them."""
 
-    stage: Literal["video_tokenizer", "world_model", "diffusion_decoder", "world", "all"]
+    stage: Literal["video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "world", "all"]
     init: Path | None
     finetune: CosmosTraining
     name: str
@@ -154,11 +164,14 @@ class Settings:
     sequence: SequenceSettings
     stages: StagesSettings
     tokenizer: VideoTokenizerConfig
+    predictor: FramePredictorConfig | None
     model: WorldModelConfig
     decoder: DenoiserConfig
 
     def __post_init__(self) -> None:
         sized(self.tokenizer, self)  # which raises
+        if self.predictor is None and self.stage == stages.FRAME_PREDICTOR:
+            raise BadConfig("stage: got frame_predictor, expected another with predictor=null; fix: predictor=tabletop")
         if not 0 <= self.frame_cache < 1e9:
             raise BadConfig(f"frame_cache: got {self.frame_cache:g}, expected a number of GB, 0 or more; fix: frame_cache=16")
         for name in stages.STAGES:
@@ -219,7 +232,7 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 sets = [one for one in (train_set, val_set, policy) if one is not None]
                 how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
                 cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, **how)
-    for name in stages.STAGES:
+    for name in _stages(settings):
         if settings.stage in (name, "all"):
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
                 stage = _stage(settings, name, train_set, val_set, policy, cache)
@@ -245,7 +258,8 @@ def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Sett
     sequence = replace(settings.sequence, max_latents=parts.sequence.max_latents, max_text=parts.sequence.max_text, action_sums=sums)
     sequence = replace(sequence, hint_latents=parts.sequence.hint_latents)
     decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
-    return replace(settings, sequence=sequence, tokenizer=tokenizer, model=parts.world_model.config, decoder=decoder)
+    predictor = parts.frame_predictor.config if parts.frame_predictor else None
+    return replace(settings, sequence=sequence, tokenizer=tokenizer, predictor=predictor, model=parts.world_model.config, decoder=decoder)
 
 
 def _tokenizer(settings: Settings) -> VideoTokenizerConfig:
@@ -301,17 +315,24 @@ def _policy_set(settings: Settings, train_set: EpisodeSet) -> EpisodeSet | None:
 
 def _needs(settings: Settings) -> Needs:
     """What the stages asked for will be made of."""
-    wanted = stages.STAGES if settings.stage == "all" else (settings.stage,)
+    wanted = _stages(settings) if settings.stage == "all" else (settings.stage,)
+    learn_from_pixels = (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER)
     return Needs(
         stages=wanted,
         tokenizer=settings.tokenizer,
+        predictor=settings.predictor,
         model=settings.model,
         decoder=settings.decoder,
-        windows={name: getattr(settings.stages, name).training for name in (stages.VIDEO_TOKENIZER, stages.DIFFUSION_DECODER)},
+        windows={name: getattr(settings.stages, name).training for name in learn_from_pixels},
         world_model=settings.stages.world_model.training,
         begun=settings.init is not None,
         **vars(settings.sequence),
     )
+
+
+def _stages(settings: Settings) -> tuple[str, ...]:
+    """Those that the run's world has, in order."""
+    return tuple(name for name in stages.STAGES if name != stages.FRAME_PREDICTOR or settings.predictor is not None)
 
 
 def _stage(
@@ -321,9 +342,12 @@ def _stage(
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set, cache)
+    if name == stages.FRAME_PREDICTOR:
+        return stages.frame_predictor_stage(settings.run, settings.predictor, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
         loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
-        loop |= {"policy_set": policy, "cache": cache}
+        loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
+        loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 

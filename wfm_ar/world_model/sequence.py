@@ -27,11 +27,13 @@ import torch.nn.functional as F
 from wfm_ar.errors import BadConfig, BadPrompt
 from wfm_ar.sizes import check_sizes
 
+NOT_TOLD = -128  # of a lookahead that was not asked
+TOLD_SCALE = 100  # of what a lookahead tells, which is kept in 8 bits
 REACH = 2  # places to each side of a hint's neighbourhood: 5 x 5 codes of the previous latent
 WAVES = (2, 4, 8, 16, 32, 64)  # periods of the sines of a sum of actions, in steps at full deflection
 
 # Of a SequenceConfig: what files from before a setting came leave unsaid.
-EARLIER = {"action_sums": False, "hint_latents": 1, "hints": True, "bov": True, "published": False, "vocab": 0}
+EARLIER = {"action_sums": False, "hint_latents": 1, "lookahead": False, "hints": True, "bov": True, "published": False, "vocab": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class SequenceConfig:
     max_latents: int = 9  # trained length; longer rollouts roll on from the last latents
     action_sums: bool = False  # hints hold the sum of the actions since the row's first latent
     hint_latents: int = 1  # earlier latents whose codes hints hold: with two, how fast things move is known
+    lookahead: bool = False  # hints hold what a frame predictor expects of the coming latent (wfm_ar/frame_predictor)
     hints: bool = True  # the model is told what is known of each next token
     bov: bool = True  # rows begin with BOV
     published: bool = False  # ids and the position of BOV as in the published Cosmos models
@@ -63,6 +66,8 @@ class SequenceConfig:
         check_sizes(self, "sequence", video_vocab=(1, 1 << 23), grid_h=(1, 4096), grid_w=(1, 4096), rate=(1, 256), action_bins=(1, 1 << 20))
         check_sizes(self, "sequence", text_vocab=(0, 1 << 23), max_text=(0, 1 << 16), max_latents=(1, 1 << 16), vocab=(0, 1 << 24))
         check_sizes(self, "sequence", hint_latents=(1, 8))
+        if self.lookahead and (not self.levels or not self.hints or self.rate > 1):
+            raise BadConfig("sequence lookahead: got true, expected false without hints or levels, or with more than one frame a latent")
         if self.published and (self.hints or self.text_vocab):
             raise BadConfig("sequence published: got hints or text tokens, expected neither in a published model")
         least = self.video_vocab + self.bov + sum(self.action_bins) if self.published else 0
@@ -143,14 +148,17 @@ class Sequence:
         self._action_starts = self._every_start[self._channels]
         # Columns of a hint: the slot, one-hot (0 = nothing known, then latent places, then action slots); a neighbourhood of
         # codes, each `known, c_1 .. c_n, c_1^2 .. c_n^2`; the actions, `known`, then the values, then their squares; and with
-        # action_sums `known`, then of each channel the sum and its sines and cosines.
+        # action_sums `known`, then of each channel the sum and its sines and cosines; last what a lookahead tells: `known`, how near
+        # each level of each digit is, and the numbers of the 3 x 3 places around.
         every_action = c.rate * len(c.action_bins)  # of all robots: each has columns of its own
         self.slots = 1 + self.latent_size + every_action
         self._codes = _code_table(c.video_vocab if c.hints else 0, c.levels)
         self._around = (2 * REACH + 1) ** 2 * self._codes.shape[1]
         self._acts = self.slots + c.hint_latents * self._around
         sums = 1 + (1 + 2 * len(WAVES)) * len(c.action_bins) if c.action_sums else 0
-        self.hint_width = self._acts + (1 + 2 * every_action + sums if every_action else 0) if c.hints else 0
+        self._ahead = self._acts + (1 + 2 * every_action + sums if every_action else 0)
+        ahead = 1 + sum(c.levels) + 9 * self.told_ahead if c.lookahead else 0
+        self.hint_width = self._ahead + ahead if c.hints else 0
         self._none = F.one_hot(torch.tensor(0), self.hint_width).float() if c.hints else torch.zeros(0)
         rows, columns = torch.meshgrid(torch.arange(c.grid_h), torch.arange(c.grid_w), indexing="ij")
         self._places = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
@@ -164,6 +172,11 @@ class Sequence:
     def model_vocabularies(self) -> dict[str, int]:
         """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
         return {"vocab": self.config.vocab or self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
+
+    @property
+    def told_ahead(self) -> int:
+        """Numbers that a lookahead tells of each place, 0 without one."""
+        return len(self.config.levels) + 1 if self.config.lookahead else 0
 
     @property
     def predicts_actions(self) -> bool:
@@ -210,10 +223,15 @@ class Sequence:
         return Piece(ids, self._at(self._action_places, latent), self.action_hints())
 
     def latent_piece(
-        self, latent: int, tokens_hw: torch.Tensor, earlier: Items[torch.Tensor], bins: Items[torch.Tensor | None] = ()
+        self,
+        latent: int,
+        tokens_hw: torch.Tensor,
+        earlier: Items[torch.Tensor],
+        bins: Items[torch.Tensor | None] = (),
+        ahead_hwK: torch.Tensor | None = None,
     ) -> Piece:
         """int64 tokens [h, w] of `latent`; the rest as in `video_hints`."""
-        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(earlier, bins))
+        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(earlier, bins, ahead_hwK))
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
@@ -221,12 +239,15 @@ class Sequence:
             return torch.zeros(self.action_size, 0)
         return F.one_hot(self._action_slots, self.hint_width).float()
 
-    def video_hints(self, earlier: Items[torch.Tensor], bins: Items[torch.Tensor | None] = ()) -> torch.Tensor:
+    def video_hints(
+        self, earlier: Items[torch.Tensor], bins: Items[torch.Tensor | None] = (), ahead_hwK: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """float32 [h * w, F] of the tokens that follow the latents `earlier`, int64 [h, w] each, the newest last; only the
         last `hint_latents` count.
 
         bins: int64 [r, A] of the actions that led to each latent since the row's first, the coming one included; None where there
         were none. Without action_sums the last one is enough.
+        ahead_hwK: what a lookahead tells of these tokens; None where it was not asked.
         """
         c, t = self.config, len(earlier) + 1
         if not c.hints:
@@ -236,11 +257,15 @@ class Sequence:
         if t > 1 and len(bins) and c.action_bins:
             none = torch.full((c.rate, len(self.channels)), -1)
             known_1tra = torch.stack([none if each is None else each.cpu() for each in bins])[None]
-            bins_1trA[:, -len(bins) :] = self._of_all_channels(known_1tra)
+            bins_1trA[:, -len(bins) :] = self.of_all_channels(known_1tra)
         video_1S = ((t - 1) * self.latent_size + torch.arange(self.latent_size))[None]
-        return self.hints(tokens_1thw, bins_1trA, video_1S, torch.full_like(video_1S, -1))[0]
+        ahead_1thwK = None
+        if ahead_hwK is not None:
+            ahead_1thwK = torch.full((1, t, *ahead_hwK.shape), NOT_TOLD, dtype=torch.int8)
+            ahead_1thwK[0, -1] = ahead_hwK
+        return self.hints(tokens_1thw, bins_1trA, video_1S, torch.full_like(video_1S, -1), ahead_1thwK)[0]
 
-    def _of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
+    def of_all_channels(self, bins_btra: torch.Tensor) -> torch.Tensor:
         """Bins of this sequence's channels as columns of the whole action vocabulary, -1 in the others."""
         every = bins_btra.new_full((*bins_btra.shape[:-1], len(self.config.action_bins)), -1)
         every[..., self._channels.to(every.device)] = bins_btra
@@ -301,11 +326,19 @@ class Sequence:
         slots[row, actions_BK] = action_slots.repeat(actions_BK.shape[1] // max(1, len(action_slots)))
         return video[:, :length], slots[:, :length]
 
-    def hints(self, tokens_Bthw: torch.Tensor, bins_BtrA: torch.Tensor, video_BK: torch.Tensor, slots_BK: torch.Tensor) -> torch.Tensor:
+    def hints(
+        self,
+        tokens_Bthw: torch.Tensor,
+        bins_BtrA: torch.Tensor,
+        video_BK: torch.Tensor,
+        slots_BK: torch.Tensor,
+        ahead_BthwK: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """float32 [B, K, F] of chosen tokens of rows of the tokens [B, t, h, w] and the bins [B, t - 1, r, A]; made where these are.
 
         video_BK: int64, latent * h * w + place of a video token, -1 where it is none; slots_BK: the action slot of an action
         token, 0 where nothing is known, -1 where it is a video token or padding.
+        ahead_BthwK: int8 [B, t, h, w, K], what a lookahead tells of each latent, NOT_TOLD where it tells nothing; None = nowhere.
         """
         c, t, device = self.config, tokens_Bthw.shape[1], tokens_Bthw.device
         hints = torch.zeros(*video_BK.shape, self.hint_width, device=device)
@@ -330,36 +363,75 @@ class Sequence:
             described[there, start : start + self._around] = F.embedding(ids, table).flatten(1)
         if c.action_bins and t > 1:
             later = latent > 0
-            described[later, self._acts :] = self._of_actions(bins_BtrA)[row[later], latent[later] - 1]
+            described[later, self._acts : self._ahead] = self._of_actions(bins_BtrA)[row[later], latent[later] - 1]
+        if c.lookahead and ahead_BthwK is not None:
+            described[:, self._ahead :] = self._of_ahead(ahead_BthwK, row, latent, place)
         hints[row, column] = described
         return hints
 
-    def weave(self, tokens_thw: torch.Tensor, text_ids: list[int] | None = None, bins_tra: torch.Tensor | None = None) -> Woven:
-        """Video tokens [n, h, w], text ids, bins [n - 1, r, A] of this sequence's channels (None = no actions) -> the whole row.
+    def _of_ahead(self, ahead_BthwK: torch.Tensor, row: torch.Tensor, latent: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """float32 [n, columns] of the n places (row, latent, place): what hints say of a lookahead."""
+        width, side = self.config.grid_w + 2, torch.arange(3, device=ahead_BthwK.device)
+        padded_BtPK = F.pad(ahead_BthwK, (0, 0, 1, 1, 1, 1), value=0).flatten(2, 3)
+        corner = (place // self.config.grid_w) * width + place % self.config.grid_w
+        around_n9K = padded_BtPK[row[:, None], latent[:, None], corner[:, None] + (side[:, None] * width + side).flatten()]
+        known_n1 = around_n9K[:, 4, :1] != NOT_TOLD
+        around_n9K = around_n9K.float() / TOLD_SCALE
+        parts = [torch.ones_like(known_n1, dtype=torch.float32)]
+        for digit, levels in enumerate(self.config.levels):
+            at_n1 = around_n9K[:, 4, digit, None] * (levels - 1)
+            parts.append((1 - (at_n1 - torch.arange(levels, device=at_n1.device)).abs()).clamp_min(0))
+        return torch.cat((*parts, around_n9K.flatten(1)), 1) * known_n1
+
+    def weave(
+        self,
+        tokens_thw: torch.Tensor,
+        text_ids: list[int] | None = None,
+        bins_tra: torch.Tensor | None = None,
+        ahead_thwK: torch.Tensor | None = None,
+    ) -> Woven:
+        """Video tokens [n, h, w], text ids, bins [n - 1, r, A] of this sequence's channels (None = no actions), and what a lookahead
+        tells [n, h, w, K] (None = nothing) -> the whole row.
 
         The last hint is "nothing known"; a caller who goes on predicting puts the next token's hint there.
         """
         tokens = tokens_thw[None].cpu()
-        bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self._of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
+        bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self.of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
         (ids,), (positions,), video, actions = self.weave_rows(tokens, [text_ids], bins)
         at_video, at_slots = self.kinds(video, actions, len(ids))
-        hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:])[0]
+        ahead_1thwK = None if ahead_thwK is None else ahead_thwK[None]
+        hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:], ahead_1thwK)[0]
         return Woven(ids, positions, torch.cat((hints, self._none[None])))
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
 
-    def begun(self, text_ids: list[int], tokens: Items[torch.Tensor], bins: Items[torch.Tensor | None]) -> Woven:
-        """The row so far, of a rollout: its text, and each latent [h, w] behind the actions [r, A] that led to it, None where none did."""
+    def begun(
+        self,
+        text_ids: list[int],
+        tokens: Items[torch.Tensor],
+        bins: Items[torch.Tensor | None],
+        ahead: Items[torch.Tensor | None] | None = None,
+    ) -> Woven:
+        """The row so far, of a rollout: its text, and each latent [h, w] behind the actions [r, A] that led to it, None where none did.
+
+        ahead: what a lookahead told of each latent [h, w, K], None where it told nothing.
+        """
         pieces = [self.text_piece(text_ids)]
         for latent, tokens_hw in enumerate(tokens):
             if latent and bins[latent] is not None:
                 pieces.append(self.action_piece(latent, bins[latent]))
-            pieces.append(self.latent_piece(latent, tokens_hw, tokens[:latent], bins[1 : latent + 1]))
+            told = ahead[latent] if ahead is not None and latent else None
+            pieces.append(self.latent_piece(latent, tokens_hw, tokens[:latent], bins[1 : latent + 1], told))
         return self.join(pieces)
 
     def coming(
-        self, text_ids: list[int], tokens: Items[torch.Tensor], bins: Items[torch.Tensor | None], coming_rA: torch.Tensor | None
+        self,
+        text_ids: list[int],
+        tokens: Items[torch.Tensor],
+        bins: Items[torch.Tensor | None],
+        coming_rA: torch.Tensor | None,
+        ahead_hwK: torch.Tensor | None = None,
     ) -> Woven:
         """What is fed behind a row that is `begun`, but for its last token, to predict its next latent, which `coming_rA` leads to.
 
@@ -368,7 +440,7 @@ class Sequence:
         latent, c = len(tokens), self.config
         before = self.latent_piece(latent - 1, tokens[-1], ()) if latent else self.text_piece(text_ids)
         led_by = (*bins[1:], coming_rA) if latent else ()
-        video = self.latent_piece(latent, torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64), tokens, led_by)
+        video = self.latent_piece(latent, torch.zeros(c.grid_h, c.grid_w, dtype=torch.int64), tokens, led_by, ahead_hwK)
         pieces = [video] if coming_rA is None else [self.action_piece(latent, coming_rA), video]
         ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]

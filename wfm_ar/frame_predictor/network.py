@@ -1,0 +1,98 @@
+"""The network of the frame predictor: a small U-Net, two frames and the actions between the last and the next in, the next frame out.
+
+Where things are and how they move is far easier to learn in pixels, where what moves is the same picture elsewhere, than in codes.
+What it gives is one likely frame, not a draw, and rolled on its own it would drift: the world model, which is told the codes of
+that frame as a hint, draws the tokens. Fully convolutional with per-place norms, so it trains on crops and runs on whole frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wfm_ar.errors import BadConfig
+from wfm_ar.sizes import check_sizes
+
+RGB = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePredictorConfig:
+    """Shape of the network. Raises BadConfig where a value cannot be."""
+
+    actions: int = 0  # columns of the action vocabulary; 0 = frames alone
+    patch: int = 4  # pixels a side of one place of the finer grid; the coarser one has half as many places
+    channels: tuple[int, int] = (96, 128)  # width of the finer and of the coarser grid
+    blocks: tuple[int, int, int] = (2, 3, 2)  # residual blocks: finer grid, coarser, finer again
+    embedding: int = 64  # width of what is known of the actions
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "predictor:", actions=(0, 1 << 12), patch=(1, 64), embedding=(1, 1 << 14))
+        check_sizes(self, "predictor:", channels=(1, 8192), blocks=(0, 64))
+        if len(self.channels) != 2 or len(self.blocks) != 3:
+            got = f"{list(self.channels)} and {list(self.blocks)}"
+            raise BadConfig(f"predictor: channels and blocks: got {got}, expected two widths and three counts")
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of a frame are a multiple of."""
+        return 2 * self.patch
+
+
+class FramePredictor(nn.Module):
+    """Two frames and what leads on from them -> the next frame, all less the background that a fixed camera always sees."""
+
+    def __init__(self, config: FramePredictorConfig):
+        super().__init__()
+        self.config = config
+        (fine, coarse), (before, middle, after), width = config.channels, config.blocks, config.embedding
+        self.actions = nn.Sequential(nn.Linear(3 * config.actions, width), nn.SiLU(), nn.Linear(width, width)) if config.actions else None
+        told = width if config.actions else 0
+        self.enter = nn.Conv2d(2 * RGB * config.patch**2, fine, 3, padding=1)
+        self.before = nn.ModuleList(_Block(fine, told) for _ in range(before))
+        self.down = nn.Conv2d(fine, coarse, 2, stride=2)
+        self.middle = nn.ModuleList(_Block(coarse, told) for _ in range(middle))
+        self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2)
+        self.after = nn.ModuleList(_Block(fine, told) for _ in range(after))
+        self.leave = nn.Conv2d(fine, RGB * config.patch**2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)  # it begins by repeating the last frame
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, before_B3HW: Tensor, last_B3HW: Tensor, actions_BA: Tensor | None) -> Tensor:
+        """Frames float [B, 3, H, W] less the background on the [-1, 1] scale; actions float [B, A] in [-1, 1], NaN where they are not
+        known, None of a predictor without actions -> the frame that follows, [B, 3, H, W], not clamped."""
+        patch, told = self.config.patch, None
+        if self.actions is not None:
+            known = ~actions_BA.isnan()
+            values = actions_BA.nan_to_num(0.0)
+            told = F.silu(self.actions(torch.cat((values, values.square(), known.to(values.dtype)), 1).to(last_B3HW.dtype)))
+        x = self.enter(F.pixel_unshuffle(torch.cat((last_B3HW, last_B3HW - before_B3HW), 1), patch))
+        for block in self.before:
+            x = block(x, told)
+        y = self.down(x)
+        for block in self.middle:
+            y = block(y, told)
+        x = x + self.up(y)
+        for block in self.after:
+            x = block(x, told)
+        return last_B3HW + F.pixel_shuffle(self.leave(x), patch)
+
+
+class _Block(nn.Module):
+    """x + conv(silu(conv(norm x) + what is known of the actions))."""
+
+    def __init__(self, channels: int, told: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.told = nn.Linear(told, channels) if told else None
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x_BCHW: Tensor, told_BE: Tensor | None) -> Tensor:
+        spread = torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-4).to(x_BCHW.dtype)  # of each place alone
+        h = self.first(x_BCHW * spread * self.scale.to(x_BCHW.dtype)[:, None, None])
+        if self.told is not None:
+            h = h + self.told(told_BE)[..., None, None]
+        return x_BCHW + self.second(F.silu(h))

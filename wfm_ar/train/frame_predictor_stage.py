@@ -1,0 +1,171 @@
+"""Stage 2: the frame predictor learns the next frame from decoded frames and actions, and to go on from its own."""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.frame_cache import FrameCache
+from wfm_ar.errors import BadConfig
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.rollout.lookahead import CHANGED, Lookahead, changes
+from wfm_ar.tokenizers.action import ActionVocabulary
+from wfm_ar.tokenizers.video import VideoTokenizer
+from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_float, to_uint8
+from wfm_ar.train.tokens import action_vocabulary, bins_of
+from wfm_ar.train.windows import VISIBLE, MotionSampler, Windows
+
+ROLLED = 16  # frames that validation rolls the predictor on
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePredictorTraining(Windows):
+    """How stage 2 samples (see Windows; its frames are two and those predicted one after another) and weighs."""
+
+    window: int = 4  # frames a sample: two that are seen, then each predicted from the last two, its own among them
+    crop: int = 72
+    squared: float = 4.0  # weight of the squared error beside the absolute one
+    emphasis: float = 6.0  # extra weight of pixels near a change between two frames
+    content: float = 2.0  # extra weight of pixels that differ from the background
+    edge: int = 6  # pixels along the edges of a crop that do not count: what comes in from outside cannot be known
+    lone: float = 0.1  # share of samples whose first frame is shown twice, as a rollout from one picture begins
+    action_dropout: float = 0.05  # share of samples without their actions
+    val_clips: int = 24
+
+
+class FramePredictorStage:
+    """Absolute plus squared error of the next frames; the tokenizer is frozen and runs inside the loss."""
+
+    name = "frame_predictor"
+
+    def __init__(
+        self,
+        config: FramePredictorConfig,
+        training: FramePredictorTraining,
+        tokenizer: VideoTokenizer,
+        train_set: EpisodeSet,
+        val_set: EpisodeSet,
+        cache: FrameCache | None = None,
+    ):
+        """Raises BadConfig for a tokenizer whose latents are more than a frame each."""
+        if training.window < 3:
+            raise BadConfig(f"window: got {training.window} frames, expected 3 or more: two that are seen and one that is predicted")
+        self.training, self.tokenizer = training, tokenizer.eval().requires_grad_(False)
+        self._actions: ActionVocabulary | None = action_vocabulary(train_set.schema)
+        bins = self._actions.bins if self._actions else ()
+        self.config = replace(config, actions=len(bins))
+        self.model = FramePredictor(self.config)
+        self.lookahead = Lookahead(self.tokenizer, self.model, bins)
+        self.train_set, self.val_set = train_set, val_set
+        clips, self.val_clips = (Clips(episodes, tokenizer.config, cache) for episodes in (train_set, val_set))
+        self.windows = MotionSampler(training, clips, tokenizer.background.clone() if tokenizer.config.background else None)
+
+    def describe(self) -> dict:
+        return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
+
+    def batch(self, step: int, size: int, seed: int) -> dict[str, Tensor]:
+        """See WindowSampler.batch; with int64 `bins` [B, T - 1, A] of the actions from frame to frame and bool `lone` [B]."""
+        batch = self.windows.batch(step, size, seed)
+        rng = np.random.default_rng((seed, step, 1))
+        batch["lone"] = torch.from_numpy(rng.random(size) < self.training.lone)
+        if self._actions is not None:
+            kept = rng.random(size) >= self.training.action_dropout
+            batch["bins"] = torch.stack(
+                [
+                    self._bins(self.train_set, int(clip), int(start), self.training.window - 1, bool(acting))
+                    for clip, start, acting in zip(batch["clip"], batch["start"], kept, strict=True)
+                ]
+            )
+        return batch
+
+    def _bins(self, episodes: EpisodeSet, index: int, start: int, count: int, acting: bool = True) -> Tensor:
+        """int64 [count, A]: the actions behind the frames from `start` on."""
+        if not acting:
+            return self._actions.absent(count).long()
+        return torch.from_numpy(bins_of(episodes, index, start + count, self._actions)[start:].astype(np.int64))
+
+    def clip_ids(self, batch: dict[str, Tensor]) -> list[str]:
+        """See WindowSampler.clip_ids."""
+        return self.windows.clip_ids(batch)
+
+    @torch.no_grad()
+    def _copied(self, frames_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokenizer's copy of frames less the background, and their codes [B, n, 1, h, w]."""
+        copy, codes, _ = self.tokenizer(frames_B3HW[:, :, None])
+        return copy[:, :, 0].float(), codes
+
+    def loss(self, model, batch, generator):
+        """Each frame is predicted from copies of the two before, beyond the first from its own: tokens kept where it saw no change, as
+        a rollout would. The gradient is that of single steps."""
+        true_BC3HW, training = batch["foreground"].transpose(1, 2), self.training
+        self.tokenizer.to(true_BC3HW.device)
+        (before, _), (last, codes) = self._copied(true_BC3HW[:, 0]), self._copied(true_BC3HW[:, 1])
+        before = torch.where(batch["lone"][:, None, None, None], last, before)
+        losses, logs = [], {}
+        for step in range(2, training.window):
+            target = true_BC3HW[:, step]
+            bins_BA = batch["bins"][:, step - 1] if "bins" in batch else None
+            made = model(before, last, self.lookahead.values(bins_BA, last))
+            error = made.float() - target
+            penalty = (error.abs() + training.squared * error.square()) * self._weight(true_BC3HW[:, step - 1], target)
+            losses.append(penalty.mean())
+            logs[f"loss_{step - 1}"] = losses[-1].detach()
+            if step == 2:
+                logs["crop_psnr"] = psnr(error.detach())
+            if step + 1 < training.window:
+                before, (last, codes) = last, self._next(last, codes, made.detach().float())
+        return torch.stack(losses).mean(), logs
+
+    def _weight(self, last_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
+        changed = (target_B3HW - last_B3HW).abs().amax(1, keepdim=True) > VISIBLE
+        content = target_B3HW.abs().amax(1, keepdim=True) > VISIBLE
+        weight = 1 + self.training.emphasis * F.max_pool2d(changed.float(), 5, 1, 2) + self.training.content * content
+        edge, (H, W) = self.training.edge, weight.shape[2:]
+        if self.training.crop and edge:
+            inside = torch.zeros_like(weight)
+            inside[..., edge : H - edge, edge : W - edge] = 1
+            weight = weight * inside
+        return weight
+
+    @torch.no_grad()
+    def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted frame as the tokenizer gives it back, and its codes; where it does not change the codes stay."""
+        _, codes = self._copied(made_B3HW)
+        changed = changes(last_B3HW, made_B3HW, self.tokenizer.config.spatial_compression) > CHANGED
+        codes = torch.where(changed[:, :, None], codes, codes_Bn1hw)
+        return self.lookahead.frames(codes).float(), codes
+
+    @torch.no_grad()
+    def validate(self, model, device):
+        """PSNR of held-out frames one step ahead of true ones, and of the ROLLED-th frame of the predictor alone on its own frames, both
+        where they differ from the first; and truth above those of its own."""
+        lookahead, scores, shown = Lookahead(self.tokenizer, model, self._actions.bins if self._actions else ()), ([], []), []
+        still = self.tokenizer.background.to(device)[None] if self.tokenizer.config.background else 0.0
+        for index in range(min(self.training.val_clips, len(self.val_clips))):
+            clip = self.val_clips.beginning(index)[: ROLLED + 1]
+            if len(clip) < 3:
+                continue
+            frames_T3HW = to_float(clip).permute(0, 3, 1, 2).to(device) - still
+            bins_tA = self._bins(self.val_set, index, 0, len(clip) - 1) if self._actions else None
+            copies, _ = self._copied(frames_T3HW)
+            ahead = model(copies[:-2], copies[1:-1], lookahead.values(None if bins_tA is None else bins_tA[1:], copies))
+            last, codes = self._copied(frames_T3HW[:1])
+            before, own = last, [last]
+            for k in range(len(clip) - 1):
+                made = model(before, last, lookahead.values(None if bins_tA is None else bins_tA[k : k + 1], last))
+                before, (last, codes) = last, self._next(last, codes, made.float())
+                own.append(last)
+            moved = (frames_T3HW - frames_T3HW[:1]).abs().amax(1, keepdim=True) > VISIBLE
+            for score, made, at in ((scores[0], ahead.float(), slice(2, None)), (scores[1], own[-1], slice(-1, None))):
+                where = moved[at].expand_as(frames_T3HW[at])
+                if where.any():
+                    score.append(psnr((made - frames_T3HW[at])[where]))
+            if index < 4:
+                rolled = to_uint8((torch.cat(own) + still).permute(0, 2, 3, 1)).cpu()
+                shown.append(side_by_side([clip, rolled], every=max(1, len(clip) // 8)))
+        names = ("psnr_moved_next", f"psnr_moved_{ROLLED}")
+        numbers = {name: float(torch.stack(score).mean()) for name, score in zip(names, scores, strict=True) if score}
+        return numbers, {"rolled_alone": one_below_another(shown)} if shown else {}
