@@ -58,7 +58,7 @@ def test_what_is_kept_rests_on_earlier_latents_alone():
 
 @pytest.mark.parametrize("own_errors", [0.0, 1.0])
 def test_rows_that_keep_all_have_the_loss_of_dense_rows(store, monkeypatch, own_errors):
-    monkeypatch.setattr("wfm_ar.train.world_model_stage.keep_probability", lambda tokens, usual: np.ones(tokens.shape, np.float32))
+    monkeypatch.setattr("wfm_ar.train.world_model_stage.keep_probability", lambda tokens, usual, ahead: np.ones(tokens.shape, np.float32))
     stage = make(store, sparse=1.0, own_errors=own_errors)
     cuts = [stage._cut(store, 5, np.random.default_rng(i)) for i in range(3)]
     dense, sparse = stage._woven(cuts, 5), stage._woven(cuts, 5, np.random.default_rng(0))

@@ -28,31 +28,50 @@ class Lookahead:
         """action_bins: bins of each column of the action vocabulary. Raises BadConfig for a tokenizer that it cannot be for."""
         check_lookahead(tokenizer.config, predictor.config)
         self.tokenizer, self.predictor, self._bins = tokenizer, predictor, tuple(action_bins)
+        self._decoded: dict[bytes, Tensor] = {}  # frames of the last latents of the last call: mostly the next one's first
 
     @torch.inference_mode()
     def __call__(self, before_Bhw: Tensor, last_Bhw: Tensor, bins_BA: Tensor | None) -> Tensor:
         """Tokens int64 [B, h, w] of the last two latents (the same twice where there is one), bins int64 [B, A] of the actions that
         lead on, a column for each channel of the vocabulary and below 0 where there is none -> int8 [B, h, w, n + 1], as `told`."""
-        device = self.tokenizer.post_quant_conv.weight.device
-        pair = torch.cat((before_Bhw, last_Bhw)).to(device)
-        before, last = self.frames(self.tokenizer.codes(pair[:, None])).chunk(2)
-        return self.told(last, self.predictor(before, last, self.values(bins_BA, last)))[0].cpu()
+        size = len(last_Bhw) if self.tokenizer.post_quant_conv.weight.is_cuda else 1  # on the CPU a row's numbers are those it has alone
+        parts = [None] * len(last_Bhw) if bins_BA is None else bins_BA.split(size)
+        known, told = self._decoded, []
+        self._decoded = {}
+        for before, last, bins in zip(before_Bhw.split(size), last_Bhw.split(size), parts, strict=False):
+            pair = [_key(tokens) for tokens in (before, last)]
+            for key, tokens in zip(pair, (before, last), strict=True):
+                if key not in known:
+                    known[key] = self.decoded(tokens)
+            self._decoded[pair[1]] = known[pair[1]]
+            told.append(self.of_frames(known[pair[0]], known[pair[1]], bins))
+        return torch.cat(told)
+
+    def of_frames(self, before_B3HW: Tensor, last_B3HW: Tensor, bins_BA: Tensor | None) -> Tensor:
+        """The same, of frames less the background."""
+        coming = self.predictor(before_B3HW, last_B3HW, self.values(bins_BA, last_B3HW))
+        return self.told(last_B3HW, coming)[0].cpu()
 
     def along(self, tokens_thw: Tensor, bins_tA: Tensor | None) -> Tensor:
         """What is told of each latent of a clip [t, h, w], int8 [t, h, w, n + 1]: NOT_TOLD of the first, and where bins int64 [t - 1, A]
         are all below 0 though there are columns."""
-        t, told = (
-            len(tokens_thw),
-            [torch.full((1, *tokens_thw.shape[1:], len(self.tokenizer.config.levels) + 1), NOT_TOLD, dtype=torch.int8)],
-        )
-        before = torch.cat((tokens_thw[:1], tokens_thw[:-2]))
-        for start in range(0, t - 1, AT_ONCE):
-            part = slice(start, min(t - 1, start + AT_ONCE))
-            told.append(self(before[part], tokens_thw[:-1][part], None if bins_tA is None else bins_tA[part]))
-        told_thwK = torch.cat(told)
-        if self._bins:
+        t, digits = len(tokens_thw), len(self.tokenizer.config.levels)
+        told_thwK = torch.full((t, *tokens_thw.shape[1:], digits + 1), NOT_TOLD, dtype=torch.int8)
+        with torch.inference_mode():
+            for start in range(0, t - 1, AT_ONCE):
+                stop = min(t - 1, start + AT_ONCE)
+                frames = self.decoded(tokens_thw[max(0, start - 1) : stop])
+                before = frames[: stop - start] if start else torch.cat((frames[:1], frames[:-1]))
+                told_thwK[start + 1 : stop + 1] = self.of_frames(
+                    before, frames[-(stop - start) :], None if bins_tA is None else bins_tA[start:stop]
+                )
+        if self._bins and t > 1:
             told_thwK[1:][(bins_tA < 0).all(1)] = NOT_TOLD
         return told_thwK
+
+    def decoded(self, tokens_Bhw: Tensor) -> Tensor:
+        """Tokens int64 [B, h, w] -> frames less the background [B, 3, H, W]."""
+        return self.frames(self.tokenizer.codes(tokens_Bhw[:, None].to(self.tokenizer.post_quant_conv.weight.device)))
 
     def values(self, bins_BA: Tensor | None, like: Tensor) -> Tensor | None:
         """Bins as the network takes them: values in [-1, 1], NaN where there are none; None of a world without actions."""
@@ -104,3 +123,7 @@ def expected_tokens(told_hwK: Tensor, last_hw: Tensor, levels: Sequence[int]) ->
         level = (told_hwK[..., digit].float() / TOLD_SCALE * (count - 1)).round().long().clamp(0, count - 1)
         expected += level * math.prod(levels[:digit])
     return torch.where(told_hwK[..., -1] > TOLD_SCALE * CHANGED**0.5, expected, last_hw)
+
+
+def _key(tokens_Bhw: Tensor) -> bytes:
+    return tokens_Bhw.cpu().numpy().tobytes()

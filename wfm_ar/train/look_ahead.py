@@ -123,25 +123,24 @@ def told_of_clip(
         if rng is None or rng.random() >= OWN_CLIPS:
             return clip.video, lookahead.along(true, bins).numpy()
         seen, told, left = [true[0]], [lookahead.along(true[:1], None if bins is None else bins[:0])[0]], int(rng.integers(LONGEST + 1))
-        before, last, pause = true[0], true[0], BETWEEN
+        frames = lookahead.decoded(true[:1])
+        before, last, pause = frames, frames, BETWEEN
         for k in range(1, len(true)):
-            acting = bins is not None and bool((bins[k - 1] >= 0).any())
-            if bins is not None and not acting:
+            if bins is not None and bool((bins[k - 1] < 0).all()):
                 told.append(torch.full_like(told[0], NOT_TOLD))
-                seen.append(true[k])
-                before, last = true[k - 1], true[k]
-                continue
-            (ahead,) = lookahead(before[None], last[None], None if bins is None else bins[k - 1 : k])
-            told.append(ahead)
+                left = 0
+            else:
+                told.append(lookahead.of_frames(before, last, None if bins is None else bins[k - 1 : k])[0])
             if left > 0:
                 left -= 1
-                before, last = last, expected_tokens(ahead, last, tokenizer.config.levels)
-            else:
-                pause -= 1
-                before, last = true[k - 1], true[k]
-                if pause <= 0:
-                    left, pause = int(rng.integers(1, LONGEST + 1)), BETWEEN
-            seen.append(last)
+                seen.append(expected_tokens(told[-1], seen[-1], tokenizer.config.levels))
+                before, last = last, lookahead.decoded(seen[-1][None])
+                continue
+            seen.append(true[k])
+            before, last = lookahead.decoded(true[k - 1 : k + 1]).split(1)
+            pause -= 1
+            if pause <= 0:
+                left, pause = int(rng.integers(1, LONGEST + 1)), BETWEEN
     return torch.stack(seen).numpy().astype(clip.video.dtype), torch.stack(told).numpy()
 
 

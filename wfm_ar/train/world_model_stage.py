@@ -254,7 +254,7 @@ class WorldModelStage:
         told = torch.full((B, t + 1, config.grid_h, config.grid_w, self.sequence.told_ahead), NOT_TOLD, dtype=torch.int8)
         for row, cut in enumerate(cuts):
             if cut.ahead is not None:
-                told[row, 1 : len(cut.ahead)] = torch.from_numpy(cut.ahead[1:])
+                told[row, 1 : len(cut.ahead)] = torch.from_numpy(np.array(cut.ahead[1:]))
         if config.action_bins:
             told[:, 1:][(bins_BtrA < 0).flatten(2).all(2)] = NOT_TOLD
         return told
