@@ -1,0 +1,49 @@
+"""The frame predictor's network: what it begins with, what it sees, and settings that cannot be."""
+
+import pytest
+import torch
+
+from wfm_ar.errors import BadConfig
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+
+SMALL = FramePredictorConfig(actions=2, patch=2, channels=(8, 8), blocks=(1, 1, 1), embedding=8)
+
+
+def drawn(config: FramePredictorConfig = SMALL) -> FramePredictor:
+    network = FramePredictor(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def test_it_begins_by_repeating_the_last_frame():
+    before, last = torch.randn(2, 3, 3, 16, 24)
+    assert torch.equal(FramePredictor(SMALL)(before, last, torch.zeros(3, 2)), last)
+
+
+def test_frames_and_actions_all_matter_and_unknown_actions_are_not_zero():
+    network, (before, last), actions = drawn(), torch.randn(2, 1, 3, 16, 24), torch.tensor([[0.0, 0.0]])
+    made = network(before, last, actions)
+    for other in (network(last, last, actions), network(before, last, actions + 0.5), network(before, last, actions * torch.nan)):
+        assert other.isfinite().all() and (other - made).abs().max() > 1e-3
+
+
+def test_a_crop_has_the_numbers_of_the_whole_frame_away_from_its_edges():
+    network = drawn(FramePredictorConfig(patch=2, channels=(8, 8), blocks=(1, 1, 0), embedding=8))
+    before, last = torch.randn(2, 1, 3, 64, 64)
+    whole, crop = network(before, last, None), network(before[..., 8:56, 8:56], last[..., 8:56, 8:56], None)
+    assert torch.allclose(whole[..., 28:36, 28:36], crop[..., 20:28, 20:28], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"patch": 0}, "predictor: patch: got 0, expected 1 to 64"),
+        ({"channels": (8,)}, r"channels and blocks: got \[8\] and \[1, 1, 1\], expected two widths and three counts"),
+        ({"blocks": (1, 1)}, r"expected two widths and three counts"),
+    ],
+)
+def test_settings_that_cannot_be(settings, line):
+    shape = {"actions": 2, "patch": 2, "channels": (8, 8), "blocks": (1, 1, 1)} | settings
+    with pytest.raises(BadConfig, match=line):
+        FramePredictorConfig(**shape)
