@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from wfm_ar.data.shards import TokenClip, write_store
-from wfm_ar.train.sparse_rows import ELSEWHERE, NEAR_CONTENT, SURE, UNKNOWN, keep_probability, usual_tokens
+from wfm_ar.train.sparse_rows import ELSEWHERE, NEAR_CONTENT, NEAR_FORETOLD, SURE, UNKNOWN, keep_probability, usual_tokens
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
+from wfm_ar.world_model.sequence import NOT_TOLD
 
 EMPTY, STILL, MOVING = 3, 11, 17
 
@@ -54,6 +55,17 @@ def test_what_is_kept_rests_on_earlier_latents_alone():
     assert kept[1, 5, 1] == kept[1, 0, 6] == np.float32(UNKNOWN)  # nothing says yet what moves
     assert kept[3, 5, 3] == SURE  # where the thing gets to
     assert kept[3, 0, 7] == kept[3, 1, 6] == np.float32(NEAR_CONTENT) and kept[3, 2, 2] == np.float32(ELSEWHERE)
+
+
+def test_a_lookahead_says_where_something_moves():
+    tokens, usual = clip(0).video.astype(np.int64), np.full((8, 8), EMPTY)
+    ahead = np.zeros((5, 8, 8, 3), np.int8)
+    ahead[:2] = NOT_TOLD  # of the first latent, and of one whose actions are not known
+    ahead[2, 1, 1, 2] = 40
+    kept, plain = keep_probability(tokens, usual, ahead), keep_probability(tokens, usual)
+    assert np.array_equal(kept[:2], plain[:2])
+    assert kept[2, 1, 1] == SURE and (kept[2, 0:3, 0:3] == np.float32(NEAR_FORETOLD)).sum() == 8
+    assert kept[2, 5, 2] == kept[3, 5, 3] == np.float32(NEAR_CONTENT)  # it moves, but nothing says so
 
 
 @pytest.mark.parametrize("own_errors", [0.0, 1.0])

@@ -11,6 +11,7 @@ from wfm_ar.rollout.lookahead import CHANGED
 from wfm_ar.world_model.sequence import NOT_TOLD, TOLD_SCALE
 
 SURE, NEAR_CONTENT, ELSEWHERE = 1.0, 0.15, 0.03  # probability to be kept: near a change, near any content, of an empty place
+NEAR_FORETOLD = 0.25  # beside a change that a lookahead tells of, and so tells the place of
 UNKNOWN = 0.6  # near any content, of a row's second latent: nothing says what moves
 
 
@@ -35,11 +36,14 @@ def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray, ahead_thwK: n
     asked = np.zeros(len(kept), bool) if ahead_thwK is None else ahead_thwK[:, 0, 0, 0] != NOT_TOLD
     if len(kept) > 1 and not asked[1]:
         kept[1][near_thw[0]] = UNKNOWN
-    moving_thw = np.zeros(tokens_thw.shape, bool)
-    moving_thw[2:] = tokens_thw[1:-1] != tokens_thw[:-2]
-    if ahead_thwK is not None:
-        moving_thw[asked] = ahead_thwK[asked][..., -1] > TOLD_SCALE * CHANGED**0.5
-    kept[1:][_dilated(moving_thw[1:])] = SURE
+    moved_thw = np.zeros(tokens_thw.shape, bool)
+    moved_thw[2:] = tokens_thw[1:-1] != tokens_thw[:-2]
+    moved_thw[asked] = False
+    kept[_dilated(moved_thw)] = SURE
+    if asked.any():
+        foretold_thw = (ahead_thwK[..., -1] > TOLD_SCALE * CHANGED**0.5) & asked[:, None, None]
+        kept[_dilated(foretold_thw)] = NEAR_FORETOLD
+        kept[foretold_thw] = SURE
     kept[0][content_thw[0]] = SURE
     return kept
 
