@@ -29,7 +29,7 @@ from wfm_ar.world_model.sequence import Sequence
 from wfm_ar.world_model.steps import GuidedStep, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
-FED = 4, 16  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
+FED = 4, 64  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
 SMALL = 2**25  # parameters below which rolling leaves threads of the CPU to others
 
 
@@ -341,7 +341,7 @@ class Rows:
         `draft` is long. Each token is drawn by its own uniform from the very logits that it would have alone, so not only their
         distribution is the same: the tokens are.
         """
-        least, most, count = FED[0], min(FED[1], self._step.apart), len(ranges)
+        (least, most), count = FED, len(ranges)
         known, held = [*draft, int(sample(logits_1V, uniforms_n[:1], sampling, ranges[0]))], most
         redrawn: dict[int, int] = {}  # place -> what the last pass that came so far drew there
         while (place := len(known) - len(draft)) < count:

@@ -26,7 +26,7 @@ from wfm_ar.world_model.rotary import rotary_tables
 from wfm_ar.world_model.row_product import HalfProduct, product_for
 from wfm_ar.world_model.transformer import WorldModel
 
-LONGEST = 128  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
+LONGEST = 320  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
 Read = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, queries, keys, values) -> [B, N, T, K]
 PRODUCTS = (1, 3, 5, 6)  # which parts of `DecodeWeights.layers` are weights of products
 
@@ -105,7 +105,8 @@ class DecodeStep:
         model, device, count = self.model, self.model.head.weight.device, positions_BL3.shape[1]
         queries = model.config.heads // model.config.kv_heads
         spanned = self._weights.apart and count <= LONGEST
-        self._spans = [_Spans(cache, count, queries) if spanned and cache.prefix is None else None for cache in self._caches]
+        apart = self._weights.apart
+        self._spans = [_Spans(cache, count, queries, apart) if spanned and cache.prefix is None else None for cache in self._caches]
         self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, model.head.weight.dtype)
         self._hints = None
         if hints_BLF is not None:
@@ -125,9 +126,9 @@ class DecodeStep:
         return self._logits(x_RD, rows)
 
     @property
-    def apart(self) -> int:
-        """How many tokens of this plan may be fed in one pass so that each has the logits, bit for bit, that it has alone; 0: one."""
-        return self._weights.apart if all(spans is not None for spans in self._spans) else 0
+    def apart(self) -> bool:
+        """Whether tokens of this plan that are fed in one pass each have the logits, bit for bit, that they have alone."""
+        return all(spans is not None for spans in self._spans)
 
     def each(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `step`, with the logits behind every token, [B, T, V]. `take_back` forgets those of the tokens that turn out to be others."""
@@ -185,23 +186,37 @@ def _reading(cache: KVCache, spans: "_Spans | None", count: int) -> Read:
 class _Spans:
     """The spans of a cache's rows for the tokens of a plan."""
 
-    def __init__(self, cache: KVCache, count: int, queries: int) -> None:
-        """Of `count` tokens behind what `cache` holds now; `queries`: heads a KV head."""
-        self._longest = cache.longest
+    def __init__(self, cache: KVCache, count: int, queries: int, apart: int) -> None:
+        """Of `count` tokens behind what `cache` holds now; `queries`: heads a KV head; `apart`: tokens that are read for together."""
+        self._longest, self._apart = cache.longest, apart
         starts = [cache.longest] if cache.shortest == cache.longest else cache.lengths_B.tolist()
         self._spans = [Span(start, count, queries, cache.capacity) for start in starts]  # one for all rows, or one each
 
     def reading(self, longest: int, count: int) -> Read:
         """`longest`: as the cache has it before these `count` tokens."""
-        biases = [span.bias(longest - self._longest, count) for span in self._spans]
+        at = longest - self._longest
+        pieces = [(first, min(self._apart, count - first)) for first in range(0, count, self._apart)]
+        reads = [_piece([span.bias(at + first, size) for span in self._spans]) for first, size in pieces]
+        if len(reads) == 1:
+            return reads[0]
 
-        def read(_: int, q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
-            if len(biases) == 1:
-                return attention_over_span(q_BNTK, k_BHLK, v_BHLK, biases[0])
-            rows = zip(*(x.split(1) for x in (q_BNTK, k_BHLK, v_BHLK)), biases, strict=True)
-            return torch.cat([attention_over_span(q, k, v, bias_RS) for q, k, v, bias_RS in rows])
+        def read(layer: int, q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
+            parts = q_BNTK.split(self._apart, 2)
+            return torch.cat([one(layer, q, k_BHLK, v_BHLK) for one, q in zip(reads, parts, strict=True)], 2)
 
         return read
+
+
+def _piece(biases: Sequence[Tensor]) -> Read:
+    """How the tokens of one or of each row read, given `Span.bias` of all rows or of each."""
+
+    def read(_: int, q_BNTK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
+        if len(biases) == 1:
+            return attention_over_span(q_BNTK, k_BHLK, v_BHLK, biases[0])
+        rows = zip(*(x.split(1) for x in (q_BNTK, k_BHLK, v_BHLK)), biases, strict=True)
+        return torch.cat([attention_over_span(q, k, v, bias_RS) for q, k, v, bias_RS in rows])
+
+    return read
 
 
 def _padded(x_RD: Tensor, missing: int) -> Tensor:

@@ -17,7 +17,7 @@ from wfm_ar.world_model.transformer import WorldModel
 class ForwardStep:
     """Passes over the rows of `cache`: `plan`, then `step`, as `DecodeStep` has them."""
 
-    apart = 0  # tokens fed together may have other bits than alone, so none is guessed
+    apart = False  # tokens fed together may have other bits than alone, so none is guessed
 
     def __init__(self, model: WorldModel, cache: KVCache) -> None:
         self.model = model

@@ -58,9 +58,9 @@ class GuidedStep:
         return guided_BV(cond_BV, uncond_BV, self._guidance)
 
     @property
-    def apart(self) -> int:
+    def apart(self) -> bool:
         """As `DecodeStep.apart`."""
-        return min(self._cond.apart, self._uncond.apart)
+        return self._cond.apart and self._uncond.apart
 
     def each(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.each`."""
