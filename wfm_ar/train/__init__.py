@@ -1,1 +1,1 @@
-"""One training loop, three stages."""
+"""One training loop, four stages."""
