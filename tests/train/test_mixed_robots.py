@@ -7,7 +7,7 @@ from wfm_ar.data.episodes import Episode, EpisodeSet
 from wfm_ar.data.shards import TokenClip
 from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
-from wfm_ar.train.tokens import _bins, action_vocabulary
+from wfm_ar.train.tokens import action_vocabulary, bins_of
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
@@ -84,7 +84,7 @@ def test_bins_of_episodes():
             Episode(id="n", actions=None, **paths),
         ),
     )
-    rows = [_bins(episodes, i, 3, VOCABULARY)[0].tolist() for i in range(3)]
+    rows = [bins_of(episodes, i, 3, VOCABULARY)[0].tolist() for i in range(3)]
     assert rows == [[1, 1, -1], [-1, -1, 1], [-1, -1, -1]]
     assert action_vocabulary(None) is None and action_vocabulary(MIXED).bins == (3, 3, 3)
     still = ActionSchema(channels=(ActionChannel(name="x", unit="", low=1, high=1, constant=True),), rate_hz=5)
