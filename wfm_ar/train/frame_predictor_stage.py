@@ -25,7 +25,7 @@ ROLLED = 16  # frames that validation rolls the predictor on
 class FramePredictorTraining(Windows):
     """How stage 2 samples (see Windows; its frames are two and those predicted one after another) and weighs."""
 
-    window: int = 4  # frames a sample: two that are seen, then each predicted from the last two, its own among them
+    window: int = 5  # frames a sample: two that are seen, then each predicted from the last two, its own among them
     crop: int = 72
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames

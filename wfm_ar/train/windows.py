@@ -12,6 +12,7 @@ from wfm_ar.train.clips import Clips, to_float
 
 SPAN = 4  # windows' worth of frames that are decoded of one clip at most
 MOST_PASSED = 1000  # draws of short episodes for one batch: more, and the set has hardly any others
+MOTION_SHARE = 0.7  # of the active crops of MotionSampler: where something moves
 VISIBLE = 0.08  # on the [-1, 1] scale, ten grey levels: above what lossy video files add
 
 
@@ -118,8 +119,7 @@ class WindowSampler:
             raise BadData(f"{where}: got {len(frames)} frames, expected at least window={asked}; fix: a smaller window, or drop it")
         return to_float(frames).permute(3, 0, 1, 2), start
 
-    @staticmethod
-    def _active(window_3THW: torch.Tensor, moving_1THW: torch.Tensor) -> torch.Tensor:
+    def _active(self, window_3THW: torch.Tensor, moving_1THW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """float [1, H, W]: 1 where active crops are placed."""
         return moving_1THW.amax(1)
 
@@ -131,7 +131,7 @@ class WindowSampler:
         foreground = window - still
         side, rate = self.windows.crop, self.tokenizer.spatial_compression
         if side:
-            places = torch.nn.functional.max_pool2d(self._active(window, moving), rate)[0].nonzero()
+            places = torch.nn.functional.max_pool2d(self._active(window, moving, rng), rate)[0].nonzero()
             rows, columns = (self.tokenizer.height - side) // rate, (self.tokenizer.width - side) // rate
             y, x = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
             if len(places) and rng.random() < self.windows.active:
@@ -145,11 +145,12 @@ class WindowSampler:
 
 
 class MotionSampler(WindowSampler):
-    """Windows whose active crops are cut where a frame differs from the one before."""
+    """Windows whose active crops are mostly cut where a frame differs from the one before; the others show what stays where it is."""
 
-    @staticmethod
-    def _active(window_3THW: torch.Tensor, moving_1THW: torch.Tensor) -> torch.Tensor:
-        return (window_3THW.diff(dim=1).abs().amax((0, 1)) > VISIBLE).float()[None]
+    def _active(self, window_3THW: torch.Tensor, moving_1THW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        changing_HW = window_3THW.diff(dim=1).abs().amax((0, 1)) > VISIBLE
+        still = rng.random() >= MOTION_SHARE
+        return moving_1THW.amax(1) if still or not changing_HW.any() else changing_HW.float()[None]
 
 
 def still_picture(clips: Clips, most: int = 96) -> torch.Tensor:
