@@ -34,7 +34,6 @@ class Needs:
 
     stages: tuple[str, ...]
     tokenizer: VideoTokenizerConfig
-    predictor: FramePredictorConfig | None
     model: WorldModelConfig
     decoder: DenoiserConfig
     windows: dict[str, Windows]  # of the stages that learn from pixels
@@ -44,6 +43,7 @@ class Needs:
     text_vocab: int
     action_sums: bool
     hint_latents: int
+    predictor: FramePredictorConfig | None = None  # of a world with a lookahead
     begun: bool = False  # the run goes on from a world, whose length of texts stays
 
 
