@@ -26,7 +26,7 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys,
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Sequence
-from wfm_ar.world_model.steps import GuidedStep, steps_of
+from wfm_ar.world_model.steps import GuidedStep, guesses, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
 FED = 4, 64  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
@@ -395,16 +395,18 @@ def roll(
     made: Callable[[int, Tensor], None] | None = None,
     lookahead: Lookahead | None = None,
 ) -> list[Row]:
-    """Finish every job -> its row. Rows with the same kind of actions run as one batch; `made` is given (job, tokens int64 [h, w]) of
-    every latent as it is made.
+    """Finish every job -> its row. Rows with the same kind of actions run as one batch, but with a lookahead alone where that guesses
+    tokens; `made` is given (job, tokens int64 [h, w]) of every latent as it is made.
 
     On a CPU it takes the first part of `shared_threads`.
     """
     finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
     with _on_threads(shared_threads(model, len(jobs))[0]):
+        # alone a row has most tokens of a latent guessed: a pass holds more of them than a batch has rows
+        alone = lookahead is not None and guesses(model)
         for kind in Actions:
             waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
-            for lot in _lots(sequence, jobs, waiting):
+            for lot in [[i] for i in waiting] if alone else _lots(sequence, jobs, waiting):
                 finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, made, lookahead)
     return [finished[i] for i in range(len(jobs))]
 

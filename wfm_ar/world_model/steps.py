@@ -37,6 +37,11 @@ def steps_of(model: WorldModel) -> Steps:
     return Steps(step, step)
 
 
+def guesses(model: WorldModel) -> bool:
+    """Whether the tokens of a lone row are guessed and checked many a pass."""
+    return model.hints is not None and not model.head.weight.is_cuda and bool(weights_of(model).apart)
+
+
 class GuidedStep:
     """Passes over the same tokens with the text or the actions and without: the scores are without + guidance * (with - without).
 
