@@ -250,11 +250,12 @@ class Rows:
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
         actions `bins`, one [r, A] or None a row."""
+        ahead = [None] * len(self.rows)
         if part != slice(self.sequence.action_size):  # with video tokens in it
-            self._look_ahead(bins)
+            ahead = self._ahead = self._look_ahead(bins)
         for step, rows in zip(self._steps, self._told(), strict=True):
             blind = self._without_actions and step is not self._steps[0]
-            led_by = [(None, None)] * len(rows) if blind else zip(bins, self._ahead, strict=True)
+            led_by = [(None, None)] * len(rows) if blind else zip(bins, ahead, strict=True)
             coming = [
                 self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], bins_rA, ahead_hwK)
                 for row, (bins_rA, ahead_hwK) in zip(rows, led_by, strict=True)
@@ -269,14 +270,15 @@ class Rows:
             step.plan(positions_BL3[:, part], self._hints(hints_BLF[:, part]))
         return known_BL.to(self.model.head.weight.device)
 
-    def _look_ahead(self, bins: Items[Tensor | None]) -> None:
-        """Ask the lookahead of every row's coming latent, which the actions `bins`, one [r, A] or None a row, lead to."""
+    def _look_ahead(self, bins: Items[Tensor | None]) -> list[Tensor | None]:
+        """What the lookahead tells of every row's coming latent, which the actions `bins`, one [r, A] or None a row, lead to."""
         asked = [i for i, row in enumerate(self.rows) if self._can_look(row, len(row.tokens), bins[i])]
-        self._ahead = [None] * len(self.rows)
+        ahead: list[Tensor | None] = [None] * len(self.rows)
         if asked:
             pairs = [(self.rows[i].tokens[max(0, len(self.rows[i].tokens) - 2)], self.rows[i].tokens[-1], bins[i]) for i in asked]
             for i, told_hwK in zip(asked, self._look(pairs), strict=True):
-                self._ahead[i] = told_hwK
+                ahead[i] = told_hwK
+        return ahead
 
     def _looked(self, row: Row) -> Row:
         """`row` with what the lookahead tells of each latent of its context, where it has not been asked yet."""

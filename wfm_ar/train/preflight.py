@@ -49,9 +49,9 @@ class Needs:
 
 def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: EpisodeSet, policy_set: EpisodeSet | None, workers: int) -> None:
     """Raises BadConfig, BadData, BadClip or BadActions for what would end one of the stages, in one line; `workers` threads read."""
-    for name in (VIDEO_TOKENIZER, FRAME_PREDICTOR, DIFFUSION_DECODER):
+    for name, windows in needs.windows.items():
         if name in needs.stages:
-            check_windows(needs.windows[name], needs.tokenizer)
+            check_windows(windows, needs.tokenizer)
     if VIDEO_TOKENIZER in needs.stages:
         check_reach(needs.windows[VIDEO_TOKENIZER].window, needs.tokenizer)
     if needs.predictor is not None and {FRAME_PREDICTOR, WORLD_MODEL} & set(needs.stages):
