@@ -39,7 +39,7 @@ def test_a_world_that_is_not_square_from_an_area_of_the_pictures(wfm, clips):
     code, out, err = wfm("train", *SMALL, "height=32", "width=48", "crop=10,5,90,50", "stages.video_tokenizer.training.crop=32")
     assert code == 0, err
     assert "clips: pictures become 48x32 (crop=10,5,90,50); 100x60: 38% of the picture is cut off" in out
-    assert "runs/x/frames: frames are decoded once and kept here, about 0.1 MB for all of them, 0.0 MB are there" in out
+    assert "runs/x/frames: frames are decoded once and kept here, 0.1 MB for all of them, 0.0 MB are there" in out
     world = load_world("runs/x/world")
     assert (world.width, world.height, world.crop, world.parts.sequence.grid_w, world.parts.sequence.grid_h) == (48, 32, "10,5,90,50", 3, 2)
     code, out, err = wfm("generate", "world=runs/x/world", "data=clips", "frames=5", "out=a.mp4")
