@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import BinaryIO
 
 from wfm_ar.errors import BadData, NoSpace, OutputExists
 
+PIECE = 1 << 20  # bytes that are copied at once
 PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called until it is whole
 
 
@@ -42,18 +42,40 @@ def write_atomic(path: Path, content: bytes, *, overwrite: bool = False, sync: b
 
 
 def copy_atomic(source: Path, path: Path, *, overwrite: bool = False, sync: bool = True) -> None:
-    """Copies a file's bytes, a piece at a time, wholly or not at all."""
+    """Copies a file's bytes, a piece at a time, wholly or not at all; where nothing was ever written, the copy has nothing either."""
     refuse_existing(path, overwrite)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{short_name(path)}.{secrets.token_hex(4)}.part")
     try:
-        shutil.copyfile(source, part)
-        if sync:
-            fsync(part)
-        os.replace(part, path)
+        with open(source, "rb", buffering=0) as stored, _held(part) as file:
+            size = os.fstat(stored.fileno()).st_size
+            for begin, end in _written(stored.fileno(), size):
+                stored.seek(begin)
+                file.seek(begin)
+                while (left := end - stored.tell()) > 0 and (piece := stored.read(min(left, PIECE))):
+                    file.write(piece)
+            file.truncate(size)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     except OSError as error:
         raise as_wfm_error(error, path) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _written(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of each stretch of a file that lies on the disk: a file may be gigabytes long and hold next to nothing."""
+    begin = end = 0
+    while end < size:
+        try:
+            begin = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing from there on
+                return
+            begin, end = end, size  # a file system that does not tell
+        yield begin, end
 
 
 @contextmanager
