@@ -24,10 +24,15 @@ def test_the_table_of_figures_is_what_the_campaigns_kept(tmp_path, load, monkeyp
     assert figures.between(page, "figures", figures.table()) == page, "fix: python tools/figures.py"
     kept = load(TOOLS / "campaigns" / "campaign_figures.py")
     monkeypatch.setattr(sys, "argv", ["tools/campaigns/some.py", "--cases", "3000", "--json=some.json"])
-    numbers = kept.figures("some", cases=3000, failures=1, slowest_seconds=0.1234, seconds=5, outcomes={"refused": 2, "taken": 2997})
+    numbers = kept.figures(
+        "some", cases=3000, failures=2, bugs=1, slowest_seconds=0.1234, seconds=5, outcomes={"refused": 2, "taken": 2996}
+    )
     kept.write_figures(tmp_path / "some.json", numbers)
+    earlier = {name: value for name, value in numbers.items() if name != "exit_70"} | {"campaign": "other", "failures": 0}
+    kept.write_figures(tmp_path / "other.json", earlier)
     kept.write_figures(None, numbers)
-    head, _, row, _, total = figures.table(tmp_path).strip().splitlines()
-    assert head.startswith("| campaign | cases |") and total == "3,000 cases, 1 failures."
-    begin = "| some | 3,000 | 1 | 2,997 taken, 2 refused | 0.12 s | "
+    head, _, other, row, _, total = figures.table(tmp_path).strip().splitlines()
+    assert head.startswith("| campaign | cases |") and total == "6,000 cases, 2 failures, 1 of them exit 70 (an internal error)."
+    assert other.startswith("| other | 3,000 | 0 | 0 |")
+    begin = "| some | 3,000 | 2 | 1 | 2,996 taken, 2 refused | 0.12 s | "
     assert row.startswith(begin) and "`python tools/campaigns/some.py --cases 3000`" in row

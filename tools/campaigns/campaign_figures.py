@@ -12,9 +12,12 @@ from wfm_ar import __version__
 
 
 def figures(
-    campaign: str, *, cases: int, failures: int, slowest_seconds: float, seconds: float, outcomes: Mapping[str, int]
+    campaign: str, *, cases: int, failures: int, bugs: int, slowest_seconds: float, seconds: float, outcomes: Mapping[str, int]
 ) -> dict[str, object]:
-    """What is kept of a run; memory is the resident peak of this process, and of its largest child that has ended, in MiB."""
+    """What is kept of a run; memory is the resident peak of this process, and of its largest child that has ended, in MiB.
+
+    bugs: what the command line ended, or would end, with exit code 70.
+    """
     own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "campaign": campaign,
@@ -23,6 +26,7 @@ def figures(
         "day": datetime.now(UTC).date().isoformat(),
         "cases": cases,
         "failures": failures,
+        "exit_70": bugs,
         "outcomes": dict(outcomes),
         "slowest_seconds": round(slowest_seconds, 3),
         "seconds": round(seconds, 1),

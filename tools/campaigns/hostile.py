@@ -20,6 +20,7 @@ from pathlib import Path
 from campaign_figures import figures, write_figures
 
 from wfm_ar.decoding import pool
+from wfm_ar.errors import WfmError
 
 SLOWEST_SECONDS = 10.0  # of CPU time
 INTERESTING = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
@@ -36,20 +37,24 @@ class Report:
     name: str
     outcomes: Counter = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    bugs: int = 0  # of the failures: exceptions that the command line ends with exit code 70
     slowest: tuple[float, str] = (0.0, "none")
     seconds: float = 0.0
+    peaks_mib: tuple[int, int] | None = None  # of the work itself and of its decoding children, where making the cases takes more than that
 
     @property
     def cases(self) -> int:
         return sum(self.outcomes.values()) + len(self.failures)
 
     def kept(self) -> dict[str, object]:
-        own = dict(cases=self.cases, failures=len(self.failures), outcomes=self.outcomes)
-        return figures(self.name, **own, slowest_seconds=self.slowest[0], seconds=self.seconds)
+        own = dict(cases=self.cases, failures=len(self.failures), bugs=self.bugs, outcomes=self.outcomes)
+        found = figures(self.name, **own, slowest_seconds=self.slowest[0], seconds=self.seconds)
+        return found | dict(zip(("peak_mib", "children_peak_mib"), self.peaks_mib or (), strict=False))
 
     def lines(self) -> list[str]:
         told = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
-        own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        usage = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        own, child = self.peaks_mib or usage
         return [
             *self.failures[:20],
             f"{self.name}: {self.cases} cases in {self.seconds:.0f} s: {told}",
@@ -73,6 +78,7 @@ def run_cases(
             report.outcomes[check(case)] += 1
         except Exception as error:
             report.failures.append(f"FAILED {label}: {type(error).__name__}: {error}")
+            report.bugs += is_bug(error)
             if keep:
                 keep(label, case)
         spent = clock() - before
@@ -81,6 +87,11 @@ def run_cases(
             report.failures.append(f"FAILED {label}: took {spent:.1f} s, expected at most {SLOWEST_SECONDS:g}")
     report.seconds = time.monotonic() - began
     return report
+
+
+def is_bug(error: Exception) -> bool:
+    """Whether the command line would end with exit code 70: refusals, and what the system says of a file, it tells in one line."""
+    return not isinstance(error, (Failure, WfmError)) and not (isinstance(error, OSError) and error.errno is not None)
 
 
 def cpu_seconds() -> float:

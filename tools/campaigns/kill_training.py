@@ -14,9 +14,11 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from campaign_figures import figures, write_figures
 from training_runs import STAGES, TINY, Child, history, make_clips, until
 
 from wfm_ar.data.files import sha256_of
@@ -32,6 +34,7 @@ class Report:
     inside: int = 0  # of them while a checkpoint was being written
     runs: int = 0  # that came to their end, and were compared
     slowest: float = 0.0  # seconds from a start to its kill or end
+    exits: Counter = field(default_factory=Counter)  # exit code, negative for a signal -> how many starts ended with it
 
 
 def words(stage: str, data: Path, run: Path, steps: int = STEPS) -> list[str]:
@@ -64,6 +67,7 @@ def campaign(place: Path, kills: int, seed: int, stages: tuple[str, ...] = STAGE
             child = Child(words(stage, data, run), log)
             code = wait_for_the_moment(child, rng, typical[stage]) if report.kills < kills else child.wait()
             report.slowest = max(report.slowest, time.monotonic() - began)
+            report.exits[code] += 1
             case = f"{stage}, seed {seed}, kill {report.kills}, last told {child.told[-1:]}"
             assert code in (0, -9), f"{case}: exit {code}\n{log.read_text()[-2000:]}"
             saves = [line for line in child.told if line.startswith("done ")]
@@ -108,6 +112,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to leave the figures")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -120,3 +125,6 @@ if __name__ == "__main__":
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"slowest start-to-kill {result.slowest:.1f} s, peak memory {usage.ru_maxrss / 1024:.0f} MiB, {time.monotonic() - began:.0f} s")
     print(f"{result.kills} passed, 0 failed")
+    numbers = dict(cases=result.kills, failures=0, bugs=result.exits[70], slowest_seconds=result.slowest)
+    outcomes = {"inside a save": result.inside, "elsewhere": result.kills - result.inside}
+    write_figures(options.json, figures("kills while training", **numbers, seconds=time.monotonic() - began, outcomes=outcomes))

@@ -123,6 +123,7 @@ class Report:
     pairs: int = 0
     refused: int = 0  # of the pairs' processes
     failures: list[str] = field(default_factory=list)
+    exits: Counter = field(default_factory=Counter)  # of all command lines: exit code, negative for a signal -> how many
     slowest: float = 0.0
     seconds: float = 0.0
 
@@ -232,7 +233,7 @@ def campaign(place: Path, kills: int, seed: int, cases: tuple[Case, ...] = CASES
         whole, operations = wholes[case.name, replacing]
         at = rng.randint(1, operations)
         started = time.monotonic()
-        failure = one_kill(place, case, replacing, at, whole, log)
+        failure = one_kill(place, case, replacing, at, whole, log, report.exits)
         report.slowest = max(report.slowest, time.monotonic() - started)
         report.kills += 1
         report.by_verb[case.name] += 1
@@ -256,8 +257,8 @@ def undisturbed(place: Path, case: Case, replacing: bool, log: Path) -> tuple[di
     return content(out), operations
 
 
-def one_kill(place: Path, case: Case, replacing: bool, at: int, whole: dict[str, str], log: Path) -> str:
-    """-> what is wrong, or nothing."""
+def one_kill(place: Path, case: Case, replacing: bool, at: int, whole: dict[str, str], log: Path, exits: Counter) -> str:
+    """-> what is wrong, or nothing; both exit codes are counted."""
     out = place / "out"
     shutil.rmtree(out, ignore_errors=True)
     words = case.line(place, out, *["overwrite=true"][:replacing])
@@ -266,6 +267,7 @@ def one_kill(place: Path, case: Case, replacing: bool, at: int, whole: dict[str,
         shutil.copytree(place / "older" / case.name, out)
         older = content(out)
     code, _ = run(words, out, log, at)
+    exits[code] += 1
     if code not in (0, -signal.SIGKILL):
         return f"exit {code} instead of the kill: {log.read_text()[-300:]}"
     if replacing and case.folder:
@@ -273,6 +275,7 @@ def one_kill(place: Path, case: Case, replacing: bool, at: int, whole: dict[str,
         if there not in (older, whole):
             return "LOST: neither the older nor the new one stands whole under its name"
     code, _ = run(words, out, log)
+    exits[code] += 1
     told = log.read_text()
     if code == 2 and "exists already" in told + "is there already" and content(out) == whole:
         code = 0  # refused, as the output is whole
@@ -309,6 +312,7 @@ def pairs(place: Path, count: int, seed: int, report: Report, cases: tuple[Case,
             children.append(child)
             time.sleep(rng.choice((0, 0, 0.01, 0.1)))
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        report.exits.update(codes)
         done = [number for number, code in enumerate(codes) if code == 0]
         report.pairs += 1
         report.refused += len(codes) - len(done)
@@ -332,8 +336,9 @@ if __name__ == "__main__":
         found = campaign(Path(folder), options.kills, options.seed, chosen)
         pairs(Path(folder), options.pairs, options.seed, found, chosen)
     outcomes = {"kills": found.kills, "pairs": found.pairs}
-    numbers = dict(cases=found.kills + found.pairs, failures=len(found.failures), slowest_seconds=found.slowest, seconds=found.seconds)
-    write_figures(options.json, figures("kills and pairs of writers", **numbers, outcomes=outcomes))
+    numbers = dict(cases=found.kills + found.pairs, failures=len(found.failures), bugs=found.exits[70])
+    times = dict(slowest_seconds=found.slowest, seconds=found.seconds)
+    write_figures(options.json, figures("kills and pairs of writers", **numbers, **times, outcomes=outcomes))
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     verbs = ", ".join(f"{count} {name}" for name, count in found.by_verb.items())
     print(f"{found.kills} kills ({verbs}); {found.pairs} pairs, of whose processes {found.refused} were refused")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from campaign_figures import figures, write_figures
 from safetensors.torch import load_file
 from training_runs import STAGES, TINY, Child, make_clips
 
@@ -39,6 +40,7 @@ class Report:
     stops: int = 0  # with an error of one line
     checkpoints: int = 0  # files looked at
     slowest: float = 0.0  # seconds from a start to its end
+    exits: Counter = field(default_factory=Counter)  # exit code -> how many starts ended with it
 
     @property
     def total(self) -> int:
@@ -95,7 +97,7 @@ class Injecting:
             file.write(json.dumps({"step": step, "place": place}) + "\n")
 
     def _one_of(self, tensor: torch.Tensor, value: float) -> torch.Tensor:
-        tensor.view(-1)[self._rng.randrange(tensor.numel())] = value
+        tensor[tuple(self._rng.randrange(size) for size in tensor.shape)] = value  # of any strides
         return tensor
 
 
@@ -104,7 +106,7 @@ def words(stage: str, data: Path, run: Path, steps: int) -> list[str]:
     return [f"stage={stage}", f"data={data}", f"run={run}", *TINY, *often]
 
 
-def start(stage: str, data: Path, run: Path, plan: dict[int, tuple[str, float]], told: Path, log: Path, seed: str) -> Child:
+def start(stage: str, data: Path, run: Path, steps: int, plan: dict[int, tuple[str, float]], told: Path, log: Path, seed: str) -> Child:
     """A training run in a child, in which `plan` comes true."""
     train = train_verb.train
 
@@ -113,7 +115,7 @@ def start(stage: str, data: Path, run: Path, plan: dict[int, tuple[str, float]],
 
     train_verb.train = injecting  # the child is forked with it
     try:
-        return Child(words(stage, data, run, STEPS), log)
+        return Child(words(stage, data, run, steps), log)
     finally:
         train_verb.train = train
 
@@ -132,8 +134,8 @@ def look_at_all(run: Path, seen: set[Path], case: str) -> int:
     return len(files)
 
 
-def campaign(place: Path, cases: int, seed: int, stages: tuple[str, ...] = STAGES) -> Report:
-    """Raises AssertionError with the run's number where a promise is broken."""
+def campaign(place: Path, cases: int, seed: int, stages: tuple[str, ...] = STAGES, steps: int = STEPS, a_run: int = A_RUN) -> Report:
+    """Raises AssertionError with the run's number where a promise is broken. A run has `steps` steps and `a_run` injections."""
     report, data, base, log = Report(), make_clips(place / "clips"), place / "base", place / "said.txt"
     plain = [f"stage={STAGES[0]}", f"data={data}", f"run={base}", *TINY, "steps=6"]
     assert Child(plain, log).wait() == 0, log.read_text()[-2000:]
@@ -143,13 +145,14 @@ def campaign(place: Path, cases: int, seed: int, stages: tuple[str, ...] = STAGE
         if stage != STAGES[0]:
             shutil.copytree(base, run)
         own, seen, starts = run / stage, set(), 0
-        plan = {step: (rng.choice(PLACES), rng.choice(VALUES)) for step in rng.sample(range(1, STEPS), A_RUN)}
+        plan = {step: (rng.choice(PLACES), rng.choice(VALUES)) for step in rng.sample(range(1, steps), a_run)}
         skipped: set[int] = set()
         while True:
             case, began = f"{stage}, seed {seed}, run {report.runs}, start {starts}", time.monotonic()
             left = {step: what for step, what in plan.items() if step not in {line["step"] for line in lines_of(told)}}
             said = log.stat().st_size
-            code = start(stage, data, run, left, told, log, case).wait()
+            code = start(stage, data, run, steps, left, told, log, case).wait()
+            report.exits[code] += 1
             report.slowest = max(report.slowest, time.monotonic() - began)
             text = log.read_bytes()[said:].decode()
             assert code in (0, 2), f"{case}: exit {code}\n{text[-2000:]}"
@@ -163,8 +166,8 @@ def campaign(place: Path, cases: int, seed: int, stages: tuple[str, ...] = STAGE
             report.stops += 1
             error = text.strip().splitlines()[-1]
             assert "; fix: " in error and ("clips " in error or "is not finite, so it is not saved" in error), f"{case}: {error}"
-            assert starts <= 2 * A_RUN, f"{case}: does not come to its end\n{text[-2000:]}"
-        assert step_of(newest_checkpoint(own)) == STEPS, case
+            assert starts <= 2 * a_run, f"{case}: does not come to its end\n{text[-2000:]}"
+        assert step_of(newest_checkpoint(own)) == steps, case
         injected = {line["step"]: line["place"] for line in lines_of(told)}
         missing = {plan[step][0] for step in plan.keys() - injected.keys()}  # a layer or a gradient that those steps did not need
         assert missing <= {"activation", "gradient"}, f"{case}: {missing} did not happen"
@@ -182,6 +185,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to leave the figures")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -196,3 +200,8 @@ if __name__ == "__main__":
     print(f"{result.runs} runs, {result.stops} stopped with an error of one line and started again, {result.checkpoints} files all finite")
     print(f"slowest start-to-end {result.slowest:.1f} s, peak memory {peak:.0f} MiB, {time.monotonic() - began:.0f} s")
     print(f"{result.total} passed, 0 failed")
+    outcomes = Counter()
+    for (_, became), count in result.cases.items():
+        outcomes[became] += count
+    numbers = dict(cases=result.total, failures=0, bugs=result.exits[70], slowest_seconds=result.slowest)
+    write_figures(options.json, figures("NaN and infinities", **numbers, seconds=time.monotonic() - began, outcomes=outcomes))

@@ -252,17 +252,17 @@ def _work(names: list[str], folder: Path, channel) -> None:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
         makers[name](root, outside)
-        channel.send(("began", name))
+        channel.send(("began", name, False))
         watch, began = Watch(outside), time.monotonic()
         try:
             use(root, out)
-            told = "opened it" if watch.opened() else "wrote it" if _written(out) else "stayed inside"
+            told, bug = "opened it" if watch.opened() else "wrote it" if _written(out) else "stayed inside", False
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
+            told, bug = f"{type(error).__name__}: {error}", hostile.is_bug(error)
         os.close(watch.fd)
-        channel.send((told, time.monotonic() - began))
+        channel.send((told, time.monotonic() - began, bug))
     pool.close()
-    channel.send(("end", ""))
+    channel.send(("end", "", False))
 
 
 def run(count: int, seed: int, folder: Path) -> hostile.Report:
@@ -286,13 +286,13 @@ def _run_some(names: list[str], folder: Path, report: hostile.Report) -> int:
     worker.start()
     done = 0
     while ours.poll(SECONDS):
-        told, about = ours.recv()
+        told, about, bug = ours.recv()
         if told == "end":
             break
         if told == "began":
             continue
         name, done = names[done], done + 1
-        report.slowest = max(report.slowest, (about, name))
+        report.slowest, report.bugs = max(report.slowest, (about, name)), report.bugs + bug
         if told == "stayed inside":
             report.outcomes[told] += 1
         else:

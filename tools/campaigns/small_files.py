@@ -14,6 +14,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -154,6 +155,12 @@ def own_cases() -> dict[str, Case]:
         "episodes: many lines for one video": _edited("episodes", lambda root: _many_lines(root, "video", 20_000)),
         "episodes: a schema of many channels": _edited("episodes", _many_channels),
         "npz: sparse text": _holes("npz", text),
+        "npz: a sparse video": _holes("npz", "train/a.mp4"),
+        "npz: an MP4 of its head alone": _edited(
+            "npz", lambda root: _sparse(root / "val/b.mp4", (root / "val/a.mp4").read_bytes()[:64], HUGE)
+        ),
+        "npz: an AVI of its head alone": _edited("npz", lambda root: _sparse(root / "val/b.avi", b"RIFF\0\x10\0\0AVI ", HUGE)),
+        "npz: a Matroska of its head alone": _edited("npz", lambda root: _sparse(root / "val/b.mkv", b"\x1a\x45\xdf\xa3\x80", HUGE)),
         "npz: actions packed": _edited("npz", lambda root: _npz(root / "train/a.npz", (HUGE // 16, 2), "<f8", 1 << 30)),
         "npz: actions only declared": _edited("npz", lambda root: _npz(root / "train/a.npz", (HUGE // 8, 2), "<f8", 1 << 20)),
         "npz: sparse archive": _holes("npz", "train/a.npz"),
@@ -178,8 +185,8 @@ def _table(root: Path, name: str, **changes) -> None:
     path = root / name
     table = pyarrow.parquet.read_table(path)
     rows = max((len(values) for values in changes.values()), default=len(table))
-    columns = {key: changes[key] if key in changes else _repeated(table[key][0].as_py(), rows, table.schema.field(key).type) for key in table.column_names}  # fmt: skip  # noqa: E501
-    columns |= {key: value for key, value in changes.items() if key not in columns}
+    same = {key: _Repeated(table[key][0].as_py(), rows, table.schema.field(key).type) for key in table.column_names}
+    columns = {key: values.made() if isinstance(values, _Repeated) else values for key, values in (same | changes).items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd")
 
 
@@ -187,25 +194,36 @@ def _columns(name: str, **changes) -> Case:
     return _edited("lerobot", lambda root: _table(root, name, **changes))
 
 
-def _repeated(value: object, rows: int, kind: pyarrow.DataType) -> pyarrow.Array:
-    return pyarrow.repeat(pyarrow.scalar(value, kind), rows)
+@dataclass(frozen=True)
+class _Repeated:
+    """A column that is made when it is written: it takes up to a gigabyte."""
+
+    value: object
+    rows: int
+    kind: pyarrow.DataType
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def made(self) -> pyarrow.Array:
+        return pyarrow.repeat(pyarrow.scalar(self.value, self.kind), self.rows)
 
 
 def lerobot_cases() -> dict[str, Case]:
     data, meta = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
     float_list = pyarrow.list_(pyarrow.float64())
     return {
-        "lerobot: rows that are all alike": _columns(data, episode_index=_repeated(0, 1 << 22, pyarrow.int64())),
+        "lerobot: rows that are all alike": _columns(data, episode_index=_Repeated(0, 1 << 22, pyarrow.int64())),
         "lerobot: wide rows that are all alike": _columns(
-            data, **{"observation.joint": _repeated([0.0] * 4096, 1 << 14, float_list)}
+            data, **{"observation.joint": _Repeated([0.0] * 4096, 1 << 14, float_list)}
         ),
-        "lerobot: episodes that are all alike": _columns(meta, episode_index=_repeated(0, 1 << 19, pyarrow.int64())),
+        "lerobot: episodes that are all alike": _columns(meta, episode_index=_Repeated(0, 1 << 19, pyarrow.int64())),
         "lerobot: an episode of a billion frames": _columns(meta, length=pyarrow.array([1 << 30, 1 << 30])),
         "lerobot: an episode of 2^62 frames": _columns(meta, length=pyarrow.array([1 << 62, 4])),
         "lerobot: an episode that begins late": _columns(
             meta, **{"videos/observation.images.main/from_timestamp": pyarrow.array([1e9, 0.0])}
         ),
-        "lerobot: texts of a gigabyte": _columns("meta/tasks.parquet", task=_repeated("a" * (1 << 20), 1 << 10, pyarrow.string())),
+        "lerobot: texts of a gigabyte": _columns("meta/tasks.parquet", task=_Repeated("a" * (1 << 20), 1 << 10, pyarrow.string())),
         "lerobot: sparse list of features": _holes("lerobot", "meta/info.json"),
         "lerobot: sparse table": _holes("lerobot", data),
         "lerobot: a hundred thousand features": _edited("lerobot", _many_features),
@@ -311,24 +329,37 @@ def use(root: Path, out: Path) -> float:
     return slowest
 
 
-def _work(names: list[str], folder: Path, channel) -> None:
-    makers = cases()
+def _peak(pid: int | str) -> int:
+    """The resident peak of a process in MiB, since it was last forgotten; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _work(folder: Path, channel) -> None:
+    """Uses one set after the other as their folders come, and says what became of them."""
     small_sets.MAKERS["episodes"](_new(folder / "warm"))  # what is imported once is no case's doing
     use(folder / "warm", _new(folder / "warm-out"))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for name in names:
-        root, out = _new(folder / "set"), _new(folder / "out")
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        makers[name](root)
-        on_disk = sum(path.stat().st_blocks * 512 for path in root.rglob("*") if path.is_file())
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    while root := channel.recv():
         try:
-            slowest = use(root, out)
-            told = "stayed small" if on_disk <= DISK else f"is {on_disk} bytes large itself"
+            slowest, told, bug = use(root, _new(folder / "out")), "stayed small", False
         except Exception as error:
-            slowest, told = 0.0, f"{type(error).__name__}: {str(error)[:300]}"
-        channel.send((told, slowest))
+            slowest, told, bug = 0.0, f"{type(error).__name__}: {str(error)[:300]}", hostile.is_bug(error)
+        channel.send((told, slowest, bug, (_peak("self"), max(map(_peak, pool.child_ids()), default=0))))
     pool.close()
+
+
+def _peak(pid: int | str) -> int:
+    """The resident peak of a process in MiB; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _new(folder: Path) -> Path:
@@ -338,37 +369,46 @@ def _new(folder: Path) -> Path:
 
 
 def run(count: int, seed: int, folder: Path) -> hostile.Report:
-    """`count` of the cases, drawn by the seed. A worker that waits too long, or is killed for its memory, is replaced."""
-    every = list(cases())
-    names = every if count >= len(every) else random.Random(seed).sample(every, count)
-    report, began = hostile.Report("small files"), time.monotonic()
-    context = multiprocessing.get_context("spawn")
-    while names:
-        ours, theirs = context.Pipe()
-        worker = context.Process(target=_work, args=(names, folder / str(len(names)), theirs))
-        worker.start()
-        theirs.close()
-        done = 0
-        while done < len(names):
-            try:
-                if not ours.poll(5 * SECONDS):
-                    raise EOFError("no answer")
-                told, slowest = ours.recv()
-            except EOFError:
-                told, slowest = f"the process did not come back (exit code {worker.exitcode})", 0.0
-            report.slowest = max(report.slowest, (slowest, names[done]))
-            if slowest > SECONDS:
-                told = f"a verb took {slowest:.0f} s"
-            if told == "stayed small":
-                report.outcomes[told] += 1
-            else:
-                report.failures.append(f"FAILED {names[done]}: {told}")
-            done += 1
-            if told.startswith("the process"):
-                break
-        worker.kill()
+    """`count` of the cases, drawn by the seed: made here, as that takes memory too, and used in a worker.
+
+    A worker that waits too long, or is killed for its memory, is replaced.
+    """
+    makers = cases()
+    names = list(makers) if count >= len(makers) else random.Random(seed).sample(list(makers), count)
+    report, began = hostile.Report("small files", peaks_mib=(0, 0)), time.monotonic()
+    context, worker = multiprocessing.get_context("spawn"), None
+    for name in names:
+        root = _new(folder / "set")
+        makers[name](root)
+        on_disk = sum(path.stat().st_blocks * 512 for path in root.rglob("*") if path.is_file())
+        if worker is None:
+            ours, theirs = context.Pipe()
+            worker = context.Process(target=_work, args=(folder / "work", theirs))
+            worker.start()
+            theirs.close()
+        try:
+            ours.send(root)
+            if not ours.poll(5 * SECONDS):
+                raise EOFError("no answer")
+            told, slowest, bug, peaks = ours.recv()
+        except (EOFError, OSError):
+            worker.kill()
+            worker.join()
+            told, slowest, bug, peaks = f"the process did not come back (exit code {worker.exitcode})", 0.0, False, (0, 0)
+            worker = None
+        report.slowest, report.bugs = max(report.slowest, (slowest, name)), report.bugs + bug
+        report.peaks_mib = tuple(map(max, report.peaks_mib, peaks))
+        if slowest > SECONDS:
+            told = f"a verb took {slowest:.0f} s"
+        if on_disk > DISK:
+            told = f"is {on_disk} bytes large itself"
+        if told == "stayed small":
+            report.outcomes[told] += 1
+        else:
+            report.failures.append(f"FAILED {name}: {told}")
+    if worker is not None:
+        ours.send(None)
         worker.join()
-        names = names[done:]
     report.seconds = time.monotonic() - began
     return report
 
