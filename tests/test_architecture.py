@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason=
 LADDER = (
     {"wfm_kernels", "plain_text"},
     {"shapes", "errors"},
-    {"schema", "haar", "decoding", "sizes", "framing"},
+    {"schema", "haar", "decoding", "sizes", "framing", "without_memory"},
     {"data", "tokenizers", "world_model", "frame_predictor", "diffusion_decoder"},
     {"rollout", "worlds"},
     {"cosmos"},

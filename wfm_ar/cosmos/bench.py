@@ -25,6 +25,7 @@ from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
 from wfm_ar.tokenizers.video.model import VideoTokenizer
+from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.kernel_step import kernels_for
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -82,7 +83,7 @@ def bench(
     yield f"copy bandwidth: {copy / 1e9:.1f} GB/s, {torch.get_num_threads()} threads, {device}, {torch.backends.cpu.get_cpu_capability()}"
     with torch.inference_mode():
         if set(works) - {"tokenizer"}:
-            with torch.device("meta"):
+            with without_memory():
                 model = WorldModel(MODEL)
             shapes = {name: p.shape for name, p in model.named_parameters()}
             materialise(model, lambda name: torch.randn(shapes[name], device=device) * 0.02, device)
@@ -198,7 +199,7 @@ def _published(model: WorldModel, steps: int, repeats: int, clock: Clock) -> Ite
 
 def _tokenizer(repeats: int, clock: Clock, published: bool) -> Iterator[str]:
     device = clock.device
-    with torch.device("meta"):
+    with without_memory():
         tokenizer = VideoTokenizer(VIDEO_TOKENIZERS["dv8x16x16"])
     shapes = {name: p.shape for name, p in tokenizer.named_parameters()}
     materialise(tokenizer, lambda name: torch.randn(shapes[name], device=device) * 0.02, device)

@@ -7,13 +7,13 @@ is 12B with cross-attention; both have one more input id, BOV, and an embedding 
 from dataclasses import dataclass, replace
 from functools import cache
 
-import torch
 from torch import nn
 
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 FRAMES, HEIGHT, WIDTH, FPS = 33, 640, 1024, 24.0  # what the published weights were trained at
@@ -90,7 +90,7 @@ def published(name: str) -> Config:
 
 def on_meta(config: Config) -> nn.Module:
     """The network without memory for its weights: for counts, names and shapes."""
-    with torch.device("meta"):
+    with without_memory():
         return kind_of(config).module(config)
 
 

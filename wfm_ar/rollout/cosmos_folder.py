@@ -35,6 +35,7 @@ from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.fsq import FSQ
 from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.rotary import rotary_frequencies
 from wfm_ar.world_model.sequence import SequenceConfig, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -335,7 +336,7 @@ def _read_context(path: Path, settings: CosmosSettings) -> Tensor:
 
 
 def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype, int8: bool) -> nn.Module:
-    with torch.device("meta"):
+    with without_memory():
         module = kind(config)
     own = {name: tuple(p.shape) for name, p in module.state_dict().items()}
     try:

@@ -40,6 +40,7 @@ from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER, VideoTokenizer, VideoTokenizerConfig
+from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
@@ -322,7 +323,7 @@ class _Shape(NamedTuple):
 def _shapes(kind: type[nn.Module], config: Any, where: str) -> dict[str, _Shape]:
     """What a network's file must hold, from a network that has no memory for weights."""
     try:
-        with torch.device("meta"):
+        with without_memory():
             own = kind(config).state_dict()
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that torch cannot even name
         raise BadCheckpoint(f"{where}: makes no network ({str(error).splitlines()[0]}); fix: copy the world again") from None

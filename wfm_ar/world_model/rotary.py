@@ -21,17 +21,19 @@ def rotary_frequencies(head_dim: int, theta: float, yarn_shape: tuple[int, int] 
     So `positions @ frequencies` is the angle row. `yarn_shape` = (frames, side) of the original latent grid stretches
     frequencies that saw less than a turn there by `yarn_scale` (YaRN with beta 4 and 1, without its mscale - as published).
     """
-    rows, column = torch.zeros(3, head_dim // 2), 0
-    for axis, count in enumerate(axis_sizes(head_dim)):
-        frequency = theta ** -(torch.arange(0, 2 * count, 2, dtype=torch.float32) / (2 * count))
-        if yarn_shape is not None:
-            length = yarn_shape[0] if axis == 0 else yarn_shape[1]
-            low, high = 2 * math.pi * 1 / length, 2 * math.pi * 4 / length
-            keep = ((frequency - low) / (high - low)).clamp(0, 1)
-            frequency = frequency * ((1 - keep) / yarn_scale + keep)
-        rows[axis, column : column + count] = frequency
-        column += count
-    return rows
+    where = torch.get_default_device()
+    with torch.device("cpu"):  # arithmetic on the meta device makes torch import its compiler, a second and more
+        rows, column = torch.zeros(3, head_dim // 2), 0
+        for axis, count in enumerate(axis_sizes(head_dim)):
+            frequency = theta ** -(torch.arange(0, 2 * count, 2, dtype=torch.float32) / (2 * count))
+            if yarn_shape is not None:
+                length = yarn_shape[0] if axis == 0 else yarn_shape[1]
+                low, high = 2 * math.pi * 1 / length, 2 * math.pi * 4 / length
+                keep = ((frequency - low) / (high - low)).clamp(0, 1)
+                frequency = frequency * ((1 - keep) / yarn_scale + keep)
+            rows[axis, column : column + count] = frequency
+            column += count
+    return rows.to(where)
 
 
 def rotary_tables(positions_BL3: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

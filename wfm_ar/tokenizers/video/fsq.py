@@ -17,14 +17,14 @@ class FSQ(nn.Module):
         super().__init__()
         self.levels, self.codebook_size = levels, math.prod(levels)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
-        shape = (1, len(levels), 1, 1, 1)
-        self.register_buffer("_levels", torch.tensor(levels).view(shape), persistent=False)
-        self.register_buffer("_basis", torch.tensor(basis).view(shape), persistent=False)
-        half = (torch.tensor(levels, dtype=torch.float64) - 1) * (1 + 1e-3) / 2
-        offset = torch.tensor([0.5 if level % 2 == 0 else 0.0 for level in levels], dtype=torch.float64)
-        self.register_buffer("_half", half.float().view(shape), persistent=False)
-        self.register_buffer("_offset", offset.float().view(shape), persistent=False)
-        self.register_buffer("_shift", (offset / half).atanh().float().view(shape), persistent=False)
+        shape, where = (1, len(levels), 1, 1, 1), torch.get_default_device()
+        with torch.device("cpu"):  # arithmetic on the meta device makes torch import its compiler, a second and more
+            half = (torch.tensor(levels, dtype=torch.float64) - 1) * (1 + 1e-3) / 2
+            offset = torch.tensor([0.5 if level % 2 == 0 else 0.0 for level in levels], dtype=torch.float64)
+            tables = {"_levels": torch.tensor(levels), "_basis": torch.tensor(basis)}
+            tables |= {"_half": half.float(), "_offset": offset.float(), "_shift": (offset / half).atanh().float()}
+        for name, table in tables.items():
+            self.register_buffer(name, table.view(shape).to(where), persistent=False)
 
     def bound(self, z_Bcthw: torch.Tensor) -> torch.Tensor:
         """Squash to the open range of each channel's levels: tanh(z + shift) * half - offset, in fp32."""
