@@ -1,5 +1,6 @@
 """Clips as one picture: a labelled row of frames for each, pixel for pixel."""
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import resize_crop
 from wfm_ar.errors import WfmError
 
-GAP, LINE, DPI = 4, 20, 100  # pixels between frames, pixels a line of label, pixels an inch
+GAP, LINE = 4, 20  # pixels between frames, pixels a line of label
+INK = "#222222"
 
 
 def pick_frames(num_frames: int, count: int) -> list[int]:
@@ -61,8 +63,7 @@ def write_contact_sheet(
     All rows show the same frame numbers, those of the longest clip, so that columns can be compared; a shorter clip's row ends
     earlier.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # 0.3 s: only when a sheet is drawn
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw  # only when a sheet is drawn
 
     assert rows, "a contact sheet needs at least one clip"
     shown = pick_frames(max(len(frames) for _, frames in rows), columns)
@@ -70,28 +71,34 @@ def write_contact_sheet(
     margin, top = 3 * GAP, LINE * (2 if title else 1)
     total_w = 2 * margin + len(shown) * (width + GAP) - GAP
     total_h = top + len(rows) * (LINE + height + GAP) + margin
-    canvas_HWC = np.full((total_h, total_w, 3), 255, np.uint8)
-    figure = Figure(figsize=(total_w / DPI, total_h / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
+    sheet = Image.new("RGB", (total_w, total_h), "white")
+    draw = ImageDraw.Draw(sheet)
 
-    def write(text: str, x: int, y: int, size: float, weight: str = "normal", align: str = "left") -> None:
+    def write(text: str, x: int, y: int, size: float, *, bold: bool = False, anchor: str = "lm") -> None:
         # y counts pixels from the top; the text's own middle stands there
-        place = {"verticalalignment": "center", "horizontalalignment": align}
-        figure.text(x / total_w, 1 - y / total_h, text, fontsize=size, fontweight=weight, color="#222222", parse_math=False, **place)
+        draw.text((x, y), " ".join(text.split()), INK, _font(size, bold), anchor=anchor)
 
     if title:
-        write(title, margin, LINE // 2 + 2, 9.5, "bold")
+        write(title, margin, LINE // 2 + 2, 13, bold=True)
     for column, number in enumerate(shown):
-        write(str(number), margin + column * (width + GAP) + width // 2, top - LINE // 2 + 2, 6.5, align="center")
+        write(str(number), margin + column * (width + GAP) + width // 2, top - LINE // 2 + 2, 9, anchor="mm")
     for row, (label, frames) in enumerate(rows):
         y = top + row * (LINE + height + GAP)
-        write(label, margin, y + LINE // 2, 7.5)
+        write(label, margin, y + LINE // 2, 10.5)
         for column, number in enumerate(shown):
             if number < len(frames):
-                x = margin + column * (width + GAP)
-                frame_HWC = frames[number]
-                canvas_HWC[y + LINE : y + LINE + frame_HWC.shape[0], x : x + frame_HWC.shape[1]] = frame_HWC
-    figure.figimage(canvas_HWC, 0, 0, zorder=-1)
+                sheet.paste(Image.fromarray(frames[number]), (margin + column * (width + GAP), y + LINE))
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": "wfm-ar"})
+    sheet.save(png, format="png")
     write_atomic(path, png.getvalue(), overwrite=overwrite)
+
+
+def _font(size: float, bold: bool) -> Any:
+    """DejaVu Sans, which has the letters of most scripts, of matplotlib's files: found without importing matplotlib, which takes
+    half a second."""
+    from PIL import ImageFont
+
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None and found.submodule_search_locations, "matplotlib is a dependency of wfm-ar"
+    folder = Path(found.submodule_search_locations[0], "mpl-data", "fonts", "ttf")
+    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' * bold}.ttf"), size, layout_engine=ImageFont.Layout.BASIC)
