@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -160,6 +161,62 @@ def test_a_file_that_spins_runs_out_of_cpu_time(clip, monkeypatch):
     monkeypatch.setattr(pool, "_Child", _child_that("child._Work(None, limits)\n    while True: pass"))
     with pytest.raises(BadClip, match="used up its CPU time"):
         read_video(path, limits=DecodeLimits(cpu_seconds=0.01))
+
+
+def test_a_child_that_has_lived_long_spins_no_longer(clip, monkeypatch):
+    """The kernel's ticks pass by who works a little at a time; what is spent now is what counts."""
+    path, _ = clip
+    pool.close()
+    bursts = "while time.process_time() < 1.5:\n        end = time.process_time() + 0.001\n        while time.process_time() < end: pass"
+    spin = f"{bursts}\n        time.sleep(0.0005)\n    child._Work(None, limits)\n    while True: pass"
+    monkeypatch.setattr(pool, "_Child", _child_that(spin))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with pytest.raises(BadClip, match="used up its CPU time"):
+        read_video(path, limits=DecodeLimits(cpu_seconds=0.2))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5 + 0.2 + 0.6
+
+
+def test_a_child_is_not_ended_while_it_waits(clip):
+    path, frames = clip
+    pool.close()
+    read_video(path)
+    before = pool.child_ids()
+    assert len(before) == 1
+    for _ in range(40):  # each with little left of its time
+        np.testing.assert_array_equal(read_video(path, limits=DecodeLimits(cpu_seconds=0.2)), frames)
+    assert pool.child_ids() == before
+
+
+def test_a_file_that_spun_is_not_tried_again_until_it_changes(clip, monkeypatch):
+    """Checking, opening and reading it would take the whole limit each."""
+    path, frames = clip
+    pool.close()
+    with monkeypatch.context() as spinning:
+        spinning.setattr(pool, "_Child", _child_that("child._Work(None, limits)\n    while True: pass"))
+        with pytest.raises(BadClip, match="used up its CPU time"):
+            read_video(path, 0, 5, limits=DecodeLimits(cpu_seconds=0.01))
+    with pytest.raises(
+        BadClip, match=f"{path.name}: the decoder used up its CPU time without getting on and was stopped, expected a sound"
+    ):
+        read_video(path, 0, 5, limits=DecodeLimits(cpu_seconds=0.01))
+    assert pool.child_ids() == []  # no child was asked
+    assert len(read_video(path, 0, 4, limits=DecodeLimits(cpu_seconds=0.01))) == 4  # another question is one
+    os.utime(path, ns=(1, 1))
+    np.testing.assert_array_equal(read_video(path, 0, 5, limits=DecodeLimits(cpu_seconds=0.01)), frames[:5])
+
+
+def test_no_more_files_that_spun_are_remembered_than_some(clip, tmp_path, monkeypatch):
+    path, _ = clip
+    monkeypatch.setattr(pool, "_SPUN", 2)
+    pool.close()
+    monkeypatch.setattr(pool, "_POOL", pool._Pool())
+    monkeypatch.setattr(pool, "_Child", _child_that("child._Work(None, limits)\n    while True: pass"))
+    for i in range(3):
+        (tmp_path / f"{i}.mp4").write_bytes(path.read_bytes())
+        with pytest.raises(BadClip):
+            read_video(tmp_path / f"{i}.mp4", limits=DecodeLimits(cpu_seconds=0.01))
+    assert len(pool._POOL.spun) == 2
 
 
 def test_a_child_that_cannot_start_says_why(clip, monkeypatch):

@@ -52,6 +52,7 @@ def main(fd: int) -> None:
         except Exception as error:  # whatever else a hostile file makes av or h5py raise is that file's fault
             kind = {"hdf5": "HDF5", "parquet": "Parquet"}.get(request["do"].split()[0], "video")
             answer = {"error": f"cannot be read as {kind} ({type(error).__name__}): damaged; fix: copy or make it again"}
+        work.done()
         for one in files:
             os.close(one)
         _send(channel, answer)
@@ -127,7 +128,7 @@ class _Work:
 
     def progress(self, pixels: int) -> None:
         self.pixels += pixels
-        if self.pixels >= self.rate:  # whole seconds: that is the unit of the limit
+        if self.pixels >= self.rate:  # whole seconds: often enough
             seconds, self.pixels = divmod(self.pixels, self.rate)
             self.granted += seconds
             self._grant()
@@ -137,7 +138,15 @@ class _Work:
             _send(self.channel, {"working": True})
 
     def _grant(self) -> None:
-        _set(resource.RLIMIT_CPU, int(self.granted) + 1)  # SIGXCPU ends the process
+        """SIGPROF ends the process when the time is up. It is counted from now on, and not with RLIMIT_CPU: the kernel holds that against
+        ticks, of which a process that works in short bursts gets too few, so that one which has lived long could spin for a minute.
+        """
+        signal.setitimer(signal.ITIMER_PROF, max(0.01, self.granted - time.process_time()))
+
+    @staticmethod
+    def done() -> None:
+        """The answer is made: waiting for the next question is not limited."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _set(kind: int, value: int) -> None:

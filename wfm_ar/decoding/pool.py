@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ _START_SECONDS = 120.0  # to import av on a machine that is very busy
 _ANSWER_BYTES = 1 << 16
 _ANY_CLIP_BYTES = 1 << 30  # of pixels, that the smallest file may hold
 _KEPT_BYTES = 64 << 20  # of a child's pixel file from call to call
+_SPUN = 1024  # files that used up their CPU time, remembered
 _NUMBERS = re.compile(r"[<>|=][fiub]\d{1,2}")
 
 
@@ -161,11 +163,11 @@ def _fill(target: int, array: np.ndarray, at: int) -> None:
 
 
 class _Died(Exception):
-    """Why a child is no more, as part of a sentence. `crashed`: by itself, not by a limit."""
+    """Why a child is no more, as part of a sentence. `crashed`: by itself, not by a limit; `spun`: all its CPU time is gone."""
 
-    def __init__(self, reason: str, crashed: bool):
+    def __init__(self, reason: str, crashed: bool, spun: bool = False):
         super().__init__(reason)
-        self.crashed = crashed
+        self.crashed, self.spun = crashed, spun
 
 
 class _Child:
@@ -249,8 +251,8 @@ class _Child:
             self.close()
             raise WfmError(f"video decoder: cannot start ({lines[-1] if lines else code}); fix: check that `python -c 'import av'` works")
         self.close()
-        if code == -signal.SIGXCPU:
-            return _Died("the decoder used up its CPU time without getting on and was stopped", crashed=False)
+        if code == -signal.SIGPROF:
+            return _Died("the decoder used up its CPU time without getting on and was stopped", crashed=False, spun=True)
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return _Died(f"the decoder crashed on it ({name})", crashed=True)
 
@@ -288,9 +290,17 @@ class _Pool:
         self.idle: list[_Child] = []
         self.busy: set[_Child] = set()
         self.most = max(2, os.cpu_count() or 1)
+        self.spun: OrderedDict[tuple, str] = OrderedDict()  # what was asked of a file that used up all CPU time, and what was said
 
     def ask(self, request: dict[str, Any], source: int, limits: DecodeLimits) -> Decoded:
-        """A child's answer. One that had served before and crashes may have died of an earlier file: a fresh one tries again."""
+        """A child's answer. One that had served before and crashes may have died of an earlier file: a fresh one tries again.
+
+        Where a child spun in vain, the same question about the same file is not tried again: checking and opening would spin each.
+        """
+        about = os.fstat(source)
+        asked = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, json.dumps(request))
+        if (told := self.spun.get(asked)) is not None:
+            raise _Died(told, crashed=False, spun=True)
         while True:
             child = self._take()
             served = child.served
@@ -298,6 +308,10 @@ class _Pool:
                 answer = child.ask(request, source, limits)
             except _Died as died:
                 self._drop(child)
+                if died.spun:
+                    self.spun[asked] = str(died)
+                    if len(self.spun) > _SPUN:
+                        self.spun.popitem(last=False)
                 if not (died.crashed and served):
                     raise
             except BaseException:  # an interrupt: the child is in the middle of something that nobody waits for
