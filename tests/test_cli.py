@@ -312,3 +312,14 @@ def test_a_terminal_of_ascii_alone(tmp_path, monkeypatch):
     assert main(["data", "check", str(tmp_path / "Würfel")]) == 2
     out, err = (stream.buffer.getvalue().decode("ascii") for stream in streams)
     assert "W\\xfcrfel: is not a folder" in out and "W\\xfcrfel" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "1000"}, {"KMP_BLOCKTIME": "0"}])
+def test_threads_sleep_while_they_wait_unless_the_user_chose(told, monkeypatch, chosen):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert told("version")[0] == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == (chosen.get("OMP_WAIT_POLICY") if chosen else "passive")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as conftest.py has it

@@ -56,6 +56,7 @@ OF_NO_USE = (  # warnings of libraries that nobody can do anything about
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (`argv` without the program's name) and returns the exit code. Never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of fewer letters, or a path that is no text: shown escaped
             stream.reconfigure(errors="backslashreplace")
@@ -66,6 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         show, said = warnings.showwarning, set[str]()
         warnings.showwarning = lambda message, kind, *rest: _note(message, said) if kind is Note else show(message, kind, *rest)
         return _guarded("wfm", lambda: _dispatch(arguments))
+
+
+def _let_threads_sleep() -> None:
+    """OpenMP's threads wait asleep instead of spinning, unless the user chose: spinning takes the core of whoever else computes.
+
+    It is read once, when torch brings the library along.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _note(message: Warning | str, said: set[str]) -> None:

@@ -1,6 +1,7 @@
 """The files of clips: all of them or none, batches that go on where they were cut short, places that cannot be written."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,25 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(place, tmp_path,
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "file" in err and "fix: " in err and "cannot be written" in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_outputs_that_nobody_named_have_names_of_their_own(tmp_path, monkeypatch):
+    """Two in one second too: the next is the first that is not there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(outputs, "datetime", Stopped)
+    made = []
+    for _ in range(3):
+        path = outputs.new_output("plan", ".mp4")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        made.append(path.as_posix())
+    assert made == [f"outputs/plan/2026-01-02_03-04-05{more}.mp4" for more in ("", "-2", "-3")]
+    assert outputs.new_output("generate", "").as_posix() == "outputs/generate/2026-01-02_03-04-05"
+
+
+class Stopped(datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime(2026, 1, 2, 3, 4, 5, tzinfo=tz)

@@ -17,8 +17,8 @@ import numpy as np
 
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import resize_crop
+from wfm_ar.rollout.find_world import find_world
 from wfm_ar.rollout.world import Prompt, World, load_world
-from wfm_ar.rollout.world_folder import find_world
 
 BATCHES = (2, 3, 8)
 SAMPLINGS = {"greedy": {"temperature": 0.0}, "sampled": {"temperature": 1.0, "top_p": 0.95}}

@@ -44,9 +44,9 @@ from wfm_ar.evaluate.sections import (
     tokenizer_section,
 )
 from wfm_ar.evaluate.text_following import text_section
+from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
-from wfm_ar.rollout.world_folder import SETTINGS, find_world
 from wfm_ar.schema import same_rate
 from wfm_ar.shapes import latent_frames
 

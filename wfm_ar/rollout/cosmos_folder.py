@@ -27,9 +27,10 @@ from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
+from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.placement import Placement
-from wfm_ar.rollout.world_folder import SETTINGS, WorldParts, _check_keys, _config, _need, _verify
+from wfm_ar.rollout.world_folder import WorldParts, _check_keys, _config, _need, _verify
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig

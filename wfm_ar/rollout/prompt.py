@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+EMBEDDING_SUFFIXES = (".safetensors", ".npy")  # of a text that is a file of T5 embeddings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from wfm_ar.data.arrays import read_npy
 from wfm_ar.errors import BadData, BadPrompt, MissingDependency
+from wfm_ar.rollout.prompt import EMBEDDING_SUFFIXES
 
-SUFFIXES = (".safetensors", ".npy")
 ENCODER = "google-t5/t5-11b"
 
 
@@ -34,7 +34,7 @@ class TextReader:
         Raises BadPrompt for a file or an encoder that does not fit, MissingDependency for words without the encoder.
         """
         if text not in self._read:
-            embedding = read_embedding(Path(text), self.width) if text.endswith(SUFFIXES) else self._encode(text)
+            embedding = read_embedding(Path(text), self.width) if text.endswith(EMBEDDING_SUFFIXES) else self._encode(text)
             if len(embedding) > self.tokens:
                 raise BadPrompt(f"text: got {len(embedding)} tokens, expected at most {self.tokens}; fix: a shorter text")
             self._read[text] = torch.cat((embedding, embedding.new_zeros(self.tokens - len(embedding), self.width)))

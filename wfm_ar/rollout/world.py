@@ -25,6 +25,7 @@ from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
+from wfm_ar.rollout.find_world import find_world
 from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
@@ -32,7 +33,7 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import WorldStream
 from wfm_ar.rollout.text_context import ENCODER, TextReader
 from wfm_ar.rollout.video_codec import Size, VideoCodec, check_frames
-from wfm_ar.rollout.world_folder import WorldParts, find_world, read_world, save_world
+from wfm_ar.rollout.world_folder import WorldParts, read_world, save_world
 from wfm_ar.schema import Schema
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 

@@ -34,6 +34,7 @@ from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
@@ -45,9 +46,7 @@ from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 VERSION = 1
-SETTINGS = "world.json"
 TEXT_MODEL = "text_tokenizer.model"
-SHIPPED = Path(__file__).parent.parent / "assets"
 _OPTIONAL = ("frame_predictor", "diffusion_decoder")  # networks
 _KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "files"}
 _FORMAT = "wfm-ar world"
@@ -159,27 +158,6 @@ def save_world(
     except (OSError, SafetensorError) as error:
         kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
-    return folder
-
-
-def find_world(name: str | Path) -> Path:
-    """The folder of a shipped world's name or of a path. Raises BadCheckpoint, naming the shipped worlds."""
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{SETTINGS}"))
-    if str(name) in shipped:
-        return SHIPPED / str(name)
-    if (Path(name) / SETTINGS).is_file():
-        return Path(name)
-    what = f"no {SETTINGS} in it" if Path(name).is_dir() else "no such folder or shipped world"
-    raise BadCheckpoint(
-        f'world "{name}": {what}{nearest(str(name), shipped)}, expected one of {shipped} or a world folder; fix: check the name'
-    )
-
-
-def samples_of(name: str | Path) -> Path:
-    """The few episodes that came with a world: a data set folder. Raises BadData where there are none."""
-    folder = find_world(name) / "samples"
-    if not folder.is_dir():
-        raise BadData(f"{folder}: is not there, expected sample episodes; fix: name a data set with data=...")
     return folder
 
 

@@ -11,12 +11,15 @@ caller's `cost`.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadConfig, BadPrompt
-from wfm_ar.rollout.world import Prompt, Rollout, World
+from wfm_ar.rollout.prompt import Prompt, Rollout
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 LEAST_SPREAD = 0.02  # of a channel's range: what the spread of candidates never falls below
 CERTAIN = {"temperature": 0.0, "action_temperature": 1.0}  # the likeliest future of any actions; proposals of the policy differ
@@ -66,7 +69,7 @@ class _Candidate:
 
 
 def plan(
-    world: World,
+    world: "World",
     video: np.ndarray,
     cost: Cost,
     *,
@@ -129,7 +132,7 @@ class _Search:
 
     def __init__(
         self,
-        world: World,
+        world: "World",
         video: np.ndarray,
         num_frames: int,
         past_actions: np.ndarray | None,

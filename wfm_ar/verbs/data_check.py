@@ -78,12 +78,16 @@ def run(settings: Settings) -> int:
 def _long_texts(settings: Settings, how: dict[str, Any]) -> list[Any]:
     """The defects of texts that are too long to train on; of a set that does not open, none: why is told already."""
     from wfm_ar.data.formats import open_episodes
-    from wfm_ar.tokenizers.text import TextTokenizer
-    from wfm_ar.train.preflight import long_texts, texts_of
-    from wfm_ar.verbs.training_data import parted
 
     try:
         found = open_episodes(settings.path, **how)
+    except WfmError:
+        return []
+    from wfm_ar.tokenizers.text import TextTokenizer
+    from wfm_ar.train.preflight import long_texts, texts_of  # brings torch
+    from wfm_ar.verbs.training_data import parted
+
+    try:
         texts = texts_of(parted(found)[0])
     except WfmError:
         return []

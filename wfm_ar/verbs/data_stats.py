@@ -43,10 +43,11 @@ def _run(settings: Settings, out: Path) -> int:
     from wfm_ar.data.files import write_atomic
     from wfm_ar.data.formats import VIEW
     from wfm_ar.data.stats import data_stats
-    from wfm_ar.verbs.stats_page import render_page
 
     how = {key: getattr(settings, key) for key in VIEW}
     stats = data_stats(settings.path, **how, on_progress=_say if sys.stderr.isatty() else None)
+    from wfm_ar.verbs.stats_page import render_page  # brings matplotlib and torch
+
     sheet = _sheet(settings.path, how) if settings.samples else None
     write_atomic(out, render_page(stats, sheet).encode(), overwrite=True)
     rates = ", ".join(f"{rate:g}" for rate in stats.rates)

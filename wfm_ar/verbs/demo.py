@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,15 +13,17 @@ from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import OutputExists
-from wfm_ar.evaluate.metrics import psnr, ssim
 from wfm_ar.evaluate.speed import peak_bytes
+from wfm_ar.rollout.find_world import find_world, samples_of
 from wfm_ar.rollout.pictures import at_world_size
-from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
-from wfm_ar.rollout.world_folder import samples_of
+from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_json
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 # what is commanded, in actions or in words, is to be seen: guided as `wfm evaluate` guides it, and what is driven without chance
 DRIVEN = {"temperature": 0.0, "action_guidance": 1.5}
@@ -55,6 +57,7 @@ class Case:
 
 def run(settings: Settings) -> int:
     """Makes, measures and writes everything, and says what came out."""
+    find_world(settings.world)  # which raises
     refuse_inputs(settings.out.glob("*"), {"world": settings.world, "data": settings.data})
     about = settings.out / ABOUT
     if settings.out.exists() and not settings.out.is_dir():
@@ -70,6 +73,8 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, out: Path) -> dict[str, Any]:
     """Writes everything to the folder `out` -> what demo.json says."""
+    from wfm_ar.rollout.world import load_world  # brings torch, as evaluate.metrics does
+
     begun = time.perf_counter()
     world = load_world(settings.world, device=device_named(settings.device))
     world.refuse_context("demo")
@@ -108,14 +113,14 @@ def _chosen(samples: EpisodeSet, count: int) -> list[int]:
     return (busy or list(range(len(samples))))[: max(1, count)]
 
 
-def _truth(samples: EpisodeSet, index: int, world: World, frames: int | None) -> np.ndarray:
+def _truth(samples: EpisodeSet, index: int, world: "World", frames: int | None) -> np.ndarray:
     """The episode's frames at the world's size, as many as whole latents hold."""
     video = samples.load_frames(index, 0, frames)
     whole = len(video) if frames else 1 + (len(video) - 1) // world.rate * world.rate
     return at_world_size(video[:whole], world)
 
 
-def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: str | None, seed: int) -> list[Case]:
+def _cases(world: "World", truth: np.ndarray, actions: np.ndarray | None, text: str | None, seed: int) -> list[Case]:
     """The four ways, or those of them that this world and this episode allow."""
     start = {"video": truth[:1], "num_frames": len(truth), "seed": seed}
     text = text if world.parts.text_tokenizer is not None else None
@@ -132,7 +137,7 @@ def _cases(world: World, truth: np.ndarray, actions: np.ndarray | None, text: st
     return cases
 
 
-def _rolled(world: World, cases: Sequence[Case], **settings: Any) -> tuple[list[Rollout], float]:
+def _rolled(world: "World", cases: Sequence[Case], **settings: Any) -> tuple[list[Rollout], float]:
     """A rollout a case, one at a time as `wfm generate` makes them, and the seconds it took."""
     rollouts = [world.generate_batch([case.prompt], **(TOLD if case.prompt.actions is None else DRIVEN), **settings)[0] for case in cases]
     return rollouts, sum(rollout.timings["total_s"] for rollout in rollouts)
@@ -151,8 +156,10 @@ def _write(out: Path, name: str, case: Case, rollout: Rollout, truth: np.ndarray
     return [(f"{case.label}, {kind}", frames) for kind, frames in kinds.items()]
 
 
-def _measure(world: World, episode: str, cases: Sequence[Case], rollouts: Sequence[Rollout], truth: np.ndarray) -> list[dict]:
+def _measure(world: "World", episode: str, cases: Sequence[Case], rollouts: Sequence[Rollout], truth: np.ndarray) -> list[dict]:
     """PSNR (dB) and SSIM over the imagined frames where they are meant to be the truth's, and of what they stand between."""
+    from wfm_ar.evaluate.metrics import psnr, ssim
+
     rows = []
     for case, rollout in zip(cases, rollouts, strict=True):
         if case.name != "true-actions":

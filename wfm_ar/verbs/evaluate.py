@@ -8,7 +8,7 @@ from typing import Literal
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, JSON, TABLE, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
-from wfm_ar.rollout.world_folder import samples_of
+from wfm_ar.rollout.find_world import samples_of
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 

@@ -3,22 +3,26 @@
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from wfm_ar.data.claims import claim, tidy_up
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.errors import BadConfig, OutputExists, WfmError
-from wfm_ar.rollout.world import Prompt, Rollout, World, load_world
+from wfm_ar.rollout.find_world import find_world
+from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, refuse_existing_outputs, write_rollout
-from wfm_ar.verbs.prompts import Request, read_prompt, read_requests
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.prompts import Request, read_prompt, read_requests, refuse_missing
 from wfm_ar.verbs.rollout_set import write_rollouts
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 INPUTS = ("video", "image", "text", "actions", "data")  # keys of a request that may be files
 SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
@@ -46,7 +50,7 @@ class Settings:
     prompt_frames: int | None
     prompt_fps: float | None
     seed: int
-    out: Path
+    out: Path | None
     save: Literal["files", "lerobot"]
     batch: Path | None
     batch_size: int
@@ -76,6 +80,9 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Makes the clip, or one a line of the batch file, and says where the files are."""
+    find_world(settings.world)  # which raises
+    if settings.out is None:
+        settings = replace(settings, out=new_output("generate", ".mp4" if settings.batch is None and settings.save == "files" else ""))
     requests = _requests(settings)
     outputs = [settings.out] if settings.save == "lerobot" else [out.with_suffix(suffix) for _, _, out in requests for suffix in SUFFIXES]
     for inputs in [{"world": settings.world, "batch": settings.batch}, *({key: getattr(r, key) for key in INPUTS} for r, _, _ in requests)]:
@@ -92,6 +99,11 @@ def run(settings: Settings) -> int:
 
 
 def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
+    for request, where, _ in requests:
+        with _named(where):
+            refuse_missing(request)
+    from wfm_ar.rollout.world import load_world  # brings torch, a second and more: once all that can be wrong without it is right
+
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
@@ -103,10 +115,8 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     prompts: list[Prompt] = []
     waiting: list[tuple[Request, str, Path]] = []
     for request, where, out in requests:
-        try:
+        with _named(where):
             request, prompt, fitted = read_prompt(request, world, settings.imagine)
-        except WfmError as error:
-            raise type(error)(f"{where}{error}") from None
         if fitted:
             print(f"{request.video or request.image or request.episode}: {fitted}")
         if settings.save == "files" and made_already(out, _about(settings, request, world), settings.overwrite):
@@ -126,8 +136,17 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     return 0
 
 
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors begin with the line of the batch file that they are of."""
+    try:
+        yield
+    except WfmError as error:
+        raise type(error)(f"{where}{error}") from None
+
+
 def _made(
-    world: World, prompts: list[Prompt], requests: list[tuple[Request, str, Path]], settings: Settings
+    world: "World", prompts: list[Prompt], requests: list[tuple[Request, str, Path]], settings: Settings
 ) -> Iterator[tuple[Request, Path, Rollout, dict[str, Any]]]:
     """Each request with its mp4, its rollout and how to make it again, as they are rolled out batch by batch."""
     for first in range(0, len(prompts), settings.batch_size):
@@ -154,7 +173,7 @@ def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
     return [(request, f"{where}: ", settings.out / f"{request.id}.mp4") for request, where in lines]
 
 
-def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
+def _roll(world: "World", prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
     """Rolls the rows together; the world's errors get the words of the command line."""
     try:
         sampling: dict[str, Any] = {key: getattr(settings, key) for key in (*SAMPLING, *REFINING)}
@@ -165,7 +184,7 @@ def _roll(world: World, prompts: list[Prompt], places: list[str], settings: Sett
         raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
 
 
-def _refuse_without_effect(settings: Settings, world: World) -> None:
+def _refuse_without_effect(settings: Settings, world: "World") -> None:
     """Raises BadConfig for settings of what the world does not have."""
     for name, unset, there, why in (
         ("action_temperature", None, world.sequence.predicts_actions, "imagines no actions"),
@@ -177,7 +196,7 @@ def _refuse_without_effect(settings: Settings, world: World) -> None:
             raise BadConfig(f"{name}: got {got}, expected {expected}: world {world.name!r} {why}; fix: leave it out")
 
 
-def _about(settings: Settings, request: Request, world: World) -> dict[str, Any]:
+def _about(settings: Settings, request: Request, world: "World") -> dict[str, Any]:
     """Everything that is needed to make the clip again."""
     return how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
 

@@ -14,12 +14,13 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Prints the world's parts, rates, actions and files."""
+    from wfm_ar.rollout.find_world import find_world
+
+    folder = find_world(settings.world)  # a wrong name is told before torch is imported
     from wfm_ar.cosmos.describe import describe
     from wfm_ar.rollout.cosmos_folder import is_cosmos
     from wfm_ar.rollout.world import load_world
-    from wfm_ar.rollout.world_folder import find_world
 
-    folder = find_world(settings.world)
     if is_cosmos(folder):
         print("\n".join(describe(folder)))
         return 0

@@ -2,14 +2,14 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from wfm_ar import __version__
 from wfm_ar.data.claims import whole_files
@@ -17,13 +17,23 @@ from wfm_ar.data.files import refuse_existing, write_atomic
 from wfm_ar.data.json_files import read_json
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig
-from wfm_ar.rollout.world import Rollout, World
-from wfm_ar.rollout.world_folder import SETTINGS, find_world
+from wfm_ar.rollout.find_world import SETTINGS, find_world
+from wfm_ar.rollout.prompt import Rollout
 from wfm_ar.verbs.contact_sheet import write_contact_sheet
 from wfm_ar.verbs.device import device_named
 
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
+
 ELSEWHERE = ("out", "batch", "batch_size", "overwrite", "device")  # settings that say where, not what
 SUFFIXES = (".mp4", ".png", ".tokens.npy", ".actions.npy", ".json")
+
+
+def new_output(verb: str, suffix: str) -> Path:
+    """Where the output goes that nobody named: outputs/VERB/<time><suffix>, a name that is not there yet."""
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    return next(path for number in numbers if not (path := Path("outputs", verb, f"{name}{number}{suffix}")).exists())
 
 
 def refuse_existing_outputs(out: Path, overwrite: bool) -> None:
@@ -59,8 +69,10 @@ def _pins(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"settings": settings} | {key: about[key] for key in ("wfm_ar", "world", "prompt")}
 
 
-def how_made(name: str, world: World, device: str) -> dict[str, Any]:
+def how_made(name: str, world: "World", device: str) -> dict[str, Any]:
     """What a clip's JSON says beside its settings: code, time, world `name` and machine."""
+    import torch
+
     return {
         "wfm_ar": __version__,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -2,9 +2,9 @@
 
 import re
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,15 +13,17 @@ from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.video import read_image
 from wfm_ar.data.views import turned
 from wfm_ar.errors import BadConfig, WfmError
+from wfm_ar.rollout.find_world import find_world, samples_of
 from wfm_ar.rollout.pictures import at_world_size
-from wfm_ar.rollout.world import World, load_world
-from wfm_ar.rollout.world_folder import samples_of
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, refuse_existing_outputs, write_rollout
-from wfm_ar.verbs.prompts import Request, read_prompt
+from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.prompts import Request, read_prompt, refuse_missing
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
 
@@ -43,7 +45,7 @@ class Settings(PlanConfig):
     text: str | None
     frames: int
     seed: int
-    out: Path
+    out: Path | None
     temperature: float
     top_p: float
     top_k: int | None
@@ -61,6 +63,9 @@ class Settings(PlanConfig):
 
 def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
+    find_world(settings.world)  # which raises
+    if settings.out is None:
+        settings = replace(settings, out=new_output("plan", ".mp4"))
     inputs = {key: getattr(settings, key) for key in ("world", "image", "goal", "data")}
     refuse_inputs([settings.out.with_suffix(suffix) for suffix in SUFFIXES], inputs)
     with claim(settings.out):
@@ -70,10 +75,15 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings) -> int:
     if not settings.out.with_suffix(".json").exists():  # else what it says is looked at below
         refuse_existing_outputs(settings.out, settings.overwrite)
-    world = load_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
+    refuse_missing(request)
+    if settings.goal is not None and not settings.goal.exists():
+        read_image(settings.goal)  # which raises
+    from wfm_ar.rollout.world import load_world  # brings torch, a second and more: once all that can be wrong without it is right
+
+    world = load_world(settings.world, device_named(settings.device), embodiment=settings.embodiment)
     request, prompt, told = read_prompt(request, world, imagine=True)
     if told:
         print(f"{request.image or request.episode}: {told}")
@@ -107,7 +117,7 @@ def _run(settings: Settings) -> int:
     return 0
 
 
-def _goal(settings: Settings, request: Request, world: World) -> np.ndarray:
+def _goal(settings: Settings, request: Request, world: "World") -> np.ndarray:
     """uint8 [H, W, 3] of the world's size: the picture given, or what the episode shows at the plan's last frame."""
     if settings.goal is not None:
         frame_1HWC = turned(read_image(settings.goal), settings.flip)

@@ -5,10 +5,11 @@ before a world is asked to do anything. It knows files; what a prompt may hold i
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,10 +25,11 @@ from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
 from wfm_ar.framing import area_of
 from wfm_ar.rollout.pictures import at_world_size, told_of
-from wfm_ar.rollout.robots import fitted
-from wfm_ar.rollout.text_context import SUFFIXES
-from wfm_ar.rollout.world import Prompt, World
+from wfm_ar.rollout.prompt import EMBEDDING_SUFFIXES, Prompt
 from wfm_ar.schema import ActionSchema, MixedSchema, same_rate
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 LIST_BYTES = 64 << 20  # of a file of prompts
 
@@ -104,7 +106,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
         for key in ("video", "image", "actions", "data"):
             if isinstance(values.get(key), str):
                 values[key] = str(path.parent / values[key])
-        if isinstance(text := values.get("text"), str) and text.endswith(SUFFIXES):  # embeddings, not words
+        if isinstance(text := values.get("text"), str) and text.endswith(EMBEDDING_SUFFIXES):  # embeddings, not words
             values["text"] = str(path.parent / text)
         try:
             request = build(Request, {**defaults, **values}, where)
@@ -123,7 +125,19 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
     return requests
 
 
-def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request, Prompt, str]:
+def refuse_missing(request: Request) -> None:
+    """Raises, for a file or data set that is not there, what reading it would raise: before anybody waits for a world."""
+    if request.image and not request.image.exists():
+        read_image(request.image)
+    if request.video and not request.video.exists():
+        video_info(request.video)
+    if request.actions and not request.actions.exists():
+        _read_npy(request.actions)
+    if request.data and not any(Path(part).exists() for part in str(request.data).split(os.pathsep)):
+        open_episodes(request.data)
+
+
+def read_prompt(request: Request, world: "World", imagine: bool) -> tuple[Request, Prompt, str]:
     """The request with what its data set told, the world's prompt, and what was done to its frames ('' where they fitted).
 
     Raises BadClip, BadActions, BadPrompt.
@@ -145,7 +159,7 @@ def read_prompt(request: Request, world: World, imagine: bool) -> tuple[Request,
     return request, prompt, "; ".join(told)
 
 
-def numbers_at_rate(path: Path, world: World, fps: float | None, told: list[str]) -> np.ndarray:
+def numbers_at_rate(path: Path, world: "World", fps: float | None, told: list[str]) -> np.ndarray:
     """The numbers of a video's frames that show it evenly at the world's rate; `told` gets a line of what that took.
 
     fps: frames a second it is taken to have, one after the other; None: its own times. Raises BadClip, BadPrompt.
@@ -168,7 +182,7 @@ def numbers_at_rate(path: Path, world: World, fps: float | None, told: list[str]
     return kept
 
 
-def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
+def _read_clip(request: Request, world: "World", told: list[str]) -> np.ndarray:
     """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
     one = request.prompt_frames == 1  # a picture has no rate
     kept = numbers_at_rate(request.video, world, world.fps if one else request.prompt_fps, told)
@@ -192,7 +206,7 @@ def _read_clip(request: Request, world: World, told: list[str]) -> np.ndarray:
     return video
 
 
-def _read_episode(request: Request, world: World, told: list[str]) -> tuple[Request, np.ndarray, np.ndarray | None]:
+def _read_episode(request: Request, world: "World", told: list[str]) -> tuple[Request, np.ndarray, np.ndarray | None]:
     """The request with the episode's id and, where the world reads and none is given, its text; its first frames; its actions where
     it has some, the world takes some, and no file of others is given."""
     episodes = open_episodes(request.data, camera=request.camera, fps=request.fps, flip=request.flip)
@@ -215,6 +229,8 @@ def _read_episode(request: Request, world: World, told: list[str]) -> tuple[Requ
     if text is None and world.parts.text_tokenizer is not None:
         text = episodes[i].text
     if driven:
+        from wfm_ar.rollout.robots import fitted
+
         episodes = fitted(episodes, world, world.embodiment if isinstance(episodes.schema, ActionSchema) else None)
         if isinstance(takes, MixedSchema) and (robot := episodes[i].embodiment) != world.embodiment:
             got = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
@@ -227,7 +243,7 @@ def _read_episode(request: Request, world: World, told: list[str]) -> tuple[Requ
     return replace(request, text=text, episode=ids[i]), frames, actions
 
 
-def _at_rate_of(world: World, episodes: EpisodeSet, i: int, told: list[str]) -> EpisodeSet:
+def _at_rate_of(world: "World", episodes: EpisodeSet, i: int, told: list[str]) -> EpisodeSet:
     """The set with episode i at the world's rate. Raises BadPrompt for one of a lower rate."""
     rate = episodes[i].fps
     if same_rate(rate, world.fps):
@@ -239,11 +255,8 @@ def _at_rate_of(world: World, episodes: EpisodeSet, i: int, told: list[str]) -> 
     return thinned(episodes, world.fps)
 
 
-def _read_actions(path: Path, world: World) -> np.ndarray:
-    try:
-        actions = read_npy(path)
-    except BadData as error:
-        raise BadActions(str(error)) from None
+def _read_actions(path: Path, world: "World") -> np.ndarray:
+    actions = _read_npy(path)
     for folder in (path.parent, path.parent.parent):  # a data set's actions lie in a folder below its schema
         if (folder / SCHEMA).is_file():
             world.check_schema(read_schema(folder, needed=True), str(folder / SCHEMA))
@@ -251,3 +264,10 @@ def _read_actions(path: Path, world: World) -> np.ndarray:
     if world.action_schema is not None:
         world.action_schema.validate(actions, str(path))
     return actions
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return read_npy(path)
+    except BadData as error:
+        raise BadActions(str(error)) from None

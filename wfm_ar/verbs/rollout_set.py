@@ -6,13 +6,16 @@ again. Imagined data never passes for recorded data by accident: the two provena
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wfm_ar.data.lerobot_write import Clip, write_lerobot
-from wfm_ar.rollout.world import Rollout, World
+from wfm_ar.rollout.prompt import Rollout
 from wfm_ar.verbs.prompts import Request
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
 
 FRAME, ACTION = "provenance.frame", "provenance.action"
 MEANINGS = {
@@ -24,7 +27,7 @@ MEANINGS = {
 def write_rollouts(
     root: Path,
     made: Iterable[tuple[Request, Path, Rollout, dict[str, Any]]],
-    world: World,
+    world: "World",
     robot: str | None,
     *,
     overwrite: bool,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadData, BadPrompt
 from wfm_ar.framing import area_of
 from wfm_ar.rollout.pictures import at_world_size, told_of
-from wfm_ar.rollout.world import World, load_world
-from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_array
 from wfm_ar.verbs.prompts import numbers_at_rate
-from wfm_ar.verbs.training_data import kept_schema, told_framing
+
+if TYPE_CHECKING:
+    from wfm_ar.rollout.world import World
+    from wfm_ar.tokenizers.video import VideoTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ def run(settings: Settings) -> int:
 
 def _one(settings: Settings) -> int:
     """Writes the tokens of one clip, or the clip of some tokens."""
+    from wfm_ar.rollout.world import load_world  # brings torch, as all imports inside functions here
+
     world = load_world(settings.world, device=device_named(settings.device))
     if settings.video:
         tokens = world.encode(_frames(settings, world))
@@ -104,6 +107,7 @@ def _one(settings: Settings) -> int:
 def _shards(settings: Settings, data: Path) -> int:
     """A token store a split, out/train, out/val, ...: where stage 2 of a run looks for them when out is its tokens/ folder."""
     from wfm_ar.train.tokens import tokenize
+    from wfm_ar.verbs.training_data import kept_schema, told_framing
 
     found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
     print(found.about(), flush=True)
@@ -123,17 +127,19 @@ def _shards(settings: Settings, data: Path) -> int:
     return 0
 
 
-def _tokenizer(settings: Settings) -> VideoTokenizer:
+def _tokenizer(settings: Settings) -> "VideoTokenizer":
     """That of a training run, in the precision it was trained in, or that of a finished world."""
     device = device_named(settings.device)
     if settings.from_run is not None:
         from wfm_ar.train.stages import trained_video_tokenizer
 
         return trained_video_tokenizer(settings.from_run)[0].to(device)
+    from wfm_ar.rollout.world import load_world
+
     return load_world(settings.world, device=device).parts.video_tokenizer
 
 
-def _frames(settings: Settings, world: World) -> np.ndarray:
+def _frames(settings: Settings, world: "World") -> np.ndarray:
     told: list[str] = []
     kept = numbers_at_rate(settings.video, world, settings.prompt_fps, told)
     if settings.frames is not None and settings.frames > len(kept):
