@@ -9,6 +9,7 @@ import torch
 from tiny_stages import TOKENIZER
 
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.shards import TokenClip, write_store
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig, BadData
@@ -102,6 +103,14 @@ def test_validation_has_numbers_and_a_picture(episodes):
     numbers, pictures = stage.validate(stage.model, torch.device("cpu"))
     assert numbers.keys() == {"psnr_moved_next", "psnr_moved_16"} and all(np.isfinite(value) for value in numbers.values())
     assert pictures["rolled_alone"].shape[2] == 3
+
+
+def test_the_time_left_knows_what_is_to_be_decoded(episodes, tmp_path):
+    stage = make(episodes)
+    stage.windows.clips.cache = FrameCache(tmp_path, 1e9)
+    assert stage.to_decode() == (6 * 13, 6 * 13)
+    stage.batch(0, 2, 0)
+    assert stage.to_decode()[0] < 6 * 13
 
 
 def test_a_window_must_hold_a_frame_to_predict(episodes):

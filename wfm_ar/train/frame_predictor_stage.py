@@ -62,6 +62,7 @@ class FramePredictorStage:
         self.train_set, self.val_set = train_set, val_set
         clips, self.val_clips = (Clips(episodes, tokenizer.config, cache) for episodes in (train_set, val_set))
         self.windows = MotionSampler(training, clips, tokenizer.background.clone() if tokenizer.config.background else None)
+        self.to_decode = clips.to_decode
 
     def describe(self) -> dict:
         return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
