@@ -234,6 +234,35 @@ def test_a_refused_run_leaves_no_folder(told, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("made", ["", ".lock", "", "video_tokenizer/log.jsonl", "tokens/train/a.bin"])
+def test_a_run_that_fails_before_it_made_anything_leaves_no_folder(told, tmp_path, monkeypatch, made):
+    from wfm_ar.verbs import train
+
+    def fail(settings):
+        if made:
+            path = settings.run / made
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        raise BadClip("a.mp4: is cut short; fix: copy it again")
+
+    fake = SimpleNamespace(Settings=train.Settings, run=fail)
+    real = cli.importlib.import_module
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: fake if name == "wfm_ar.verbs.train" else real(name))
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(told("train", "experiment=smoke", "run=runs/mine"), "wfm train: a.mp4: is cut short")
+    if "/" in made:
+        assert Path("runs/mine", made).is_file() and Path("runs/mine/.hydra").is_dir(), "work was done, and its settings stay with it"
+    else:
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_there_before_stays_whatever_happens(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    assert_one_line(told("train", "experiment=smoke", "run=runs/mine", "data=nothing"), "nothing: is not a folder")
+    assert Path("runs/mine").is_dir()
+
+
 def test_nothing_of_the_process_stays_changed(told, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     before = (list(sys.argv), os.getcwd())

@@ -10,13 +10,14 @@ import importlib
 import io
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
     from wfm_ar.config import only_times_resolve
 
     codes: list[int] = []
+    missing: list[Path] = []  # the run's folder and those it lies in, where hydra is to make them
 
     def job(config: "DictConfig") -> None:
         output = HydraConfig.get().runtime.output_dir
@@ -171,11 +173,27 @@ def _run(verb: Verb, arguments: list[str]) -> int:
             with _told_by_us(verb, overrides):
                 config = _compose(verb, overrides)
             _build(verb, config)  # refused here, a mistake leaves no folder behind
+            missing = [folder for folder in (Path(config.run), *Path(config.run).parents) if not folder.exists()]
         with _told_by_us(verb, overrides), _hydra_reads([f"wfm {verb.words}", *flags, *overrides]), only_times_resolve():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb.module)(job)()
     except SystemExit as stop:  # hydra's own end of --cfg, --info; a verb's exit is caught inside the job
         return 0 if stop.code in (0, None) else 2
+    if any(codes):
+        _take_away(missing)
     return max(codes, default=0)
+
+
+def _take_away(folders: list[Path]) -> None:
+    """The folder of a run that failed before it made anything, the first of `folders`, and those around it that are empty then."""
+    from wfm_ar.data.episodes import SCHEMA
+
+    for run in folders[:1]:
+        files = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+        if all(path.parts[0] == ".hydra" or path.name in (".lock", SCHEMA) for path in files):
+            shutil.rmtree(run, ignore_errors=True)
+    with suppress(OSError):  # not empty, or gone already
+        for folder in folders[1:]:
+            folder.rmdir()
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def test_an_episode_of_a_data_set_is_a_prompt(wfm, place):
     """Its first frames, text and actions; the same clip as with the files that hold them."""
     words = ["frames=9", "seed=2", "refine=false"]
     code, out, err = wfm("generate", f"data={place / 'set'}", "episode=e1", *words, "out=a.mp4")
-    assert (code, err) == (0, "") and "9 frames, 1 given" in out
+    assert (code, err) == (0, "") and "9 frames at 10 a second (0.9 s), 1 given" in out
     files = [f"video={place / 'set/videos/e1.mp4'}", f"actions={place / 'set/actions/e1.npy'}", "prompt_frames=1", f"text={TEXT}"]
     assert wfm("generate", *files, *words, "out=b.mp4")[0] == 0
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()

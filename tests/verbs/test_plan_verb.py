@@ -60,7 +60,9 @@ def test_writes_the_plan_and_what_the_world_imagines_of_it(wfm, place, tmp_path)
     assert np.array_equal(np.load(tmp_path / "p/plan.tokens.npy"), clip.tokens)  # wfm generate actions= shows the same
     goal = GoalPicture(picture=read_image(place / "wanted.png")[0], last=2)
     assert about["cost"] == pytest.approx(goal(clip.frames)) and about["cost_at_first"] == pytest.approx(goal(now))
-    assert f"distance to the goal {about['cost_at_first']:.1f} at first, {about['cost']:.1f} as imagined" in out
+    assert f"distance to the goal {about['cost_at_first']:.1f} grey levels (of 255) at first, {about['cost']:.1f} as imagined" in out
+    assert about["cost_unit"].startswith("grey levels")
+    assert (f", {1 - about['cost'] / about['cost_at_first']:.0%} nearer (" in out) == (about["cost"] < about["cost_at_first"])
     assert len(read_video(tmp_path / "p/plan.mp4")) == 5
     again = wfm(f"image={place / 'now.png'}", f"goal={place / 'wanted.png'}", f"text={tiny.TEXTS[0]}", "out=p/again.mp4")
     assert again[0] == 0 and np.array_equal(np.load(tmp_path / "p/again.actions.npy"), actions)

@@ -1,5 +1,6 @@
 """From the name of a world to its folder. It looks at names alone and imports no torch: a wrong name is told at once."""
 
+import re
 from pathlib import Path
 
 from wfm_ar.errors import BadCheckpoint, BadData, nearest
@@ -15,10 +16,28 @@ def find_world(name: str | Path) -> Path:
         return SHIPPED / str(name)
     if (Path(name) / SETTINGS).is_file():
         return Path(name)
+    refuse_run(Path(name))
     what = f"no {SETTINGS} in it" if Path(name).is_dir() else "no such folder or shipped world"
     raise BadCheckpoint(
         f'world "{name}": {what}{nearest(str(name), shipped)}, expected one of {shipped} or a world folder; fix: check the name'
     )
+
+
+def refuse_run(path: Path) -> None:
+    """Raises BadCheckpoint for the folder of a training run, or a place in one, that says how far the run has come."""
+    for run in (path, path.parent, path.parent.parent):
+        found = [(place.stat().st_mtime, place) for place in run.glob("*/step-*") if re.fullmatch(r"step-\d+", place.name)]
+        if not found:
+            continue
+        newest = max(found)[1]
+        told = f'world "{path}": belongs to the training run {run}, expected a world folder'
+        if (run / "world" / SETTINGS).is_file():
+            raise BadCheckpoint(f"{told}; fix: world={run / 'world'}")
+        done = f"its newest checkpoint is of stage {newest.parent.name}, step {int(newest.name.removeprefix('step-'))}"
+        raise BadCheckpoint(
+            f"{told}: it has made none yet, {done}; fix: let it end (the same `wfm train` goes on where it stopped), "
+            "or where every stage has a checkpoint, the same with stage=world packs them"
+        )
 
 
 def samples_of(name: str | Path) -> Path:

@@ -208,11 +208,12 @@ def _title(request: Request, rollout: Rollout, acting: str) -> str:
 
 def _told(rollout: Rollout, files: list[Path]) -> str:
     rate = rollout.timings.get("frames_per_s")
-    speed = f" ({rate:.1f} frames/s)" if rate else ""
+    speed = f", made at {rate:.1f} frames/s" if rate else ""
     clipped = f"; {rollout.clipped_actions} action values were out of range and clipped" if rollout.clipped_actions else ""
     unknown = rollout.actions is not None and np.isnan(rollout.actions).any() and "; NaN actions stand between given frames" or ""
     beside = ", ".join(file.name for file in files[1:])
-    return f"{files[0]}: {len(rollout.frames)} frames, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
+    length = f"{len(rollout.frames)} frames at {rollout.fps:g} a second ({len(rollout.frames) / rollout.fps:.1f} s)"
+    return f"{files[0]}: {length}, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
 
 
 def _progress(made: int, total: int) -> None:

@@ -106,14 +106,16 @@ def _run(settings: Settings) -> int:
     except WfmError as error:
         raise type(error)(re.sub(r"^prompt \d+: ", "", str(error)).replace("num_frames", "frames")) from None
     start = goal(prompt.video)
-    title = f"planned from the first frame to the goal, cost {start:.1f} -> {found.cost:.1f}"
+    title = f"planned from the first frame to the goal, distance {start:.1f} -> {found.cost:.1f} grey levels"
     rows = [("goal", goal.picture[None])]
     files = write_rollout(
         settings.out, found.rollout, about | _outcome(found, start), title=title, more_rows=rows, overwrite=settings.overwrite
     )
     by = "the world's policy proposed it" if found.proposed else "found by search"
     beside = ", ".join(file.name for file in files[1:])
-    print(f"{files[0]}: distance to the goal {start:.1f} at first, {found.cost:.1f} as imagined ({by}); beside it {beside}")
+    nearer = f", {1 - found.cost / start:.0%} nearer" if 0 < found.cost < start else ""
+    told = f"distance to the goal {start:.1f} grey levels (of 255) at first, {found.cost:.1f} as imagined{nearer} ({by})"
+    print(f"{files[0]}: {told}; beside it {beside}")
     return 0
 
 
@@ -135,6 +137,7 @@ def _goal(settings: Settings, request: Request, world: "World") -> np.ndarray:
 def _outcome(found: Plan, start: float) -> dict[str, Any]:
     return {
         "actions": "planned",
+        "cost_unit": "grey levels, 0 to 255: picture_distance of the last frames to the goal",
         "cost_at_first": start,
         "cost": found.cost,
         "proposed_by_policy": found.proposed,

@@ -1,0 +1,37 @@
+"""From a name to a world's folder, or a line that says what the name is instead."""
+
+import os
+
+import pytest
+
+from wfm_ar.errors import BadCheckpoint, BadData
+from wfm_ar.rollout.find_world import SHIPPED, find_world, samples_of
+
+
+def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
+    assert find_world("tabletop") == SHIPPED / "tabletop"
+    (tmp_path / "world.json").touch()
+    assert find_world(tmp_path) == tmp_path
+    with pytest.raises(BadData, match="expected sample episodes"):
+        samples_of(tmp_path)
+    with pytest.raises(BadCheckpoint, match='world "tabeltop": no such folder or shipped world .did you mean "tabletop"'):
+        find_world("tabeltop")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(BadCheckpoint, match="no world.json in it"):
+        find_world(tmp_path / "other")
+
+
+def test_a_run_on_its_way_says_how_far_it_has_come(tmp_path):
+    run = tmp_path / "run"
+    for age, step in ((30, "video_tokenizer/step-000900"), (20, "world_model/step-000100"), (10, "world_model/step-000200")):
+        (run / step).mkdir(parents=True)
+        os.utime(run / step, (1e9 - age, 1e9 - age))
+    (run / "world_model" / "step-000300.old").mkdir()  # set aside
+    for name in ("", "world", "world_model", "world_model/step-000200", "video_tokenizer"):
+        with pytest.raises(BadCheckpoint, match="it has made none yet, its newest checkpoint is of stage world_model, step 200; fix: "):
+            find_world(run / name)
+    (run / "world").mkdir()
+    (run / "world" / "world.json").touch()
+    assert find_world(run / "world") == run / "world"
+    with pytest.raises(BadCheckpoint, match=f"belongs to the training run .*; fix: world={run}/world$"):
+        find_world(run)
