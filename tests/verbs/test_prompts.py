@@ -80,7 +80,7 @@ def test_a_slower_clip_is_refused_and_one_rate_is_one_rate(world, tmp_path, rate
 
 
 def test_a_clip_that_does_not_say_its_rate(world, clip, monkeypatch):
-    monkeypatch.setattr("wfm_ar.verbs.prompts.video_info", lambda path: replace(video_info(path), fps=0.0))
+    monkeypatch.setattr("wfm_ar.rollout.pictures.video_info", lambda path: replace(video_info(path), fps=0.0))
     with pytest.raises(BadClip, match="does not say how many frames a second it has, expected 10"):
         read_prompt(Request(video=clip, frames=9), world, True)
 

@@ -4,8 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from wfm_ar.data.video import write_video
 
 EMBEDDING_SUFFIXES = (".safetensors", ".npy")  # of a text that is a file of T5 embeddings
 
@@ -20,6 +23,12 @@ class Prompt:
     num_frames: int = 49  # of the whole clip, given frames included; 1 + r*n
     seed: int = 0
     imagine: bool = True  # without `actions`: the model imagines them (a policy); False leaves them out
+
+    def __repr__(self) -> str:
+        arrays = {"video": self.video, "actions": self.actions}
+        given = [f"{name}={array.dtype}{list(array.shape)}" for name, array in arrays.items() if array is not None]
+        words = [f"text={self.text!r}"] if self.text is not None else []
+        return f"Prompt({', '.join([*words, *given, f'num_frames={self.num_frames}', f'seed={self.seed}', f'imagine={self.imagine}'])})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,17 @@ class Rollout:
     # seconds of each part of the whole batch (decoding and refining may run beside rolling), and rates; of this clip alone
     # passes_per_latent and, where tokens were drafted, draft_acceptance
     timings: dict[str, float] = field(default_factory=dict)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes `frames` as a video: .mp4, .mov, .mkv or .avi. Raises BadClip, OutputExists, NoSpace."""
+        write_video(path, self.frames, self.fps, overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        frames, height, width = self.frames.shape[:3]
+        acted = "no actions" if self.actions is None else f"{self.actions.shape[1]} action channels"
+        made = ["refined"] * self.refined + ["given detail kept"] * self.kept_detail
+        about = [f"{frames} frames of {width}x{height}", f"{self.fps:g} a second", f"{self.given_frames} given", acted, *made]
+        return f"<Rollout: {', '.join(about)}, seed {self.seed}>"
 
 
 class Clock:

@@ -26,6 +26,11 @@ class VideoCodec:
         self.tokenizer, self.placement, self._multiple = tokenizer, placement, multiple
         self.rate, self.trained, self._side = config.temporal_compression, (config.height, config.width), config.spatial_compression
 
+    @property
+    def any_size(self) -> bool:
+        """Whether pictures of any size can be encoded."""
+        return self._multiple is not None
+
     def check(self, video: np.ndarray, where: str = "video") -> Size:
         """The picture size of frames that can be encoded. Raises BadClip. Warns of a size that the weights were not trained at."""
         height, width = self.trained if self._multiple is None else ("H", "W")

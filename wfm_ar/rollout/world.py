@@ -10,7 +10,7 @@ rounding); every mistake in a prompt is one clear line before any work is done. 
 their parts alone: a published model has no picture size of its own, attends to its text, and refines whole clips.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
 from wfm_ar.rollout.find_world import find_world
+from wfm_ar.rollout.given import prompt_of
 from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
@@ -95,29 +96,37 @@ class World:
         """The networks by the name of their file."""
         return self.parts.modules()
 
+    def __repr__(self) -> str:
+        millions = sum(p.numel() for module in self.modules.values() for p in module.parameters()) / 1e6
+        takes = ["text"] * self.takes_text + [f"actions of {len(self.action_schema.channels)} channels"] * (self.action_schema is not None)
+        about = [f"{self.width}x{self.height} pixels", f"{self.fps:g} frames/s", f"{millions:.1f}M parameters", *takes]
+        return f"<World {self.name!r}: {', '.join(about)}, on {self.parts.device}>"
+
     def generate(
         self,
-        video: np.ndarray | None = None,
+        video: Any = None,
         text: str | None = None,
         actions: np.ndarray | None = None,
         num_frames: int | None = None,
         seed: int = 0,
         imagine: bool = True,
+        *,
+        image: Any = None,
+        crop: str | None = None,
         **settings: Any,
     ) -> Rollout:
-        """One clip; see Prompt for the inputs and `generate_batch` for the settings.
+        """One clip; see `given.prompt_of` for the inputs and `generate_batch` for the settings.
 
-        num_frames: None = 49, or as many as a published model was trained on. Raises BadClip, BadPrompt, BadActions or BadConfig,
-        before any work, for what cannot be.
+        video, image: one of them, a file, a PIL image or an array of any size. num_frames: None = 49, or as many as a published model
+        was trained on. Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
         """
-        num_frames = self._defaults["num_frames"] if num_frames is None else num_frames
-        prompt = Prompt(video=video, text=text, actions=actions, num_frames=num_frames, seed=seed, imagine=imagine)
-        return self.generate_batch([prompt], **settings)[0]
+        given = {"video": video, "image": image, "crop": crop, "text": text, "actions": actions, "seed": seed, "imagine": imagine}
+        return self.generate_batch([given | {"num_frames": num_frames}], **settings)[0]
 
     @torch.inference_mode()
     def generate_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt | Mapping[str, Any]],
         *,
         refine: bool = True,
         refine_steps: int | None = None,
@@ -130,8 +139,8 @@ class World:
         """One clip for each prompt, with the tokens it would get alone.
 
         Args:
-            prompts: what each clip starts from. Of a model that attends to its text, `Prompt.text` is a file of T5 embeddings, or
-                words where the encoder is installed.
+            prompts: what each clip starts from; a dict holds the inputs of `generate` by name. Of a model that attends to its text,
+                `Prompt.text` is a file of T5 embeddings, or words where the encoder is installed.
             refine, refine_steps: show frames through the diffusion decoder; steps None = 2, or 15 of the published decoder.
             guidance: of the published decoder by its condition; None = 1.8.
             published: the blend of overlapping chunks as the published code does it (see `overlap_frames`).
@@ -153,6 +162,7 @@ class World:
         guidance = GUIDANCE if guidance is None else guidance
         if refine and self._refiner is not None:
             self._refiner.check(refine_steps, guidance)
+        prompts = [prompt_of(prompt, self, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         clock, texts = Clock(), self._text_reader()
         checked = [self._check(prompt, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         del texts  # and the encoder that it may hold
@@ -244,6 +254,11 @@ class World:
         """The settings of a caller who has no wish; a published model's top_p and top_k were not meant to go together."""
         together = top_k is not None and self.parts.sequence.published
         return {"top_p": 1.0 if together else self.parts.top_p, "refine_steps": self._defaults["refine_steps"]}
+
+    @property
+    def default_frames(self) -> int:
+        """Of a clip that nobody gave a length."""
+        return self._defaults["num_frames"]
 
     @property
     def _defaults(self) -> dict[str, Any]:

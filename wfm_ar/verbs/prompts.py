@@ -15,16 +15,14 @@ import numpy as np
 
 from wfm_ar.config import build
 from wfm_ar.data.arrays import read_npy
-from wfm_ar.data.curate.retime import kept_frames
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.json_files import parse_json, read_bytes
 from wfm_ar.data.video import read_frames, read_image, video_info
-from wfm_ar.data.video_files import even_numbers
 from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest
 from wfm_ar.framing import area_of
-from wfm_ar.rollout.pictures import at_world_size, told_of
+from wfm_ar.rollout.pictures import at_world_size, numbers_at_rate, told_of
 from wfm_ar.rollout.prompt import EMBEDDING_SUFFIXES, Prompt
 from wfm_ar.schema import ActionSchema, MixedSchema, same_rate
 
@@ -157,29 +155,6 @@ def read_prompt(request: Request, world: "World", imagine: bool) -> tuple[Reques
     actions = _read_actions(request.actions, world) if request.actions else actions
     prompt = Prompt(video=video, text=request.text, actions=actions, num_frames=request.frames, seed=request.seed, imagine=imagine)
     return request, prompt, "; ".join(told)
-
-
-def numbers_at_rate(path: Path, world: "World", fps: float | None, told: list[str]) -> np.ndarray:
-    """The numbers of a video's frames that show it evenly at the world's rate; `told` gets a line of what that took.
-
-    fps: frames a second it is taken to have, one after the other; None: its own times. Raises BadClip, BadPrompt.
-    """
-    about = video_info(path)
-    rate = fps or about.fps
-    if not rate:
-        got = f"does not say how many frames a second it has, expected {world.fps:g}, the world's"
-        raise BadClip(f"{path}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
-    if rate < world.fps and not same_rate(rate, world.fps):
-        got = f"got {rate:g} frames a second, expected {world.fps:g} or more, as the world has"
-        raise BadPrompt(f"{path}: {got}; fix: prompt_fps={world.fps:g} takes it frame by frame")
-    kept = np.arange(about.frames)
-    if not about.even and fps is None:
-        kept = even_numbers(path, rate)
-        told.append("unevenly timed, shown evenly: a frame until the next one's time")
-    if not same_rate(rate, world.fps):
-        kept = kept[kept_frames(len(kept), rate, world.fps)]
-        told.append(f"{rate:g} frames a second re-timed to the world's {world.fps:g}")
-    return kept
 
 
 def _read_clip(request: Request, world: "World", told: list[str]) -> np.ndarray:

@@ -16,11 +16,10 @@ from wfm_ar.data.video import read_frames, write_video
 from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadData, BadPrompt
 from wfm_ar.framing import area_of
-from wfm_ar.rollout.pictures import at_world_size, told_of
+from wfm_ar.rollout.pictures import at_world_size, numbers_at_rate, told_of
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.outputs import write_array
-from wfm_ar.verbs.prompts import numbers_at_rate
 
 if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
