@@ -157,7 +157,7 @@ def test_a_batch_has_the_tokens_of_single_runs(wfm, place):
     ]
     Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts) + "\n")
     code, out, err = wfm("generate", "batch=prompts.jsonl", "out=clips", "frames=5", "seed=1", "batch_size=2")
-    assert (code, err) == (0, "") and out.count("frames, ") == 3
+    assert (code, err) == (0, "") and out.count(" frames at 10 a second (") == 3
     wfm("generate", f"text={TEXT}", "frames=5", "seed=1", "out=0.mp4")
     wfm("generate", f"image={place / 'in.png'}", f"actions={place / 'a.npy'}", "frames=7", "seed=5", "out=1.mp4")
     wfm("generate", f"video={place / 'in.mp4'}", "prompt_frames=1", "frames=5", "seed=1", "out=2.mp4")
