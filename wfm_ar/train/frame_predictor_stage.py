@@ -26,7 +26,7 @@ class FramePredictorTraining(Windows):
     """How stage 2 samples (see Windows; its frames are two and those predicted one after another) and weighs."""
 
     window: int = 5  # frames a sample: two that are seen, then each predicted from the last two, its own among them
-    crop: int = 72
+    crop: int = 64
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames
     content: float = 2.0  # extra weight of pixels that differ from the background
@@ -100,18 +100,23 @@ class FramePredictorStage:
 
     def loss(self, model, batch, generator):
         """Each frame is predicted from copies of the two before, beyond the first from its own: tokens kept where it saw no change, as
-        a rollout would. The gradient is that of single steps."""
+        a rollout would. The gradient is that of single steps.
+
+        Where the true frames stand still, so is what is shown of them to stay, as blurred as it is: a predictor that mended the copy
+        would tell of changes where there are none, and change tokens there at every step.
+        """
         true_BC3HW, training = batch["foreground"].transpose(1, 2), self.training
         self.tokenizer.to(true_BC3HW.device)
         (before, _), (last, codes) = self._copied(true_BC3HW[:, 0]), self._copied(true_BC3HW[:, 1])
         before = torch.where(batch["lone"][:, None, None, None], last, before)
         losses, logs = [], {}
         for step in range(2, training.window):
-            target = true_BC3HW[:, step]
+            changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
+            target = torch.where(changed, true_BC3HW[:, step], last)
             bins_BA = batch["bins"][:, step - 1] if "bins" in batch else None
             made = model(before, last, self.lookahead.values(bins_BA, last))
             error = made.float() - target
-            penalty = (error.abs() + training.squared * error.square()) * self._weight(true_BC3HW[:, step - 1], target)
+            penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step])
             losses.append(penalty.mean())
             logs[f"loss_{step - 1}"] = losses[-1].detach()
             if step == 2:
@@ -120,10 +125,15 @@ class FramePredictorStage:
                 before, (last, codes) = last, self._next(last, codes, made.detach().float())
         return torch.stack(losses).mean(), logs
 
-    def _weight(self, last_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-        changed = (target_B3HW - last_B3HW).abs().amax(1, keepdim=True) > VISIBLE
-        content = target_B3HW.abs().amax(1, keepdim=True) > VISIBLE
-        weight = 1 + self.training.emphasis * F.max_pool2d(changed.float(), 5, 1, 2) + self.training.content * content
+    @staticmethod
+    def _changed(last_B3HW: Tensor, next_B3HW: Tensor) -> Tensor:
+        """bool [B, 1, H, W]: pixels within two of one that changes visibly."""
+        visible = (next_B3HW - last_B3HW).abs().amax(1, keepdim=True) > VISIBLE
+        return F.max_pool2d(visible.float(), 5, 1, 2) > 0
+
+    def _weight(self, changed_B1HW: Tensor, frames_B3HW: Tensor) -> Tensor:
+        content = frames_B3HW.abs().amax(1, keepdim=True) > VISIBLE
+        weight = 1 + self.training.emphasis * changed_B1HW + self.training.content * content
         edge, (H, W) = self.training.edge, weight.shape[2:]
         if self.training.crop and edge:
             inside = torch.zeros_like(weight)
@@ -134,7 +144,7 @@ class FramePredictorStage:
     @torch.no_grad()
     def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted frame as the tokenizer gives it back, and its codes; where it does not change the codes stay."""
-        _, codes = self._copied(made_B3HW)
+        codes = self.tokenizer.quantizer(self.tokenizer.latents(made_B3HW[:, :, None]))
         changed = changes(last_B3HW, made_B3HW, self.tokenizer.config.spatial_compression) > CHANGED
         codes = torch.where(changed[:, :, None], codes, codes_Bn1hw)
         return self.lookahead.frames(codes).float(), codes
