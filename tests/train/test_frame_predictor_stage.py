@@ -18,6 +18,8 @@ from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
 from wfm_ar.train.look_ahead import LONGEST, look_ahead, told_of_clip
+from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 
 FRAMES = replace(TOKENIZER, temporal_compression=1, patch_time=1, time_kernel=1)
@@ -184,3 +186,29 @@ def test_damaged_files_are_named(lookahead, tmp_path):
     (out / "shard-00000" / "ahead.npy").write_bytes(b"nothing")
     with pytest.raises(BadData, match=r"shard-00000: cannot be read .*; fix: delete .*ahead, it is made again"):
         look_ahead(lookahead, store, out, own=True)[0]
+
+
+def test_a_world_model_begins_with_the_tokens_of_the_predicted_frame(lookahead, tmp_path):
+    store = store_of(tmp_path / "tokens")
+    told = look_ahead(lookahead, store, tmp_path / "ahead", own=False)
+    grid = dict(video_vocab=36, levels=FRAMES.levels, grid_h=2, grid_w=3, rate=1, action_bins=(9,), max_text=0, max_latents=4)
+    network = WorldModelConfig(layers=1, dim=64, heads=2, kv_heads=1, head_dim=32, hidden=32, hint_hidden=64, theta=100.0)
+    right = []
+    for given in (True, False):
+        torch.manual_seed(0)
+        training = WorldModelTraining(val_clips=2, short_share=0.0, corrupt=0.0, action_dropout=0.0 if given else 1.0)
+        ahead = {"train": told, "val": told}
+        stage = WorldModelStage(
+            network, SequenceConfig(**grid, lookahead=True), training, store, store, None, lookahead=lookahead, ahead=ahead
+        )
+        batch = stage.batch(0, 8, 0)
+        assert ((batch["ahead"] == NOT_TOLD).all() == (not given)) and (batch["ahead"][:, 0] == NOT_TOLD).all()
+        logits = stage.model(batch["ids"], batch["positions"], hints_BLF=stage._hints(batch))
+        later = (batch["video"] >= 6) & (batch["targets"] < 36)
+        row, column = torch.where(later)
+        at = batch["video"][row, column]
+        told_nK = batch["ahead"][row, at // 6, at % 6 // 3, at % 3]
+        told_nK = torch.cat((told_nK[:, :-1], torch.full((len(row), 1), 100)), 1)  # as if it changed: whatever the frame shows
+        expected = expected_tokens(told_nK, torch.zeros(len(row), dtype=torch.int64), FRAMES.levels)
+        right.append((logits[row, column, :36].argmax(-1) == expected).float().mean().item())
+    assert right[0] > 0.9 and right[1] < 0.3

@@ -27,6 +27,7 @@ from wfm_ar.world_model.sequence import NOT_TOLD
 USUAL_CLIPS = 200  # that tell what token an empty place has
 SHOWN = 3  # held-out clips rolled out at each validation
 DIGIT_SCALE = 0.3  # length of a digit's direction in embeddings and head as training begins
+PASSED_ON = 4.0  # weight of a unit that passes a number on: silu is nearly straight there
 SPARSE_ROWS = 4  # sparse rows in the place of a dense one
 BY_TOKEN = ("ids", "positions", "targets", "weights", "video", "slots")  # of a batch: [B, L, ...]
 TRIES = 100  # clips drawn for one that has actions
@@ -98,7 +99,7 @@ class WorldModelStage:
         if len(train_store) == 0 or len(self.stores["policy"]) == 0:
             raise BadData("training tokens: there are none; fix: give more clips")
         self.model = WorldModel(self.config)
-        _begin_with_digits(self.model, sequence)
+        _begin_with_digits(self.model, self.sequence)
         self._text_ids: dict[str, list[int]] = {}
         indices = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
         some = [train_store[int(i)].video for i in indices]
@@ -361,22 +362,29 @@ class WorldModelStage:
 
 
 @torch.no_grad()
-def _begin_with_digits(model: WorldModel, sequence: SequenceConfig) -> None:
+def _begin_with_digits(model: WorldModel, sequence: Sequence) -> None:
     """Video tokens that share FSQ digits begin with embeddings and rows of the head that are alike.
 
     What is learnt of a digit then serves all tokens that have it, however rare: copying what stands still is learnt in a tenth of
-    the steps that a head of zeros takes.
+    the steps that a head of zeros takes. With a lookahead some units of the hints' network pass its digits on, so that the first
+    guess is the predicted frame's token.
     """
-    if not sequence.levels or sum(sequence.levels) > model.config.dim:
+    levels = sequence.config.levels
+    if not levels or sum(levels) > model.config.dim:
         return
-    ids = torch.arange(sequence.video_vocab)
-    bases = [math.prod(sequence.levels[:i]) for i in range(len(sequence.levels))]
-    digits = [F.one_hot(ids // base % level, level).float() for base, level in zip(bases, sequence.levels, strict=True)]
+    ids = torch.arange(sequence.config.video_vocab)
+    bases = [math.prod(levels[:i]) for i in range(len(levels))]
+    digits = [F.one_hot(ids // base % level, level).float() for base, level in zip(bases, levels, strict=True)]
     digits_VE = torch.cat(digits, 1)
     digits_VE = digits_VE - digits_VE.mean(0)
     for weight_VD in (model.embedding.weight, model.head.weight):
         directions_DE, _ = torch.linalg.qr(torch.randn(model.config.dim, digits_VE.shape[1]))
-        weight_VD[: sequence.video_vocab] = DIGIT_SCALE * digits_VE @ directions_DE.T
+        weight_VD[: len(ids)] = DIGIT_SCALE * digits_VE @ directions_DE.T
+    for unit, column in enumerate(sequence.told_digits[: model.config.hint_hidden]):
+        model.hints.up.weight[unit] = 0
+        model.hints.up.weight[unit, column] = PASSED_ON
+        model.hints.up.bias[unit] = 0
+        model.hints.down.weight[:, unit] = directions_DE[:, unit]  # of the head, which comes last
 
 
 def _gathered(kept_BL: torch.Tensor, *of_tokens: torch.Tensor) -> list[torch.Tensor]:

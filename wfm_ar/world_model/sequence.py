@@ -179,6 +179,11 @@ class Sequence:
         return len(self.config.levels) + 1 if self.config.lookahead else 0
 
     @property
+    def told_digits(self) -> range:
+        """The columns of a hint that tell how near each level of each digit is, in the order of the levels; none without a lookahead."""
+        return range(self._ahead + 1, self._ahead + 1 + sum(self.config.levels)) if self.config.lookahead else range(0)
+
+    @property
     def predicts_actions(self) -> bool:
         """Whether the model can say what the next actions are."""
         return bool(self.channels) and self.action_start < self.text_start
