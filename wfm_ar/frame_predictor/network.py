@@ -55,7 +55,7 @@ class FramePredictor(nn.Module):
         self.middle = nn.ModuleList(_Block(coarse, told) for _ in range(middle))
         self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2)
         self.after = nn.ModuleList(_Block(fine, told) for _ in range(after))
-        self.leave = nn.Conv2d(fine, RGB * config.patch**2, 3, padding=1)
+        self.leave = nn.Conv2d(fine, (RGB + 1) * config.patch**2, 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # it begins by repeating the last frame
         nn.init.zeros_(self.leave.bias)
 
@@ -76,7 +76,8 @@ class FramePredictor(nn.Module):
         x = x + self.up(y)
         for block in self.after:
             x = block(x, told)
-        return last_B3HW + F.pixel_shuffle(self.leave(x), patch)
+        change_B3HW, gate_B1HW = F.pixel_shuffle(self.leave(x), patch).split((RGB, 1), 1)
+        return last_B3HW + change_B3HW * gate_B1HW.sigmoid()  # what stands still is let through as it is
 
 
 class _Block(nn.Module):
