@@ -25,8 +25,9 @@ ROLLED = 16  # frames that validation rolls the predictor on
 class FramePredictorTraining(Windows):
     """How stage 2 samples (see Windows; its frames are two and those predicted one after another) and weighs."""
 
+    windows_per_clip: int = 1
     window: int = 5  # frames a sample: two that are seen, then each predicted from the last two, its own among them
-    crop: int = 64
+    crop: int = 72
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames
     content: float = 2.0  # extra weight of pixels that differ from the background
@@ -98,21 +99,28 @@ class FramePredictorStage:
         copy, codes, _ = self.tokenizer(frames_B3HW[:, :, None])
         return copy[:, :, 0].float(), codes
 
+    @torch.no_grad()
+    def _codes(self, frames_B3HW: Tensor) -> Tensor:
+        """Frames less the background -> their codes [B, n, 1, h, w]."""
+        return self.tokenizer.quantizer(self.tokenizer.latents(frames_B3HW[:, :, None]))
+
     def loss(self, model, batch, generator):
         """Each frame is predicted from copies of the two before, beyond the first from its own: tokens kept where it saw no change, as
         a rollout would. The gradient is that of single steps.
 
-        Where the true frames stand still, so is what is shown of them to stay, as blurred as it is: a predictor that mended the copy
-        would tell of changes where there are none, and change tokens there at every step.
+        Where the true frames have stood still, so is what is shown of them to stay, as blurred as it is: a predictor that mended the
+        copy would tell of changes where there are none, and change tokens there at every step. The places along the edges of a crop
+        stay copies of true frames: what comes in there cannot be known, and would spoil the inside step by step.
         """
         true_BC3HW, training = batch["foreground"].transpose(1, 2), self.training
         self.tokenizer.to(true_BC3HW.device)
         (before, _), (last, codes) = self._copied(true_BC3HW[:, 0]), self._copied(true_BC3HW[:, 1])
         before = torch.where(batch["lone"][:, None, None, None], last, before)
-        losses, logs = [], {}
+        losses, logs, moved = [], {}, torch.zeros_like(last[:, :1], dtype=torch.bool)
         for step in range(2, training.window):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
-            target = torch.where(changed, true_BC3HW[:, step], last)
+            moved = moved | changed
+            target = torch.where(moved, true_BC3HW[:, step], last)
             bins_BA = batch["bins"][:, step - 1] if "bins" in batch else None
             made = model(before, last, self.lookahead.values(bins_BA, last))
             error = made.float() - target
@@ -122,7 +130,7 @@ class FramePredictorStage:
             if step == 2:
                 logs["crop_psnr"] = psnr(error.detach())
             if step + 1 < training.window:
-                before, (last, codes) = last, self._next(last, codes, made.detach().float())
+                before, (last, codes) = last, self._next(last, codes, made.detach().float(), self._codes(true_BC3HW[:, step]))
         return torch.stack(losses).mean(), logs
 
     @staticmethod
@@ -142,11 +150,18 @@ class FramePredictorStage:
         return weight
 
     @torch.no_grad()
-    def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted frame as the tokenizer gives it back, and its codes; where it does not change the codes stay."""
-        codes = self.tokenizer.quantizer(self.tokenizer.latents(made_B3HW[:, :, None]))
+    def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor, true_Bn1hw: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The predicted frame as the tokenizer gives it back, and its codes; where it does not change the codes stay.
+
+        true_Bn1hw: the codes of the true frame, which places along the edges of a crop have; None = of whole frames.
+        """
+        codes = self._codes(made_B3HW)
         changed = changes(last_B3HW, made_B3HW, self.tokenizer.config.spatial_compression) > CHANGED
         codes = torch.where(changed[:, :, None], codes, codes_Bn1hw)
+        if true_Bn1hw is not None and self.training.crop:
+            inside = torch.zeros_like(codes[:1, :1], dtype=torch.bool)
+            inside[..., 1:-1, 1:-1] = True
+            codes = torch.where(inside, codes, true_Bn1hw)
         return self.lookahead.frames(codes).float(), codes
 
     @torch.no_grad()

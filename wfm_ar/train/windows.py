@@ -123,6 +123,10 @@ class WindowSampler:
         """float [1, H, W]: 1 where active crops are placed."""
         return moving_1THW.amax(1)
 
+    def _before(self, cells: int) -> range:
+        """How many places of an active crop of `cells` may lie before the one it is placed by."""
+        return range(cells)
+
     def _cut(self, window: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         still = window.mean(1, keepdim=True) if self.background is None else self.background[:, None]
         moving = ((window - still).abs().amax(0, keepdim=True) > VISIBLE).float()
@@ -136,21 +140,27 @@ class WindowSampler:
             y, x = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
             if len(places) and rng.random() < self.windows.active:
                 row, column = places[int(rng.integers(len(places)))].tolist()
-                cells = side // rate
-                y = min(max(row - int(rng.integers(cells)), 0), rows)
-                x = min(max(column - int(rng.integers(cells)), 0), columns)
+                before = self._before(side // rate)
+                y = min(max(row - int(rng.integers(before.start, before.stop)), 0), rows)
+                x = min(max(column - int(rng.integers(before.start, before.stop)), 0), columns)
             area = (..., slice(y * rate, y * rate + side), slice(x * rate, x * rate + side))
             foreground, moving, still = foreground[area], moving[area], still[area]
         return {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
 
 
 class MotionSampler(WindowSampler):
-    """Windows whose active crops are mostly cut where a frame differs from the one before; the others show what stays where it is."""
+    """Windows whose active crops are mostly cut where a frame differs from the one before; the others show what stays where it is.
+
+    The place a crop is cut for lies near its middle, so that what acts on it is seen too.
+    """
 
     def _active(self, window_3THW: torch.Tensor, moving_1THW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         changing_HW = window_3THW.diff(dim=1).abs().amax((0, 1)) > VISIBLE
         still = rng.random() >= MOTION_SHARE
         return moving_1THW.amax(1) if still or not changing_HW.any() else changing_HW.float()[None]
+
+    def _before(self, cells: int) -> range:
+        return range(cells // 4, cells - cells // 4)
 
 
 def still_picture(clips: Clips, most: int = 96) -> torch.Tensor:
