@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, BadData
 from wfm_ar.rollout.find_world import SHIPPED, find_world, samples_of
 
@@ -16,8 +17,10 @@ def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
         samples_of(tmp_path)
     with pytest.raises(BadCheckpoint, match='world "tabeltop": no such folder or shipped world .did you mean "tabletop"'):
         find_world("tabeltop")
+    with pytest.raises(BadCheckpoint, match="did you mean"):
+        load_world("tabeltop")
     (tmp_path / "other").mkdir()
-    with pytest.raises(BadCheckpoint, match="no world.json in it"):
+    with pytest.raises(BadCheckpoint, match=r"no world.json in it, expected one of \['tabletop'\]"):
         find_world(tmp_path / "other")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wfm_ar import load_world
-from wfm_ar.errors import BadCheckpoint, NoSpace, OutputExists
+from wfm_ar.errors import BadCheckpoint, NoSpace, Note, OutputExists
 from wfm_ar.rollout import world_folder
 from wfm_ar.rollout.world import World, WorldParts, save_world
 
@@ -62,6 +63,30 @@ def test_a_world_from_before_action_sums_is_read(tmp_path: Path) -> None:
     assert world_folder.read_world(tmp_path / "old").sequence == parts.sequence
 
 
+def test_the_words_of_the_training_texts_are_kept_and_others_are_named(parts: WorldParts, folder: Path) -> None:
+    text = parts.text_tokenizer
+    assert text is not None and text.words and "teapot" not in text.words
+    path = folder / "world.json"
+    settings = json.loads(path.read_text())
+    assert settings["text"]["words"] == sorted(text.words)
+    world = load_world(folder)
+    assert world.parts.text_tokenizer.words == text.words
+    short = {"num_frames": 3, "refine": False}
+    with pytest.warns(Note, match='text: no training text had "teapot": what comes of it is a guess'):
+        world.generate(text="teapot", **short)
+    del settings["text"]["words"]  # as before they were kept
+    path.write_text(json.dumps(settings))
+    earlier = load_world(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        world.generate(text=tiny.TEXTS[0], **short)
+        assert earlier.parts.text_tokenizer.words is None and earlier.generate(text="teapot", **short).frames.any()
+    settings["text"]["words"] = ["push", 3]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(BadCheckpoint, match=r"text: words: got \['push', 3\]|text: words: got 3"):
+        load_world(folder)
+
+
 def test_half_precision_halves_the_file_and_reads_as_float32(parts: WorldParts, folder: Path, tmp_path: Path) -> None:
     small = save_world(tmp_path / "small", parts)
     sizes = [(path / "world_model.safetensors").stat().st_size for path in (small, folder)]
@@ -106,17 +131,6 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="world_model: tensor norm.weight: got values that are not finite in torch.float16"):
         save_world(tmp_path / "huge", parts)
     assert not list(tmp_path.iterdir())
-
-
-def test_unknown_worlds_name_the_near_and_the_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "assets" / "tabletop").mkdir(parents=True)
-    (tmp_path / "assets" / "tabletop" / "world.json").write_text("{}")
-    monkeypatch.setattr(world_folder, "SHIPPED", tmp_path / "assets")
-    assert world_folder.find_world("tabletop") == tmp_path / "assets" / "tabletop"
-    with pytest.raises(BadCheckpoint, match=r'"tabeltop": no such folder or shipped world \(did you mean "tabletop"\?\)'):
-        load_world("tabeltop")
-    with pytest.raises(BadCheckpoint, match=r"no world.json in it.*\['tabletop'\]"):
-        load_world(tmp_path)
 
 
 def _edit(change: Callable[[dict], object]) -> Callable[[Path], None]:

@@ -44,6 +44,7 @@ def test_real_data_trains(name, found, channels, texts, tmp_path, capsys):
     assert found in out and "the world is in" in out, err
     world = load_world(tmp_path / "run" / "world")
     assert world.action_schema.width == channels and (world.parts.text_tokenizer is not None) == texts
+    assert bool(texts and world.parts.text_tokenizer.words) == texts, "the words of the training texts go into the world"
     rollout = world.generate(num_frames=5, refine=False)
     assert rollout.frames.shape == (5, 32, 32, 3) and rollout.actions.shape == (4, channels) and np.isfinite(rollout.actions).all()
     assert len(open_episodes(tmp_path / "run" / "world" / "samples")) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, BadPrompt
 from wfm_ar.tokenizers import text as text_module
-from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.text import TextTokenizer, words_of
 
 TEXTS = [
     f"push the {colour} {shape} {side}"
@@ -110,3 +110,12 @@ def test_other_bad_input(tokenizer: TextTokenizer) -> None:
         TextTokenizer.train(TEXTS, vocab_size=299)
     with pytest.raises(BadConfig, match="max_tokens: got 0"):
         TextTokenizer.train(TEXTS, max_tokens=0)
+
+
+def test_words_that_no_training_text_had_are_named(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.never_trained("Push the RED cube, left!") == []
+    assert tokenizer.never_trained("shove the red cube, then shove the teapot") == ["shove", "then", "teapot"]
+    again = TextTokenizer.from_bytes(tokenizer.model_bytes, tokenizer.sha256, words=sorted(tokenizer.words or ()))
+    assert again.words == tokenizer.words and len(again.words or ()) == 5 + 3 + 4 + 2 + 2
+    assert TextTokenizer(tokenizer.model_bytes).never_trained("shove") == []  # of a model from before they were kept
+    assert words_of(f"word{i}" for i in range(20_001)) is None

@@ -10,6 +10,7 @@ rounding); every mistake in a prompt is one clear line before any work is done. 
 their parts alone: a published model has no picture size of its own, attends to its text, and refines whole clips.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadConfig, BadPrompt, WfmError
+from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError, nearest
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
@@ -403,7 +404,11 @@ class World:
         if parts.text_tokenizer is None:
             what = "this model takes no text (5B and 13B do)" if parts.sequence.published else "this world was trained without texts"
             raise BadPrompt(f"text: got {text!r}, expected none: {what}; fix: leave the text out")
-        return parts.text_tokenizer.encode(text), None
+        ids = parts.text_tokenizer.encode(text)
+        if unknown := parts.text_tokenizer.never_trained(text):
+            told = ", ".join(f'"{word}"{nearest(word, parts.text_tokenizer.words)}' for word in unknown[:8])
+            warnings.warn(Note(f"text: no training text had {told}: what comes of it is a guess"), stacklevel=6)
+        return ids, None
 
     def _roll(self, jobs: list[Job], sizes: list[Size], config: SamplingConfig, made: Callable[[int, Tensor], None]) -> list[Row]:
         """Finishes every job; those of one grid run together."""

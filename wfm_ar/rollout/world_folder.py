@@ -193,7 +193,9 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         where = f"{folder / SETTINGS}: text"
         text = _config(_TextSettings, settings["text"], where)
         model_bytes = _need(folder, TEXT_MODEL, settings["files"]).read_bytes()
-        built["text_tokenizer"] = TextTokenizer.from_bytes(model_bytes, settings["files"][TEXT_MODEL]["sha256"], max_tokens=text.max_tokens)
+        built["text_tokenizer"] = TextTokenizer.from_bytes(
+            model_bytes, settings["files"][TEXT_MODEL]["sha256"], max_tokens=text.max_tokens, words=text.words
+        )
     try:
         schema = None if settings["action_schema"] is None else schema_from_json(settings["action_schema"])
     except BadData as error:
@@ -208,13 +210,19 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TextSettings:
     max_tokens: int
+    words: tuple[str, ...] | None  # of the training texts; null: not known
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise BadConfig(f"max_tokens: got {self.max_tokens}, expected at least 1")
 
 
-_EARLIER = {SequenceConfig: EARLIER, VideoTokenizerConfig: EARLIER_TOKENIZER, ContinuousTokenizerConfig: EARLIER_TOKENIZER}
+_EARLIER = {
+    _TextSettings: {"words": None},
+    SequenceConfig: EARLIER,
+    VideoTokenizerConfig: EARLIER_TOKENIZER,
+    ContinuousTokenizerConfig: EARLIER_TOKENIZER,
+}
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "video_tokenizer": (VideoTokenizerConfig, VideoTokenizer),
     "frame_predictor": (FramePredictorConfig, FramePredictor),
@@ -231,11 +239,15 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "version": VERSION,
         "fps": parts.fps,
         "action_schema": parts.action_schema.to_json() if parts.action_schema else None,
-        "text": {"max_tokens": parts.text_tokenizer.max_tokens} if parts.text_tokenizer else None,
+        "text": _text_settings(parts.text_tokenizer) if parts.text_tokenizer else None,
         "sequence": dataclasses.asdict(parts.sequence),
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
+
+
+def _text_settings(text: TextTokenizer) -> dict[str, Any]:
+    return {"max_tokens": text.max_tokens, "words": None if text.words is None else sorted(text.words)}
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ sees it, because that parser is not meant for hostile input. The same texts give
 import collections
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
@@ -16,13 +17,15 @@ from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, BadPrompt
 
 _BYTE_PIECES = 257  # <unk> and one piece a byte value, always there
 _SMALLEST_VOCABULARY = 300
+_MOST_WORDS = 20_000  # of the training texts, kept beside the model
 _CHUNK = 1000  # characters (at most 4000 bytes) of one training text; the trainer drops too long ones in silence
 
 
 class TextTokenizer:
-    """ids lie in [0, vocab_size). `max_tokens` is the longest text the model was trained for."""
+    """ids lie in [0, vocab_size). `max_tokens` is the longest text the model was trained for, `words` are those of the training texts,
+    None where they are not known or too many."""
 
-    def __init__(self, model_bytes: bytes, *, max_tokens: int = 64) -> None:
+    def __init__(self, model_bytes: bytes, *, max_tokens: int = 64, words: Iterable[str] | None = None) -> None:
         """Raises BadCheckpoint when `model_bytes` is no SentencePiece model, BadConfig for a limit below 1.
 
         Only for bytes that this process made or has checked: use `from_bytes` with the pinned hash for anything else.
@@ -30,7 +33,7 @@ class TextTokenizer:
         if max_tokens < 1:
             raise BadConfig(f"text max_tokens: got {max_tokens}, expected at least 1; fix: 64 is a good value")
         self.model_bytes = bytes(model_bytes)
-        self.max_tokens = max_tokens
+        self.max_tokens, self.words = max_tokens, None if words is None else frozenset(words)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
             whole = self._processor.get_piece_size() >= _BYTE_PIECES  # no bytes at all pass the parser
@@ -53,6 +56,7 @@ class TextTokenizer:
                 f"text vocab_size: got {vocab_size}, expected at least {_SMALLEST_VOCABULARY}, as {_BYTE_PIECES} are byte pieces; "
                 "fix: 512 is a good value"
             )
+        texts = list(texts)
         corpus = sorted(piece for text in texts for piece in _pieces_of(_normalise(text, "training text")))
         if not corpus:
             raise BadData("text tokenizer: got no texts, expected at least one; fix: leave the text part out for data without texts")
@@ -76,15 +80,15 @@ class TextTokenizer:
             pad_id=-1,
             minloglevel=2,
         )
-        return cls(model.getvalue(), max_tokens=max_tokens)
+        return cls(model.getvalue(), max_tokens=max_tokens, words=words_of(texts))
 
     @classmethod
-    def from_bytes(cls, model_bytes: bytes, sha256: str, *, max_tokens: int = 64) -> "TextTokenizer":
+    def from_bytes(cls, model_bytes: bytes, sha256: str, *, max_tokens: int = 64, words: Iterable[str] | None = None) -> "TextTokenizer":
         """The tokenizer of a stored model. Bytes of another hash than `sha256` (hex) raise BadCheckpoint before they are parsed."""
         found = hashlib.sha256(model_bytes).hexdigest()
         if found != sha256:
             raise BadCheckpoint(f"text tokenizer: got sha256 {found}, expected {sha256}; fix: copy the file again, it was changed")
-        return cls(model_bytes, max_tokens=max_tokens)
+        return cls(model_bytes, max_tokens=max_tokens, words=words)
 
     @property
     def sha256(self) -> str:
@@ -105,12 +109,26 @@ class TextTokenizer:
             )
         return ids
 
+    def never_trained(self, text: str) -> list[str]:
+        """The words of `text` that no training text had, in order; none where the words are not known."""
+        return [] if self.words is None else [word for word in dict.fromkeys(_words(text)) if word not in self.words]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`. Raises BadPrompt for an id outside [0, vocab_size). Broken UTF-8 becomes U+FFFD."""
         wrong = [i for i in ids if not 0 <= i < self.vocab_size]
         if wrong:
             raise BadPrompt(f"text ids: got {wrong[0]}, expected 0 to {self.vocab_size - 1}; fix: take the ids from encode")
         return self._processor.decode(list(ids))
+
+
+def words_of(texts: Iterable[str]) -> frozenset[str] | None:
+    """The words of training texts, in lower case; None where there are more than anyone looks through."""
+    words = frozenset(word for text in texts for word in _words(text))
+    return words if len(words) <= _MOST_WORDS else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w'-]+", text.casefold())
 
 
 def _normalise(text: str, where: str) -> str:

@@ -3,7 +3,7 @@
 run/video_tokenizer/   checkpoints of stage 1
 run/frames/            decoded frames, see wfm_ar/data/frame_cache.py; may be deleted
 run/tokens/{train,val} the data set in tokens, encoded once
-run/text_tokenizer.model  and text_tokenizer.sha256, its pinned hash
+run/text_tokenizer.model  and text_tokenizer.sha256, its pinned hash, and text_tokenizer.words.json
 run/frame_predictor/   checkpoints of stage 2, where there is one (predictor=...)
 run/lookahead/         what it tells of those tokens, see look_ahead.py
 run/world_model/       checkpoints of stage 3
@@ -11,6 +11,7 @@ run/diffusion_decoder/ checkpoints of stage 4
 run/world/             all of them packed into a world folder
 """
 
+import json
 import math
 import tempfile
 from collections import Counter
@@ -23,13 +24,14 @@ import torch
 from wfm_ar.data.episodes import EpisodeSet, copy_episodes
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.frame_cache import FrameCache
+from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.schema import Schema
-from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.tokenizers.text import TextTokenizer, words_of
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
@@ -46,6 +48,7 @@ VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER = "video_tokeni
 STAGES = (VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER)
 TEXT_MODEL = "text_tokenizer.model"
 TEXT_PIN = "text_tokenizer.sha256"  # of those bytes
+TEXT_WORDS = "text_tokenizer.words.json"  # of the texts it was trained on; not there where they are not known
 
 
 def video_tokenizer_stage(
@@ -218,13 +221,15 @@ def pack_world(
         denoiser = Denoiser(_config(DenoiserConfig, settings))
         load_weights(denoiser, weights, str(run / DIFFUSION_DECODER))
     sequence = _config(SequenceConfig, EARLIER | state["describe"]["sequence"])
-    text_model = run / TEXT_MODEL
+    text = _pinned_text_tokenizer(run / TEXT_MODEL, sequence.max_text) if (run / TEXT_MODEL).exists() else None
+    if text is not None and text.words is not None:  # a run begun from a world has texts of its own besides
+        text.words |= words_of(episode.text for episode in train_set if episode.text) or set()
     parts = WorldParts(
         video_tokenizer=tokenizer,
         sequence=sequence,
         world_model=model.eval(),
         fps=Counter(episode.fps for episode in train_set).most_common(1)[0][0],
-        text_tokenizer=_pinned_text_tokenizer(text_model, sequence.max_text) if text_model.exists() else None,
+        text_tokenizer=text,
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         frame_predictor=trained_frame_predictor(run) if sequence.lookahead else None,
         diffusion_decoder=denoiser,
@@ -257,6 +262,8 @@ def keep_text_tokenizer(run: Path, text: TextTokenizer) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if not (run / TEXT_MODEL).exists():
         write_atomic(run / TEXT_PIN, text.sha256.encode(), overwrite=True)
+        if text.words is not None:
+            write_atomic(run / TEXT_WORDS, json.dumps(sorted(text.words)).encode(), overwrite=True)
         write_atomic(run / TEXT_MODEL, text.model_bytes)
 
 
@@ -279,4 +286,5 @@ def _pinned_text_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
         raise BadCheckpoint(
             f"{pin}: cannot be read ({error}), expected the SHA-256 of {path.name}; fix: delete both, train again"
         ) from None
-    return TextTokenizer.from_bytes(model_bytes, sha256, max_tokens=max_tokens)
+    words = read_json(path.with_name(TEXT_WORDS)) if path.with_name(TEXT_WORDS).exists() else None
+    return TextTokenizer.from_bytes(model_bytes, sha256, max_tokens=max_tokens, words=words)
