@@ -140,5 +140,7 @@ def note_poor_copies(painters: Sequence[Painter]) -> None:
     """One line where a given picture is not kept, as the tokenizer's own copy of it is poor."""
     poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
     if poor:
-        line = f"keep_detail is off: the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
-        warnings.warn(Note(f"{line}; what is shown is what was decoded"), stacklevel=4)
+        copy = f"the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
+        why = "it is unlike the pictures of the training data, or the tokenizer copies these poorly too"
+        line = f"keep_detail is off: {copy}: {why}; what is shown is what was decoded"
+        warnings.warn(Note(line), stacklevel=4)
