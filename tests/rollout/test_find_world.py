@@ -20,6 +20,7 @@ def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
     with pytest.raises(BadCheckpoint, match="did you mean"):
         load_world("tabeltop")
     (tmp_path / "other").mkdir()
+    (tmp_path / "drill" / "step-000500").mkdir(parents=True)  # of whatever lies beside it
     with pytest.raises(BadCheckpoint, match=r"no world.json in it, expected one of \['tabletop'\]"):
         find_world(tmp_path / "other")
 

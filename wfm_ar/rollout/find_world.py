@@ -6,6 +6,7 @@ from pathlib import Path
 from wfm_ar.errors import BadCheckpoint, BadData, nearest
 
 SETTINGS = "world.json"
+STAGES = {"video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder"}  # folders of a training run with checkpoints
 SHIPPED = Path(__file__).parent.parent / "assets"
 
 
@@ -26,7 +27,8 @@ def find_world(name: str | Path) -> Path:
 def refuse_run(path: Path) -> None:
     """Raises BadCheckpoint for the folder of a training run, or a place in one, that says how far the run has come."""
     for run in (path, path.parent, path.parent.parent):
-        found = [(place.stat().st_mtime, place) for place in run.glob("*/step-*") if re.fullmatch(r"step-\d+", place.name)]
+        places = [place for place in run.glob("*/step-*") if place.parent.name in STAGES and re.fullmatch(r"step-\d+", place.name)]
+        found = [(place.stat().st_mtime, place) for place in places]
         if not found:
             continue
         newest = max(found)[1]
