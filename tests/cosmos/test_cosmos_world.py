@@ -260,6 +260,10 @@ def test_synthetic_releases_are_the_same_for_the_same_seed(place, tmp_path):
     path = "Cosmos-Predict1-4B/model.pt"
     one, two = (torch.load(folder / path, weights_only=True)["model"] for folder in (place / "release-4b", tmp_path / "again"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    (tmp_path / ".lock-again").touch()  # a process that was killed as it gave its claim back
+    with pytest.raises(OutputExists, match="is there already"):
+        synthesise("4b", tmp_path / "again")
+    assert not (tmp_path / ".lock-again").exists()
     with pytest.raises(BadConfig, match="tiny"):
         synthesise("4b", tmp_path / "large", scale="full")
     with pytest.raises(BadConfig, match="13b"):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wfm_ar.cosmos.names import names_of
 from wfm_ar.cosmos.shapes import CODEBOOK, LATENT_TOKENIZERS, LEVELS, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, Config
-from wfm_ar.data.claims import whole_folder
+from wfm_ar.data.claims import claim, whole_folder
 from wfm_ar.data.files import as_wfm_error
 from wfm_ar.diffusion_decoder.dit import DiTConfig
 from wfm_ar.errors import BadConfig, OutputExists, nearest
@@ -65,10 +65,11 @@ def synthesise(
     if scale != "tiny":
         raise BadConfig(f"scale: got {scale!r}, expected tiny; fix: scale=tiny")
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputExists(f"{out}: is there already, expected a new folder; fix: another out=, or overwrite=true")
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(FOLDERS.values())):
-        raise OutputExists(f"{out}: holds more than a release, so it will not be replaced; fix: another out=")
+    with claim(out):  # what a process that was stopped left there is tidied up before it is looked at
+        if out.exists() and not overwrite:
+            raise OutputExists(f"{out}: is there already, expected a new folder; fix: another out=, or overwrite=true")
+        if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(FOLDERS.values())):
+            raise OutputExists(f"{out}: holds more than a release, so it will not be replaced; fix: another out=")
     try:
         with whole_folder(out, overwrite=overwrite) as part:
             _write_release(part, name, seed, progress)
