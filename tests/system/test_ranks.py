@@ -24,4 +24,5 @@ def test_torchrun_starts_again_after_a_kill(tmp_path, load):
     folder = ranks.newest_checkpoint(place / "run" / "world_model")
     assert folder.name == f"step-{ranks.STEPS:06d}" and len(list(folder.glob("shard-*"))) == 6
     told = (place / "told.txt").read_text()
-    assert told.count("going on from") == 1 and "rank 1 has gone" in told
+    # the launcher may be quicker to end the other rank than that one is to say who has gone
+    assert told.count("going on from") == 1 and ("rank 1 has gone" in told or "(exitcode: -9) local_rank: 1" in told)
