@@ -17,9 +17,15 @@ from wfm_ar.decoding.limits import Refused
 from wfm_ar.errors import BadClip
 
 
-def make(path, frames=9, container=None, codec="libx264", first=0, container_options=None, **options) -> None:
-    """`frames` frames; those before `first` lie before the start, so that the container's edit list hides them."""
+def make(path, frames=9, container=None, codec="libx264", first=0, container_options=None, smooth=False, **options) -> None:
+    """`frames` frames; those before `first` lie before the start, so that the container's edit list hides them.
+
+    smooth: a picture that wanders, of which an encoder makes B-frames; else noise.
+    """
     clip = np.random.default_rng(0).integers(0, 255, (frames, 32, 32, 3), dtype=np.uint8)
+    if smooth:
+        t, y, x = np.mgrid[:frames, :32, :32] / 8.0
+        clip = (127 + 90 * np.stack((np.sin(x + t), np.cos(y - t), np.sin(x + y + 2 * t)), -1) + clip / 16).astype(np.uint8)
     with av.open(str(path), "w", format=container, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=Fraction(10))
         stream.width, stream.height, stream.pix_fmt, stream.options = 32, 32, "yuv420p", {"threads": "1", **options}
@@ -74,14 +80,35 @@ def test_a_fragment_that_is_not_called_one(tmp_path, fd_of, which):
         read_video(tmp_path / "b.mp4")
 
 
+@pytest.mark.parametrize("how", [{"bf": "0"}, {"bf": "2", "preset": "medium", "smooth": True}], ids=["in order", "reordered"])
 @pytest.mark.parametrize("first", [3, 6])
-def test_a_cut_by_edit_list_shows_the_rest(tmp_path, fd_of, first):
+def test_a_cut_by_edit_list_shows_the_rest(tmp_path, fd_of, first, how):
     """As `ffmpeg -ss ... -c copy` leaves it: what lies before the cut is stored, and not shown."""
-    make(tmp_path / "whole.mp4", bf="0")
-    make(tmp_path / "cut.mp4", bf="0", first=first, container_options={"avoid_negative_ts": "disabled"})
+    make(tmp_path / "whole.mp4", **how)
+    make(tmp_path / "cut.mp4", first=first, container_options={"avoid_negative_ts": "disabled"}, **how)
     assert mp4.declared(fd_of(tmp_path / "cut.mp4"), 1) == mp4.Declared(9, first)
     assert video_info(tmp_path / "cut.mp4").frames == count_frames(tmp_path / "cut.mp4") == 9 - first
     np.testing.assert_array_equal(read_video(tmp_path / "cut.mp4"), read_video(tmp_path / "whole.mp4")[first:])
+
+
+@pytest.mark.parametrize("shift", [0, 2, 1024])
+def test_a_frame_whose_display_time_was_moved_before_the_cut(tmp_path, fd_of, shift):
+    """One damaged offset and the edit list would hide a frame that belongs to the clip."""
+    make(tmp_path / "a.mp4", bf="2", preset="medium", smooth=True)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = content.index(b"ctts") + 4
+    runs = struct.unpack_from(">I", content, at + 4)[0]
+    offsets = [struct.unpack_from(">Ii", content, at + 8 + 8 * i) for i in range(runs)]
+    latest = next(i for i in range(runs) if offsets[i] == (1, 4096))  # a frame that others are stored behind and shown before
+    assert mp4.declared(fd_of(tmp_path / "a.mp4"), 1) == mp4.Declared(9, 0)
+    struct.pack_into(">i", content, at + 12 + 8 * latest, shift)
+    (tmp_path / "b.mp4").write_bytes(content)
+    try:
+        assert len(read_video(tmp_path / "b.mp4")) == 9
+    except BadClip as refused:
+        assert "; fix: " in str(refused)
+    else:
+        assert shift == 1024  # then it lies behind the cut, and is shown
 
 
 def test_things_behind_the_index_do_no_harm(tmp_path):

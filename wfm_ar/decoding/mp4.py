@@ -175,14 +175,21 @@ def _hidden(fd: int, track: _Track, stored: _Stored) -> frozenset[int]:
         overshoot = length and end > times[order[-1]] + lasting[order[-1]] + 1.5 * tick
         # by the standard a frame that begins a little before the cut is shown, but libav drops it
         dropped = any(first - times[i] < lasting[i] / 4 for i in hidden)
+        # frames that are stored at even times are shown at even times, in another order at most: one that is not was moved
+        moved = _even(stored.deltas) and any(lasting[i] != stored.deltas[0][1] for i in order[:-1])
         odd = (
             len(hidden) == len(times)
             or max(hidden) > len(hidden) + 16
             or max(steps) > 1.5 * max(1, max(delta for _, delta in stored.deltas))
         )
-        if overshoot or dropped or odd:
+        if overshoot or dropped or moved or odd:
             raise Refused(f"got an edit list that hides {len(hidden)} frames and fits the rest badly, expected all of them; {_REMUX}")
     return frozenset(hidden)
+
+
+def _even(deltas: list[tuple[int, int]]) -> bool:
+    """Whether all samples last equally long in (samples, duration) runs, but for the last one, which may be cut."""
+    return len({delta for _, delta in deltas}) == 1 or (len(deltas) == 2 and deltas[1][0] == 1)
 
 
 def _shown_at(fd: int, track: _Track, stored: _Stored) -> list[int]:
