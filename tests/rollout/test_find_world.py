@@ -6,7 +6,8 @@ import pytest
 
 from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, BadData
-from wfm_ar.rollout.find_world import SHIPPED, find_world, samples_of
+from wfm_ar.rollout.find_world import SHIPPED, STAGES, find_world, samples_of
+from wfm_ar.train import stages
 
 
 def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
@@ -23,6 +24,10 @@ def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
     (tmp_path / "drill" / "step-000500").mkdir(parents=True)  # of whatever lies beside it
     with pytest.raises(BadCheckpoint, match=r"no world.json in it, expected one of \['tabletop'\]"):
         find_world(tmp_path / "other")
+
+
+def test_the_folders_of_a_run_are_those_of_its_stages():
+    assert set(stages.STAGES) == STAGES
 
 
 def test_a_run_on_its_way_says_how_far_it_has_come(tmp_path):

@@ -102,8 +102,11 @@ def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_kept_unless_told(parts: WorldParts, folder: Path, tmp_path: Path) -> None:
+    lock = folder.with_name(f".lock-{folder.name}")
+    lock.touch()  # of a process that was killed as it gave its claim back
     with pytest.raises(OutputExists, match="it is there already"):
         save_world(folder, parts)
+    assert not lock.exists()
     save_world(folder, parts, card="again", overwrite=True)
     assert (folder / "README.md").read_text() == "again" and not (folder / "samples").exists()
     (tmp_path / "mine").mkdir()

@@ -146,6 +146,17 @@ def test_texts_too_long_to_train_on(episodes, capsys):
     assert main(["data", "check", str(episodes), "max_text=0"]) == 2
 
 
+def test_episodes_too_short_to_train_on_are_told(episodes, capsys):
+    line = "note: episodes of 5 frames at most: training refuses them, as its window is of 9 frames"
+    assert main(["data", "check", str(episodes)]) == 0 and line in capsys.readouterr().out
+    assert main(["train", "experiment=smoke", f"data={episodes}", "steps=1"]) == 2
+    assert "expected some of window=9 or more" in capsys.readouterr().err
+    for words in ("window=5", "window=null"):
+        assert main(["data", "check", str(episodes), words]) == 0 and "training refuses" not in capsys.readouterr().out
+    assert main(["data", "check", str(episodes), "window=0"]) == 2
+    assert "window: got 0, expected at least 1" in capsys.readouterr().err
+
+
 def test_sets_of_one_name_have_pictures_of_their_own(tmp_path, capsys):
     for parent, shade in (("a", 10), ("b", 200)):
         (tmp_path / parent / "clips").mkdir(parents=True)

@@ -330,7 +330,7 @@ def use(root: Path, out: Path) -> float:
 
 
 def _peak(pid: int | str) -> int:
-    """The resident peak of a process in MiB, since it was last forgotten; 0 of one that has ended."""
+    """The resident peak of a process in MiB; 0 of one that has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -351,15 +351,6 @@ def _work(folder: Path, channel) -> None:
             slowest, told, bug = 0.0, f"{type(error).__name__}: {str(error)[:300]}", hostile.is_bug(error)
         channel.send((told, slowest, bug, (_peak("self"), max(map(_peak, pool.child_ids()), default=0))))
     pool.close()
-
-
-def _peak(pid: int | str) -> int:
-    """The resident peak of a process in MiB; 0 of one that has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _new(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from wfm_ar.data.claims import whole_folder
+from wfm_ar.data.claims import claim, whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.data.listing import stays_inside
@@ -141,10 +141,9 @@ def save_world(
     BadCheckpoint for weights that are not finite in `dtype`. What was there before stays until the new one is whole.
     """
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
-    if folder.exists() and not (folder / SETTINGS).is_file():
-        raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
+    if folder.exists():
+        with claim(folder):  # what a process that was stopped left there is tidied up before it is looked at
+            _refuse_folder(folder, overwrite)
     try:
         with whole_folder(folder, overwrite=overwrite) as temporary:
             for name, module in parts.modules().items():
@@ -159,6 +158,14 @@ def save_world(
         kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
     return folder
+
+
+def _refuse_folder(folder: Path, overwrite: bool) -> None:
+    """Raises OutputExists where a world may not be written."""
+    if folder.exists() and not overwrite:
+        raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
+    if folder.exists() and not (folder / SETTINGS).is_file():
+        raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
 
 
 def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:

@@ -30,11 +30,14 @@ class Settings:
     decode: bool
     max_text: int | None
     text_vocab: int
+    window: int | None
     sheet: Path | None
 
     def __post_init__(self) -> None:
         if self.max_text is not None and self.max_text < 1:
             raise BadConfig(f"max_text: got {self.max_text}, expected at least 1; fix: null measures no texts")
+        if self.window is not None and self.window < 1:
+            raise BadConfig(f"window: got {self.window}, expected at least 1; fix: null measures no lengths")
         area_of(self.crop)  # which raises
         if min(self.height, self.width) < 1:
             raise BadConfig(f"height, width: got {self.width}x{self.height}, expected at least 1x1 pixels; fix: leave them out")
@@ -68,11 +71,21 @@ def run(settings: Settings) -> int:
     pictures = framing_line(list(stats.sizes), settings.height, settings.width, settings.crop, str(settings.path))
     print(f"{settings.path}: {summary}; no defects")
     print(pictures)
-    for note in (*summary.notes, *stats.notes):
+    for note in (*summary.notes, *stats.notes, *_short(settings, stats.frames)):
         print(f"note: {shown(note)}")
     if (sheet := _draw(settings, how)) is not None:
         print(f"samples: {sheet}")
     return 0
+
+
+def _short(settings: Settings, frames: tuple[int, ...]) -> list[str]:
+    """A note where training as it stands finds no episode that is long enough; short ones serve as policy_data, so it is no defect."""
+    if settings.window is None or not frames or not all(0 < count < settings.window for count in frames):
+        return []
+    return [
+        f"episodes of {max(frames)} frames at most: training refuses them, as its window is of {settings.window} frames; longer clips, "
+        f"or a smaller window (stages.video_tokenizer.training.window and the other stages')"
+    ]
 
 
 def _long_texts(settings: Settings, how: dict[str, Any]) -> list[Any]:
