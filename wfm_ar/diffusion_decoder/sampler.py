@@ -72,6 +72,12 @@ class RefineStream:
         """A second stream that goes on from here on its own."""
         return copy(self)  # nothing in it is changed in place: push replaces
 
+    @property
+    def carried(self) -> list[Tensor]:
+        """What is kept from latent to latent."""
+        shared = [] if self._shared is None else [self._shared]
+        return shared + [tensor for state in self._states if state is not None for tensor in state]
+
     @torch.no_grad()
     def push(self, codes_Bcthw: Tensor, decoded_BCTHW: Tensor) -> Tensor:
         """The next k latents: codes [B, c, k, h, w] and their frames [B, 3, T, H, W] -> refined frames of the same shape, float32.

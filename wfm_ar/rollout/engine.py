@@ -149,6 +149,10 @@ class Rows:
         other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
         return other
 
+    def begun_anew(self, rows: Items[Row], sampling: SamplingConfig) -> "Rows":
+        """A batch of other rows of the same model, prefilled."""
+        return Rows(self.model, self.sequence, rows, sampling, self._lookahead)
+
     @staticmethod
     @torch.inference_mode()
     def stack(batches: Items["Rows"]) -> "Rows":

@@ -82,6 +82,12 @@ class Painter:
         """Whether imagined frames keep anything of the given ones; known once those are painted."""
         return self.detail is not None and self.detail.keeps
 
+    @property
+    def state_bytes(self) -> int:
+        """What a fork holds for itself: the memory of the decoder and of the refiner."""
+        carried = [] if self.refining is None else self.refining.carried
+        return sum(tensor.nbytes for tensor in (*self.decoding.memory.values(), *carried))
+
     def fork(self) -> "Painter":
         other = copy(self)
         other.decoding = DecodeStream(self.tokenizer)

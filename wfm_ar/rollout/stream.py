@@ -1,14 +1,38 @@
-"""A rollout driven step by step, one latent at a time."""
+"""A rollout driven step by step, one latent at a time, and points of it to come back to."""
 
 from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wfm_ar.rollout.action_codec import ActionCodec
-from wfm_ar.rollout.engine import Actions, Rows
+from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.painter import Painter
 from wfm_ar.rollout.placement import Placement
-from wfm_ar.rollout.sampling import Stream, draws
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A point of a stream to come back to: what was drawn so far, not what was computed on the way. It takes a few kilobytes, and
+    for the state of the picture decoder `nbytes` more (none in worlds of single frames)."""
+
+    row: Row
+    sampling: SamplingConfig
+    painter: Painter | None  # None: the pictures since an earlier mark are decoded again
+
+    @property
+    def latents(self) -> int:
+        """How many there were, given ones included."""
+        return len(self.row.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.painter is None else self.painter.state_bytes
+
+    def thinned(self) -> "Mark":
+        """The same point without the state of the picture decoder."""
+        return replace(self, painter=None)
 
 
 class WorldStream:
@@ -57,4 +81,27 @@ class WorldStream:
         other = copy(self)
         other._rows = self._rows.select([0], None if seed is None else [seed])
         other._painter = self._painter.fork()
+        return other
+
+    def mark(self) -> Mark:
+        """This point, to come back to with `resume`."""
+        return Mark(row=self._rows.rows[0], sampling=self._rows.sampling, painter=self._painter.fork())
+
+    def resume(
+        self, mark: Mark, before: Mark | None = None, *, row: Row | None = None, sampling: SamplingConfig | None = None
+    ) -> "WorldStream":
+        """A stream that goes on from a mark of this one, or of one that it was forked or resumed from. Keys and values of the context
+        are computed anew in one pass, so logits may differ by rounding from those of a stream that never stopped.
+
+        before: of a thinned mark, an earlier one of the same past that is not. row: the mark's own, with another text or seed.
+        sampling: other settings from here on.
+        """
+        anchor = mark if mark.painter is not None else before
+        assert anchor is not None and anchor.painter is not None and anchor.latents <= mark.latents, "no decoder state to go on from"
+        other = copy(self)
+        with self._placement.at_work("world_model"):
+            other._rows = self._rows.begun_anew([mark.row if row is None else row], sampling or mark.sampling)
+        other._painter = anchor.painter.fork()
+        for tokens_hw in mark.row.tokens[anchor.latents :]:
+            other._painter.paint(tokens_hw)
         return other

@@ -13,7 +13,7 @@ their parts alone: a published model has no picture size of its own, attends to 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
-from wfm_ar.rollout.stream import WorldStream
+from wfm_ar.rollout.stream import Mark, WorldStream
 from wfm_ar.rollout.text_context import ENCODER, TextReader
 from wfm_ar.rollout.video_codec import Size, VideoCodec, check_frames
 from wfm_ar.rollout.world_folder import WorldParts, read_world, save_world
@@ -42,6 +42,7 @@ from wfm_ar.world_model.sequence import Sequence as TokenSequence
 __all__ = ["OFFLOAD", "Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
 
 SIDE = 16384  # pixels a side, as of tokenizers
+SAME = "\0"  # in the place of a text: the one that is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +251,28 @@ class World:
         stream = WorldStream(rows, self.actions, painter, imagine, checked.size, self.placement)
         note_poor_copies([painter])
         return stream
+
+    def resume(
+        self,
+        stream: WorldStream,
+        mark: Mark,
+        before: Mark | None = None,
+        *,
+        text: str | None = SAME,
+        seed: int | None = None,
+        **sampling: Any,
+    ) -> WorldStream:
+        """Goes on from a point of a stream of this world (WorldStream.resume), under another text, seed or settings where they are given.
+
+        text: None for none. sampling: those settings of SamplingConfig that change. Raises BadPrompt, BadConfig.
+        """
+        changed = {} if seed is None else {"seed": seed}
+        if seed is not None:
+            draws(seed, 0, Stream.VIDEO, 0)  # refuses one that cannot be
+        if text is not SAME:
+            ids, context_SC = self._text(text, self._text_reader())
+            changed |= {"text_ids": ids, "context_SC": context_SC}
+        return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(mark.sampling, **sampling))
 
     def defaults(self, top_k: int | None = None) -> dict[str, float]:
         """The settings of a caller who has no wish; a published model's top_p and top_k were not meant to go together."""
