@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wfm_ar.errors import BadConfig
-from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig, places
 
 SMALL = FramePredictorConfig(actions=2, patch=2, channels=(8, 8), blocks=(1, 1, 1), embedding=8)
 
@@ -31,7 +31,8 @@ def test_frames_and_actions_all_matter_and_unknown_actions_are_not_zero():
 def test_a_crop_has_the_numbers_of_the_whole_frame_away_from_its_edges():
     network = drawn(FramePredictorConfig(patch=2, channels=(8, 8), blocks=(1, 1, 0), embedding=8))
     before, last = torch.randn(2, 1, 3, 64, 64)
-    whole, crop = network(before, last, None), network(before[..., 8:56, 8:56], last[..., 8:56, 8:56], None)
+    cut = places(64, 64, 2)[..., 4:28, 4:28]
+    whole, crop = network(before, last, None), network(before[..., 8:56, 8:56], last[..., 8:56, 8:56], None, cut)
     assert torch.allclose(whole[..., 28:36, 28:36], crop[..., 20:28, 20:28], atol=1e-5)
 
 
@@ -47,3 +48,13 @@ def test_settings_that_cannot_be(settings, line):
     shape = {"actions": 2, "patch": 2, "channels": (8, 8), "blocks": (1, 1, 1)} | settings
     with pytest.raises(BadConfig, match=line):
         FramePredictorConfig(**shape)
+
+
+def test_places_differ_and_belong_to_the_whole_frame():
+    grid = places(64, 32, 4)
+    assert grid.shape == (1, 14, 16, 8) and grid.abs().max() <= 1
+    assert len({tuple(place) for place in grid[0].flatten(1).T.tolist()}) == 16 * 8
+    assert torch.equal(grid[0, 0, :, 0], -grid[0, 0, :, 0].flip(0)) and grid[0, 0, 0, 0] == -1 + 1 / 16
+    network, frames = drawn(), torch.zeros(1, 3, 16, 24)
+    made = network(frames, frames, torch.zeros(1, 2))
+    assert (made[..., 4:8, 4:8] - made[..., 4:8, 16:20]).abs().max() > 1e-3  # the same picture, the same actions, another place

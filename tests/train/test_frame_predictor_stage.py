@@ -13,16 +13,17 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.shards import TokenClip, write_store
 from wfm_ar.data.video import write_video
 from wfm_ar.errors import BadConfig, BadData
-from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig, places
 from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.tokenizers.video import VideoTokenizer
-from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
+from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining, cut_at, cut_inside
 from wfm_ar.train.look_ahead import LONGEST, look_ahead, told_of_clip
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 
 FRAMES = replace(TOKENIZER, temporal_compression=1, patch_time=1, time_kernel=1)
+FRAMES_SIZE = (FRAMES.height, FRAMES.width)
 NETWORK = FramePredictorConfig(patch=2, channels=(16, 16), blocks=(1, 1, 1), embedding=8)
 
 
@@ -212,3 +213,20 @@ def test_a_world_model_begins_with_the_tokens_of_the_predicted_frame(lookahead, 
         expected = expected_tokens(told_nK, torch.zeros(len(row), dtype=torch.int64), FRAMES.levels)
         right.append((logits[row, column, :36].argmax(-1) == expected).float().mean().item())
     assert right[0] > 0.9 and right[1] < 0.3
+
+
+def test_crops_know_their_place_and_count_up_to_the_edges_of_the_frame(episodes):
+    stage = make(episodes, crop=8, edge=2)
+    batch = stage.batch(0, 16, 0)
+    whole = places(*FRAMES_SIZE, 2)
+    cut = cut_at(whole, batch["corner"], (8, 8), 2)
+    seen = {}
+    for corner, mine, picture in zip(batch["corner"].tolist(), cut, batch["still"], strict=True):
+        y, x = corner
+        assert torch.equal(mine, whole[0, :, y // 2 : y // 2 + 4, x // 2 : x // 2 + 4]) and picture.shape[-2:] == (8, 8)
+        seen[y, x] = cut_inside(FRAMES_SIZE, torch.tensor([corner]), (8, 8), 2)[0, 0]
+    assert len(seen) > 2
+    for (y, x), inside in seen.items():
+        rows, columns = inside.any(1).nonzero().flatten().tolist(), inside.any(0).nonzero().flatten().tolist()
+        assert rows == list(range(0 if y == 0 else 2, 8 if y == 8 else 6))
+        assert columns == list(range(0 if x == 0 else 2, 8 if x == 16 else 6))

@@ -2,9 +2,12 @@
 
 Where things are and how they move is far easier to learn in pixels, where what moves is the same picture elsewhere, than in codes.
 What it gives is one likely frame, not a draw, and rolled on its own it would drift: the world model, which is told the codes of
-that frame as a hint, draws the tokens. Fully convolutional with per-place norms, so it trains on crops and runs on whole frames.
+that frame as a hint, draws the tokens. Convolutional with per-place norms, so it trains on crops and runs on whole frames. It is
+told where in the whole frame a place lies: what a fixed camera always sees, walls among it, is taken off the frames, and how many
+pixels a metre has depends on the place.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,7 @@ from wfm_ar.errors import BadConfig
 from wfm_ar.sizes import check_sizes
 
 RGB = 3
+OCTAVES = 3  # of the waves that tell places apart: the shortest is a quarter of the frame long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class FramePredictor(nn.Module):
         (fine, coarse), (before, middle, after), width = config.channels, config.blocks, config.embedding
         self.actions = nn.Sequential(nn.Linear(3 * config.actions, width), nn.SiLU(), nn.Linear(width, width)) if config.actions else None
         told = width if config.actions else 0
-        self.enter = nn.Conv2d(2 * RGB * config.patch**2, fine, 3, padding=1)
+        self.enter = nn.Conv2d(2 * RGB * config.patch**2 + 2 + 4 * OCTAVES, fine, 3, padding=1)
         self.before = nn.ModuleList(_Block(fine, told) for _ in range(before))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(_Block(coarse, told) for _ in range(middle))
@@ -59,15 +63,26 @@ class FramePredictor(nn.Module):
         nn.init.zeros_(self.leave.weight)  # it begins by repeating the last frame
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, before_B3HW: Tensor, last_B3HW: Tensor, actions_BA: Tensor | None) -> Tensor:
-        """Frames float [B, 3, H, W] less the background on the [-1, 1] scale; actions float [B, A] in [-1, 1], NaN where they are not
-        known, None of a predictor without actions -> the frame that follows, [B, 3, H, W], not clamped."""
+    def forward(self, before_B3HW: Tensor, last_B3HW: Tensor, actions_BA: Tensor | None, places_BPhw: Tensor | None = None) -> Tensor:
+        """Predict the frame that follows.
+
+        Args:
+            before_B3HW, last_B3HW: frames less the background, float, on the [-1, 1] scale.
+            actions_BA: float in [-1, 1], NaN where they are not known; None of a predictor without actions.
+            places_BPhw: `places` of the whole frame, cut like the frames; None = these are whole frames.
+
+        Returns:
+            float [B, 3, H, W], not clamped.
+        """
         patch, told = self.config.patch, None
         if self.actions is not None:
             known = ~actions_BA.isnan()
             values = actions_BA.nan_to_num(0.0)
             told = F.silu(self.actions(torch.cat((values, values.square(), known.to(values.dtype)), 1).to(last_B3HW.dtype)))
-        x = self.enter(F.pixel_unshuffle(torch.cat((last_B3HW, last_B3HW - before_B3HW), 1), patch))
+        if places_BPhw is None:
+            places_BPhw = places(*last_B3HW.shape[2:], patch, last_B3HW.device).expand(len(last_B3HW), -1, -1, -1)
+        seen = F.pixel_unshuffle(torch.cat((last_B3HW, last_B3HW - before_B3HW), 1), patch)
+        x = self.enter(torch.cat((seen, places_BPhw.to(seen.dtype)), 1))
         for block in self.before:
             x = block(x, told)
         y = self.down(x)
@@ -78,6 +93,15 @@ class FramePredictor(nn.Module):
             x = block(x, told)
         change_B3HW, gate_B1HW = F.pixel_shuffle(self.leave(x), patch).split((RGB, 1), 1)
         return last_B3HW + change_B3HW * gate_B1HW.sigmoid()  # what stands still is let through as it is
+
+
+def places(height: int, width: int, patch: int, device: torch.device | str = "cpu") -> Tensor:
+    """float32 [1, P, height / patch, width / patch]: where each place of a frame of that size in pixels lies, y and x in [-1, 1] and waves
+    of them."""
+    axes = [torch.arange(size // patch, device=device).add(0.5).mul(2 * patch / size).sub(1) for size in (height, width)]
+    yx_2hw = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    waves = [wave(math.pi * 2**k * yx_2hw) for k in range(OCTAVES) for wave in (torch.sin, torch.cos)]
+    return torch.cat((yx_2hw, *waves))[None]
 
 
 class _Block(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.errors import BadConfig
-from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig, places
 from wfm_ar.rollout.lookahead import CHANGED, Lookahead, changes
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video import VideoTokenizer
@@ -31,7 +31,7 @@ class FramePredictorTraining(Windows):
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames
     content: float = 2.0  # extra weight of pixels that differ from the background
-    edge: int = 6  # pixels along the edges of a crop that do not count: what comes in from outside cannot be known
+    edge: int = 6  # pixels along the edges of a crop, where they are not the frame's, that do not count: what comes in cannot be known
     lone: float = 0.1  # share of samples whose first frame is shown twice, as a rollout from one picture begins
     action_dropout: float = 0.05  # share of samples without their actions
     val_clips: int = 24
@@ -117,20 +117,26 @@ class FramePredictorStage:
         (before, _), (last, codes) = self._copied(true_BC3HW[:, 0]), self._copied(true_BC3HW[:, 1])
         before = torch.where(batch["lone"][:, None, None, None], last, before)
         losses, logs, moved = [], {}, torch.zeros_like(last[:, :1], dtype=torch.bool)
+        rate, frame = self.tokenizer.config.spatial_compression, (self.tokenizer.config.height, self.tokenizer.config.width)
+        places_BPhw = cut_at(places(*frame, self.config.patch, last.device), batch["corner"], last.shape[2:], self.config.patch)
+        counts_B1HW = cut_inside(frame, batch["corner"], last.shape[2:], training.edge).to(last.device)
+        own_B1hw = cut_inside(frame, batch["corner"], last.shape[2:], rate)[..., ::rate, ::rate].to(last.device)
         for step in range(2, training.window):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
             moved = moved | changed
             target = torch.where(moved, true_BC3HW[:, step], last)
             bins_BA = batch["bins"][:, step - 1] if "bins" in batch else None
-            made = model(before, last, self.lookahead.values(bins_BA, last))
+            made = model(before, last, self.lookahead.values(bins_BA, last), places_BPhw)
             error = made.float() - target
-            penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step])
+            penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
             losses.append(penalty.mean())
             logs[f"loss_{step - 1}"] = losses[-1].detach()
             if step == 2:
                 logs["crop_psnr"] = psnr(error.detach())
             if step + 1 < training.window:
-                before, (last, codes) = last, self._next(last, codes, made.detach().float(), self._codes(true_BC3HW[:, step]))
+                own = self._next(last, codes, made.detach().float())
+                codes = torch.where(own_B1hw[:, :, None], own, self._codes(true_BC3HW[:, step]))
+                before, last = last, self.lookahead.frames(codes).float()
         return torch.stack(losses).mean(), logs
 
     @staticmethod
@@ -141,28 +147,13 @@ class FramePredictorStage:
 
     def _weight(self, changed_B1HW: Tensor, frames_B3HW: Tensor) -> Tensor:
         content = frames_B3HW.abs().amax(1, keepdim=True) > VISIBLE
-        weight = 1 + self.training.emphasis * changed_B1HW + self.training.content * content
-        edge, (H, W) = self.training.edge, weight.shape[2:]
-        if self.training.crop and edge:
-            inside = torch.zeros_like(weight)
-            inside[..., edge : H - edge, edge : W - edge] = 1
-            weight = weight * inside
-        return weight
+        return 1 + self.training.emphasis * changed_B1HW + self.training.content * content
 
     @torch.no_grad()
-    def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor, true_Bn1hw: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The predicted frame as the tokenizer gives it back, and its codes; where it does not change the codes stay.
-
-        true_Bn1hw: the codes of the true frame, which places along the edges of a crop have; None = of whole frames.
-        """
-        codes = self._codes(made_B3HW)
+    def _next(self, last_B3HW: Tensor, codes_Bn1hw: Tensor, made_B3HW: Tensor) -> Tensor:
+        """The codes of the predicted frame; where it does not change they stay."""
         changed = changes(last_B3HW, made_B3HW, self.tokenizer.config.spatial_compression) > CHANGED
-        codes = torch.where(changed[:, :, None], codes, codes_Bn1hw)
-        if true_Bn1hw is not None and self.training.crop:
-            inside = torch.zeros_like(codes[:1, :1], dtype=torch.bool)
-            inside[..., 1:-1, 1:-1] = True
-            codes = torch.where(inside, codes, true_Bn1hw)
-        return self.lookahead.frames(codes).float(), codes
+        return torch.where(changed[:, :, None], self._codes(made_B3HW), codes_Bn1hw)
 
     @torch.no_grad()
     def validate(self, model, device):
@@ -182,7 +173,8 @@ class FramePredictorStage:
             before, own = last, [last]
             for k in range(len(clip) - 1):
                 made = model(before, last, lookahead.values(None if bins_tA is None else bins_tA[k : k + 1], last))
-                before, (last, codes) = last, self._next(last, codes, made.float())
+                codes = self._next(last, codes, made.float())
+                before, last = last, lookahead.frames(codes).float()
                 own.append(last)
             moved = (frames_T3HW - frames_T3HW[:1]).abs().amax(1, keepdim=True) > VISIBLE
             for score, made, at in ((scores[0], ahead.float(), slice(2, None)), (scores[1], own[-1], slice(-1, None))):
@@ -195,3 +187,18 @@ class FramePredictorStage:
         names = ("psnr_moved_next", f"psnr_moved_{ROLLED}")
         numbers = {name: float(torch.stack(score).mean()) for name, score in zip(names, scores, strict=True) if score}
         return numbers, {"rolled_alone": one_below_another(shown)} if shown else {}
+
+
+def cut_at(whole_BKHW: Tensor, corners_B2: Tensor, size: tuple[int, int], cell: int) -> Tensor:
+    """What `whole` [1, K, H, W], of places of `cell` pixels, has where crops of `size` pixels begin at these corners -> [B, K, h, w]."""
+    h, w = (side // cell for side in size)
+    return torch.cat([whole_BKHW[:, :, y : y + h, x : x + w] for y, x in (corners_B2 // cell).tolist()])
+
+
+def cut_inside(frame: tuple[int, int], corners_B2: Tensor, size: tuple[int, int], edge: int) -> Tensor:
+    """bool [B, 1, H, W]: pixels of crops that lie `edge` or further from those of the crop's edges that are not the frame's."""
+    axes = []
+    for start_B, side, whole in zip(corners_B2.T, size, frame, strict=True):
+        at_BS = torch.arange(side).expand(len(start_B), side)
+        axes.append(((at_BS >= edge) | (start_B == 0)[:, None]) & ((at_BS < side - edge) | (start_B + side == whole)[:, None]))
+    return (axes[0][:, :, None] & axes[1][:, None])[:, None]

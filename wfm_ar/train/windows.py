@@ -71,8 +71,8 @@ class WindowSampler:
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
         """`size` samples: float `foreground` [B, 3, T, side, side] (frames less the background), `still` [B, 3, 1, side, side] (that
-        background), `weight` [B, 1, T, side, side]; int64 `clip` and `start` [B], their episodes and first frames. A function of its
-        arguments alone.
+        background), `weight` [B, 1, T, side, side]; int64 `clip` and `start` [B], their episodes and first frames, and `corner` [B, 2], the
+        row and column of the whole frame that a sample begins at. A function of its arguments alone.
         """
         rng = np.random.default_rng((seed, step))
         samples, clips, starts, passed = [], [], [], 0
@@ -133,7 +133,7 @@ class WindowSampler:
         if self.background is None:
             still = torch.zeros_like(still)
         foreground = window - still
-        side, rate = self.windows.crop, self.tokenizer.spatial_compression
+        side, rate, y, x = self.windows.crop, self.tokenizer.spatial_compression, 0, 0
         if side:
             places = torch.nn.functional.max_pool2d(self._active(window, moving, rng), rate)[0].nonzero()
             rows, columns = (self.tokenizer.height - side) // rate, (self.tokenizer.width - side) // rate
@@ -145,7 +145,8 @@ class WindowSampler:
                 x = min(max(column - int(rng.integers(before.start, before.stop)), 0), columns)
             area = (..., slice(y * rate, y * rate + side), slice(x * rate, x * rate + side))
             foreground, moving, still = foreground[area], moving[area], still[area]
-        return {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
+        cut = {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
+        return cut | {"corner": torch.tensor([y * rate, x * rate])}
 
 
 class MotionSampler(WindowSampler):
