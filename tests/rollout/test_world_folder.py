@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, NoSpace, Note, OutputExists
 from wfm_ar.rollout import world_folder
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World, WorldParts, save_world
 
 
@@ -61,6 +62,28 @@ def test_a_world_from_before_action_sums_is_read(tmp_path: Path) -> None:
     assert settings["sequence"].pop("action_sums") is False
     path.write_text(json.dumps(settings))
     assert world_folder.read_world(tmp_path / "old").sequence == parts.sequence
+
+
+def test_a_world_is_sampled_as_it_says_where_nobody_says_otherwise(parts: WorldParts, tmp_path: Path) -> None:
+    own = SamplingConfig(temperature=0.3, top_p=0.8, action_temperature=1.5, text_guidance=2.0)
+    folder = save_world(tmp_path / "cool", replace(parts, sampling=own), dtype=torch.float32)
+    cool, plain, prompt = load_world(folder), World(parts), {"text": tiny.TEXTS[0], "num_frames": 7, "refine": False}
+    assert cool.parts.sampling == own
+    expected = plain.generate(**prompt, temperature=0.3, top_p=0.8, action_temperature=1.5, text_guidance=2.0).tokens
+    assert np.array_equal(cool.generate(**prompt).tokens, expected)
+    assert np.array_equal(cool.generate(**prompt, temperature=None, text_guidance=None).tokens, expected)
+    warm = {"temperature": 1.0, "top_p": 0.9, "action_temperature": 1.0, "text_guidance": 1.0}
+    assert np.array_equal(cool.generate(**prompt, **warm).tokens, plain.generate(**prompt).tokens)
+    assert not np.array_equal(plain.generate(**prompt).tokens, expected)
+
+    path = folder / "world.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"sampling": settings["sampling"] | {"temperature": -1.0}}))
+    with pytest.raises(BadCheckpoint, match=r"world.json: sampling: temperature: got -1.0, expected 0 or a number"):
+        load_world(folder)
+    del settings["sampling"]  # as before it was kept
+    path.write_text(json.dumps(settings))
+    assert load_world(folder).parts.sampling == SamplingConfig()
 
 
 def test_the_words_of_the_training_texts_are_kept_and_others_are_named(parts: WorldParts, folder: Path) -> None:

@@ -33,6 +33,8 @@ from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
 from wfm_ar.evaluate.sections import (
+    GUIDANCE,
+    SAMPLING,
     Bench,
     EvaluateConfig,
     action_section,
@@ -92,6 +94,8 @@ def _measured(
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
     loaded = load_world(world, device)
     loaded.refuse_context("evaluate")
+    own = loaded.defaults(config.top_k)
+    config = replace(config, **{name: own[name] for name in (*SAMPLING, *GUIDANCE) if getattr(config, name) is None})
     latent_frames(config.frames, loaded.rate)
     view = {"camera": config.camera, "fps": config.fps, "flip": config.flip, "text": config.text}
     episodes = fitted(open_episodes(data, config.split, **view), loaded, config.embodiment)

@@ -45,12 +45,12 @@ class EvaluateConfig:
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
     batch: int = 16  # rollouts at once; changes no number but the time
     seed: int = 0  # of episode 0; episode k has seed + k
-    temperature: float = 0.0  # the likeliest token: what is measured is what the model knows, not the luck of a draw
-    top_p: float = 0.9
+    temperature: float | None = None  # None, here and below: the world's own, as a user without a wish has it
+    top_p: float | None = None
     top_k: int | None = None
-    action_temperature: float | None = 1.0  # of imagined actions: a policy that always does the likeliest thing waits for ever
-    text_guidance: float = 3.0  # text following: how much the text counts; 1 as the model has it
-    action_guidance: float = 1.5  # rollouts under given actions: how much these count; 1 as the model has it
+    action_temperature: float | None = None  # of imagined actions
+    text_guidance: float | None = None  # text following: how much the text counts; 1 as the model has it
+    action_guidance: float | None = None  # rollouts under given actions: how much these count; 1 as the model has it
     refine_steps: int = 2
     text_alone_temperature: float = 1.0  # of clips from a text alone: at 0 every text of a kind would make the same table
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
@@ -62,7 +62,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for guidance in GUIDANCE:
-            SamplingConfig(**{name: getattr(self, name) for name in (*SAMPLING, guidance)})
+            chosen = {name: getattr(self, name) for name in (*SAMPLING, guidance)}
+            SamplingConfig(**{name: value for name, value in chosen.items() if value is not None})
         SamplingConfig(temperature=self.text_alone_temperature)
         low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
         low |= {"free_runs": 0, "free_frames": 2}

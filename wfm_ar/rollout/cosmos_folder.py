@@ -30,6 +30,7 @@ from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExis
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.placement import Placement
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world_folder import WorldParts, _check_keys, _config, _need, _verify
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
@@ -122,7 +123,7 @@ class CosmosSettings:
             fps=parts.fps,
             clip_latents=parts.sequence.max_latents,
             text_tokens=parts.text_tokens,
-            top_p=parts.top_p,
+            top_p=parts.sampling.top_p,
             dtype=parts.stored_dtype,
             action_schema=parts.action_schema.to_json() if parts.action_schema else None,
             **{name: configs.get(name) for name in NETWORKS},
@@ -316,7 +317,7 @@ def read_cosmos(
         action_schema=schema,
         decoder_context=_read_context(folder / DECODER_CONTEXT, settings) if DECODER_CONTEXT in files else None,
         text_tokens=settings.text_tokens,
-        top_p=settings.top_p,
+        sampling=SamplingConfig(top_p=settings.top_p),
         release=settings.release,
         stored_dtype=settings.dtype,
     )

@@ -13,7 +13,7 @@ their parts alone: a published model has no picture size of its own, attends to 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class World:
                 whose own copy of the given picture is poor; False: all is decoded. None = True, but of a published model False.
                 `raw_frames` never keep anything.
             progress: is told (latents made, of how many).
-            sampling: settings of SamplingConfig, by name; top_p None takes what is recommended for the world.
+            sampling: settings of SamplingConfig, by name; those left out, or None, are the world's own (`defaults`).
 
         Raises:
             BadClip, BadPrompt, BadActions, BadConfig: before any work; the message names the prompt.
@@ -274,10 +274,10 @@ class World:
             changed |= {"text_ids": ids, "context_SC": context_SC}
         return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(mark.sampling, **sampling))
 
-    def defaults(self, top_k: int | None = None) -> dict[str, float]:
+    def defaults(self, top_k: int | None = None) -> dict[str, Any]:
         """The settings of a caller who has no wish; a published model's top_p and top_k were not meant to go together."""
-        together = top_k is not None and self.parts.sequence.published
-        return {"top_p": 1.0 if together else self.parts.top_p, "refine_steps": self._defaults["refine_steps"]}
+        own = asdict(self.parts.sampling) | {"refine_steps": self._defaults["refine_steps"]}
+        return own | {"top_p": 1.0} if top_k is not None and self.parts.sequence.published else own
 
     @property
     def default_frames(self) -> int:
@@ -360,9 +360,9 @@ class World:
         return self.parts.text_tokenizer is not None or bool(self.parts.world_model.config.context_dim)
 
     def _sampling(self, sampling: dict[str, Any]) -> SamplingConfig:
-        if sampling.get("top_p") is None:
-            sampling = sampling | {"top_p": self.defaults(sampling.get("top_k"))["top_p"]}
-        return SamplingConfig(**sampling)
+        own = self.defaults(sampling.get("top_k"))
+        del own["refine_steps"]
+        return SamplingConfig(**own | {name: value for name, value in sampling.items() if value is not None})
 
     def _sequence(self, grid: tuple[int, int]) -> TokenSequence:
         """The order of tokens of pictures of this grid."""

@@ -36,6 +36,7 @@ from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExis
 from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
@@ -48,7 +49,7 @@ from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 VERSION = 1
 TEXT_MODEL = "text_tokenizer.model"
 _OPTIONAL = ("frame_predictor", "diffusion_decoder")  # networks
-_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "files"}
+_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "sampling", "files"}
 _FORMAT = "wfm-ar world"
 _HEADER_BYTES = 16 << 20  # of a safetensors file's table
 _OTHER_BYTES = 4 << 30  # of a sample, a card, a text model
@@ -72,7 +73,7 @@ class WorldParts:
     latent_tokenizer: ContinuousTokenizer | None = None  # whose latents a DiT makes
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
     text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
-    top_p: float = 0.9  # recommended
+    sampling: SamplingConfig = SamplingConfig()  # of a caller who has no wish: what it was measured with
     release: str = ""  # the published name, where the networks have one
     stored_dtype: str = "float16"  # of the weights on disk
 
@@ -208,8 +209,9 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
+    sampling = _config(SamplingConfig, settings["sampling"], f"{folder / SETTINGS}: sampling")
     try:
-        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
+        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"], sampling=sampling)
     except BadData as error:  # actions that no tokenizer can tell apart
         raise BadCheckpoint(f"{folder / SETTINGS}: action_schema: {error}") from None
 
@@ -248,6 +250,7 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "action_schema": parts.action_schema.to_json() if parts.action_schema else None,
         "text": _text_settings(parts.text_tokenizer) if parts.text_tokenizer else None,
         "sequence": dataclasses.asdict(parts.sequence),
+        "sampling": dataclasses.asdict(parts.sampling),
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
@@ -267,7 +270,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise BadCheckpoint(f'{where}: got no "format": "{_FORMAT}", expected a world\'s settings; fix: name a world folder')
     if settings.get("version") != VERSION:
         raise BadCheckpoint(f"{where}: got version {settings.get('version')!r}, expected {VERSION}; fix: a wfm-ar that knows this version")
-    settings = {"frame_predictor": None} | settings  # files from before it came leave it unsaid
+    settings = {"frame_predictor": None, "sampling": dataclasses.asdict(SamplingConfig())} | settings  # older files leave them unsaid
     _check_keys(settings, _KEYS, str(where))
     files = settings["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):

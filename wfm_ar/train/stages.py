@@ -29,6 +29,7 @@ from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
 from wfm_ar.rollout.lookahead import Lookahead
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world_folder import WorldParts, save_world
 from wfm_ar.schema import Schema
 from wfm_ar.tokenizers.text import TextTokenizer, words_of
@@ -204,9 +205,18 @@ def trained_frame_predictor(run: Path) -> FramePredictor:
 
 
 def pack_world(
-    run: Path, out: Path, train_set: EpisodeSet, val_set: EpisodeSet, card: str = "", samples: int = 8, overwrite: bool = False
+    run: Path,
+    out: Path,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    card: str = "",
+    samples: int = 8,
+    overwrite: bool = False,
+    sampling: SamplingConfig | None = None,
 ) -> Path:
     """The newest weights of all stages, and the first `samples` held-out episodes -> a world folder at `out`.
+
+    sampling: how the world's tokens are drawn where nobody says otherwise; None = SamplingConfig's own defaults.
 
     The diffusion decoder may be missing, and the frame predictor of a world model without a lookahead; the others may not.
     """
@@ -233,6 +243,7 @@ def pack_world(
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         frame_predictor=trained_frame_predictor(run) if sequence.lookahead else None,
         diffusion_decoder=denoiser,
+        sampling=sampling or SamplingConfig(),
     )
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder) / "samples"

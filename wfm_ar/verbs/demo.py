@@ -25,9 +25,6 @@ from wfm_ar.verbs.outputs import write_json
 if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
 
-# what is commanded, in actions or in words, is to be seen: guided as `wfm evaluate` guides it, and what is driven without chance
-DRIVEN = {"temperature": 0.0, "action_guidance": 1.5}
-TOLD = {"text_guidance": 3.0}
 ABOUT, SHEET = "demo.json", "contact_sheet.png"
 
 
@@ -139,7 +136,7 @@ def _cases(world: "World", truth: np.ndarray, actions: np.ndarray | None, text: 
 
 def _rolled(world: "World", cases: Sequence[Case], **settings: Any) -> tuple[list[Rollout], float]:
     """A rollout a case, one at a time as `wfm generate` makes them, and the seconds it took."""
-    rollouts = [world.generate_batch([case.prompt], **(TOLD if case.prompt.actions is None else DRIVEN), **settings)[0] for case in cases]
+    rollouts = [world.generate_batch([case.prompt], **settings)[0] for case in cases]
     return rollouts, sum(rollout.timings["total_s"] for rollout in rollouts)
 
 
@@ -183,7 +180,7 @@ def _tell(out: Path, sheet: Path, summary: dict) -> None:
     for row in summary["against_the_truth"]:
         print(f"episode {row['episode']}: {row['clip']:<26} {row['psnr']:6.2f}dB {row['ssim']:7.4f}")
     print(
-        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (guided, refined); "
+        f"{summary['frames_imagined']} frames imagined at {summary['frames_per_second']:.1f} frames/s (refined); "
         f"{summary['seconds']:.1f} s in all, {summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"
     )
     print(f"look at {sheet}; the clips lie beside it in {out}")

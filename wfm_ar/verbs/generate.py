@@ -59,12 +59,12 @@ class Settings:
     refine_steps: int | None
     published: bool
     keep_detail: bool
-    temperature: float
+    temperature: float | None
     top_p: float | None
     top_k: int | None
     action_temperature: float | None
-    text_guidance: float
-    action_guidance: float
+    text_guidance: float | None
+    action_guidance: float | None
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
@@ -186,13 +186,13 @@ def _roll(world: "World", prompts: list[Prompt], places: list[str], settings: Se
 
 def _refuse_without_effect(settings: Settings, world: "World") -> None:
     """Raises BadConfig for settings of what the world does not have."""
-    for name, unset, there, why in (
-        ("action_temperature", None, world.sequence.predicts_actions, "imagines no actions"),
-        ("text_guidance", 1.0, world.takes_text, "takes no text"),
-        ("action_guidance", 1.0, world.action_schema is not None, "takes no actions"),
+    for name, expected, there, why in (
+        ("action_temperature", "none", world.sequence.predicts_actions, "imagines no actions"),
+        ("text_guidance", "1", world.takes_text, "takes no text"),
+        ("action_guidance", "1", world.action_schema is not None, "takes no actions"),
     ):
-        if (got := getattr(settings, name)) != unset and not there:
-            expected = "none" if unset is None else "1"
+        got = getattr(settings, name)
+        if got is not None and f"{got:g}" != expected and not there:
             raise BadConfig(f"{name}: got {got}, expected {expected}: world {world.name!r} {why}; fix: leave it out")
 
 

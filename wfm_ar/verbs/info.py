@@ -1,6 +1,6 @@
 """`wfm info`: what a world is made of. Loading it checks every file against its hash first."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from wfm_ar.schema import ActionChannel, ActionSchema
 
@@ -33,6 +33,8 @@ def run(settings: Settings) -> int:
     print(f"clips      {world.width}x{world.height} pixels, {world.fps:g} frames/s, 1 + {world.rate}*n frames; trained on up to {longest}")
     print(f"tokens     {sequence.grid_w}x{sequence.grid_h} a latent, {per_frame:g} a frame, codebook {tokenizer.codebook_size}")
     print(f"text       {f'up to {sequence.max_text} tokens of {sequence.text_vocab}' if sequence.text_vocab else 'none'}")
+    drawn = ", ".join(f"{name}={value:g}" for name, value in asdict(parts.sampling).items() if value is not None)
+    print(f"sampling   {drawn}, unless told otherwise")
     print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
     for name, module in parts.modules().items():
         print(f"{'':<10} {name}: {sum(p.numel() for p in module.parameters()) / 1e6:.2f}M parameters")

@@ -47,11 +47,11 @@ class Settings(PlanConfig):
     seed: int
     out: Path | None
     temperature: float
-    top_p: float
+    top_p: float | None
     top_k: int | None
     action_temperature: float
-    text_guidance: float
-    action_guidance: float
+    text_guidance: float | None
+    action_guidance: float | None
     device: Literal["auto", "cpu", "cuda"]
     overwrite: bool
 

@@ -16,6 +16,7 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.frame_predictor.network import FramePredictorConfig
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
@@ -162,6 +163,7 @@ class Settings:
     checkpoint_every: int | None
     optimizer: OptimizerOverrides
     sequence: SequenceSettings
+    sampling: SamplingConfig
     stages: StagesSettings
     tokenizer: VideoTokenizerConfig
     predictor: FramePredictorConfig | None
@@ -238,7 +240,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 stage = _stage(settings, name, train_set, val_set, policy, cache)
             train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks)
     if packs and ranks.first:
-        stages.pack_world(settings.run, world, train_set, val_set, card=_card(settings, train_set, val_set), overwrite=settings.overwrite)
+        how = {"card": _card(settings, train_set, val_set), "overwrite": settings.overwrite, "sampling": settings.sampling}
+        stages.pack_world(settings.run, world, train_set, val_set, **how)
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
     return 0
 
