@@ -158,6 +158,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
     check_folder(conf_dir(), ours=True)
     import hydra  # 0.2 s: only once there is a verb to run
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from wfm_ar.config import only_times_resolve
 
@@ -166,7 +167,8 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
     def job(config: "DictConfig") -> None:
         output = HydraConfig.get().runtime.output_dir
-        codes.append(_guarded(f"wfm {verb.words}", lambda: _run_verb(verb, config, output)))
+        typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        codes.append(_guarded(f"wfm {verb.words}", lambda: _run_verb(verb, config, output, typed)))
 
     try:
         if verb.keeps_folder and not flags:
@@ -215,7 +217,9 @@ def _told_by_us(verb: Verb, overrides: list[str]) -> Iterator[None]:
         raise BadConfig(_hydra_line(verb, error, overrides)) from error
 
 
-def _run_verb(verb: Verb, config: "DictConfig", output: str) -> int:
+def _run_verb(verb: Verb, config: "DictConfig", output: str, typed: list[str]) -> int:
+    if "given" in config:  # what a person typed goes before what is chosen for them
+        config.given = [*config.given, *(one.lstrip("+~").partition("=")[0] for one in typed)]
     if "run" in config:  # a training run lives in hydra's output folder, so that every point of a sweep has its own
         config.run = os.path.relpath(output) if Path(output).is_relative_to(Path.cwd()) else output
     settings = _build(verb, config)

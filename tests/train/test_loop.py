@@ -6,17 +6,19 @@ import random
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_stages
 import torch
 
 from wfm_ar.data.files import sha256_of
 from wfm_ar.errors import BadCheckpoint, NoSpace, WfmError
 from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, verified_checkpoints
 from wfm_ar.train.disk import Disk
-from wfm_ar.train.loop import train
+from wfm_ar.train.loop import step_seconds, train
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig
 
 
@@ -363,3 +365,13 @@ def test_frozen_weights_keep_their_averaged_values(tmp_path):
     after = load_checkpoint(train(stage, config(30), tmp_path))[0]
     assert torch.equal(after["ema"]["bias"], before["ema"]["bias"]) and torch.equal(after["model"]["bias"], before["ema"]["bias"])
     assert not torch.equal(after["ema"]["weight"], before["ema"]["weight"])
+
+
+def test_steps_are_timed_without_a_trace(tmp_path):
+    stage = tiny_stages.make_stage("video_tokenizer", tiny_stages.make_data(tmp_path))
+    before, state = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}, torch.get_rng_state()
+    began = time.monotonic()
+    seconds = step_seconds(stage, tiny_stages.loop_config(4), seconds=0.2)
+    assert 0 < seconds < time.monotonic() - began
+    assert all(torch.equal(before[name], tensor) for name, tensor in stage.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state) and stage.model.training

@@ -25,6 +25,7 @@ from wfm_ar.data.shards import TokenClip, TokenStore, locked, read_description
 from wfm_ar.errors import BadData
 from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.train.metrics import Progress
+from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.world_model.sequence import NOT_TOLD
 
 ABOUT = "lookahead.json"
@@ -58,11 +59,19 @@ class LookaheadStore:
 
 
 def look_ahead(
-    lookahead: Lookahead, tokens: TokenStore, out: Path, *, own: bool, workers: int = 1, precision: torch.dtype | None = None
+    lookahead: Lookahead,
+    tokens: TokenStore,
+    out: Path,
+    *,
+    own: bool,
+    workers: int = 1,
+    precision: torch.dtype | None = None,
+    whole: WholeRun | None = None,
 ) -> LookaheadStore:
     """Fill `out` for every shard of `tokens`; resumable, and made anew where tokens or networks are others.
 
     own: with stretches of the predictor's own frames (training), or of true frames alone (validation). workers: threads, a clip each.
+    whole: the run that this is a part of, where how long that takes is known.
     """
     about = {"tokens": tokens.about, "networks": _hash(lookahead), "own": own}
     try:
@@ -72,7 +81,7 @@ def look_ahead(
         remove_dead_parts(out)
         if not (out / ABOUT).exists():
             write_atomic(out / ABOUT, json.dumps(about).encode())
-        progress, done = Progress(f"looking ahead {out.name}", 0, len(tokens)), 0
+        progress, done = Progress(f"looking ahead {out.name}", 0, len(tokens), whole=whole), 0
         with ThreadPoolExecutor(workers) as pool:
             for shard in range(int(tokens.about["shards"])):
                 clips = np.flatnonzero(tokens.shard_of == shard)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.time_left import TimeLeft
 from wfm_ar.train.watchdog import Interrupted, StopSignal, Watchdog
+from wfm_ar.train.whole_run import WholeRun
 
 Batch = dict[str, torch.Tensor]
 
@@ -58,8 +60,12 @@ class Stage(Protocol):
         """JSON that a checkpoint carries: the network's configuration and what the data were."""
 
 
-def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto", ranks: Ranks = ALONE) -> Path:
+def train(
+    stage: Stage, config: LoopConfig, run: Path, resume: str = "auto", ranks: Ranks = ALONE, whole_run: WholeRun | None = None
+) -> Path:
     """Train `stage` to `config.steps` and return the last checkpoint folder.
+
+    whole_run: of what run the stage is a part, where how long that takes is known.
 
     resume: "auto" = go on from the newest checkpoint of `run` that verifies, "never" = refuse a folder that has one, or a
     checkpoint folder. SIGTERM and SIGINT finish the step, save, and exit 143 / 130. With several `ranks` all of them call this.
@@ -73,14 +79,22 @@ def train(stage: Stage, config: LoopConfig, run: Path, resume: str = "auto", ran
     lock = RunLock(run) if ranks.first else contextlib.nullcontext()
     with lock, watchdog, StopSignal(watchdog) as stop, deterministic(config.deterministic):
         ranks.wait()  # for the lock
-        return _train(stage, config, run, resume, ranks, watchdog, stop)
+        return _train(stage, config, run, resume, ranks, watchdog, stop, whole_run)
 
 
-def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Ranks, watchdog: Watchdog, stop: StopSignal) -> Path:
+def _train(
+    stage: Stage,
+    config: LoopConfig,
+    run: Path,
+    resume: str,
+    ranks: Ranks,
+    watchdog: Watchdog,
+    stop: StopSignal,
+    whole_run: WholeRun | None,
+) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
-    half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    device, half = _placed(config)
     seed_all(config.seed)
     model = stage.model.to(device).train()
     average = WeightAverage(model, config.optimizer.ema)
@@ -94,7 +108,7 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
     log = RunLog(run, start, again=due) if ranks.first else NoLog()
     time_left = TimeLeft(start, config.steps, getattr(stage, "to_decode", None) if ranks.first else None)
-    progress = Progress(stage.name, start, config.steps, ranks.first, time_left)
+    progress = Progress(stage.name, start, config.steps, ranks.first, time_left, whole_run)
     guard = Guard(run, config.max_bad_steps, start, history, ranks)
     recent: list[dict[str, float | torch.Tensor]] = history.get("recent", [])  # what the steps since the last log line said
     if due and not validation.run(start, log, progress):  # the signal that ended the last run came before it; and now again
@@ -183,6 +197,38 @@ def _train(stage: Stage, config: LoopConfig, run: Path, resume: str, ranks: Rank
         progress.say(f"stopped by signal after step {done}; go on with resume=auto")
         sys.exit(128 + (stop.received or signal.SIGTERM))
     return folder
+
+
+def _placed(config: LoopConfig) -> tuple[torch.device, bool]:
+    """(where the networks are, whether they work in bf16)."""
+    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
+    return device, config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+
+def step_seconds(stage: Stage, config: LoopConfig, seconds: float, least: int = 2) -> float:
+    """The mean time of a step of `stage` on this machine, over about `seconds` and `least` steps or more; a first one is not counted.
+
+    The stage's network and the random state stay as they are.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device, half = _placed(config)
+    random, model = rng_state(), copy.deepcopy(stage.model).to(device).train()
+    average, optimizer, buffers = WeightAverage(model, config.optimizer.ema), build_optimizer(model, config.optimizer), Buffers(model)
+    batches, count, began = _batches(stage, replace(config, steps=1 << 30), 0, ALONE), -1, time.monotonic()
+    while count < least or time.monotonic() - began < seconds:
+        logs = _gradients(stage, model, next(batches), config.seed, device, half, buffers)
+        nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.grad_clip or math.inf)
+        optimizer.step()
+        average.update(model, 0)
+        optimizer.zero_grad(set_to_none=True)
+        float(logs["loss"])  # which waits for the device
+        count += 1
+        began = time.monotonic() if count == 0 else began
+    taken = (time.monotonic() - began) / count
+    batches.close()
+    restore_rng(random)
+    return taken
 
 
 class _Validation:

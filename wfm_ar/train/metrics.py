@@ -10,6 +10,7 @@ import torch
 
 from wfm_ar.data.files import as_wfm_error, write_atomic
 from wfm_ar.train.time_left import TimeLeft
+from wfm_ar.train.whole_run import WholeRun
 
 
 def keep_lines(path: Path, last: int, drop: tuple[int, str] | None = None) -> None:
@@ -83,18 +84,28 @@ class NoLog:
 class Progress:
     """A live bar on a terminal, a line every ten seconds elsewhere: rate, loss, time left."""
 
-    def __init__(self, name: str, start: int, steps: int, shown: bool = True, time_left: TimeLeft | None = None):
-        """time_left: where steps are not all alike; None: it follows from their mean."""
-        self.shown, self.name, self.start, self.steps = shown, name, start, steps
+    def __init__(
+        self,
+        name: str,
+        start: int,
+        steps: int,
+        shown: bool = True,
+        time_left: TimeLeft | None = None,
+        whole: WholeRun | None = None,
+    ):
+        """time_left: where steps are not all alike; None: it follows from their mean. whole: the bar is that of a whole run, of which
+        this is a part."""
+        self.shown, self.name, self.start, self.steps, self.whole = shown, name, start, steps, whole
         self.time_left = time_left or TimeLeft(start, steps)
         self.began = self.spoke = time.monotonic()
         self.bar = None
         if shown and sys.stderr.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
             self.bar = Progress(*columns, TextColumn("{task.fields[left]} {task.fields[numbers]}"))
-            self.task = self.bar.add_task(name, total=steps, completed=start, left="", numbers="")
+            total, completed = (steps, start) if whole is None else (1.0, 0.0)
+            self.task = self.bar.add_task(name, total=total, completed=completed, at=f"{start}/{steps}", left="", numbers="")
             self.bar.start()
 
     def update(self, done: int, numbers: dict[str, float]) -> None:
@@ -102,9 +113,13 @@ class Progress:
         if not self.shown:
             return
         text = " ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        left = f"{self.time_left.seconds(done) / 60:.1f} min left"
+        seconds = self.time_left.seconds(done)
+        left = f"{seconds / 60:.1f} min left"
+        if self.whole is not None:
+            left += f" ({self.whole.told(self.name, seconds)})"
         if self.bar:
-            self.bar.update(self.task, completed=done, left=left, numbers=text)
+            completed = done if self.whole is None else self.whole.share(self.name, seconds)
+            self.bar.update(self.task, completed=completed, at=f"{done}/{self.steps}", left=left, numbers=text)
         elif time.monotonic() - self.spoke > 10 or done == self.steps:
             self.spoke = time.monotonic()
             rate = (done - self.start) / (self.spoke - self.began)

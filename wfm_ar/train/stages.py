@@ -41,6 +41,7 @@ from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredict
 from wfm_ar.train.look_ahead import look_ahead
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
+from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import EARLIER
@@ -94,11 +95,12 @@ def world_model_stage(
     cache: FrameCache | None = None,
     lookahead: bool = False,
     precision: torch.dtype | None = None,
+    whole: WholeRun | None = None,
 ) -> WorldModelStage:
     """Stage 3; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
 
     policy_set: what steps on the policy alone are of; None = train_set. lookahead: the model is told what the run's frame predictor
-    expects, which is worked out once, in `precision` (None: the networks' own).
+    expects, which is worked out once, in `precision` (None: the networks' own). whole: the run's time, where it is foretold.
     """
     tokenizer, _ = trained_video_tokenizer(run)
     predictor = trained_frame_predictor(run) if lookahead else None
@@ -110,7 +112,7 @@ def world_model_stage(
     asked = (policy_set or train_set) if alone else None
     sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
     stores = {
-        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked, cache=cache)
+        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked, cache=cache, whole=whole)
         for name, episodes in sets.items()
     }
     texts = [episode.text for episode in train_set if episode.text]
@@ -124,7 +126,8 @@ def world_model_stage(
     if predictor is not None:
         looking = Lookahead(tokenizer, predictor, sequence.action_bins)
         for name, own in (("train", True), ("val", False)):
-            ahead[name] = look_ahead(looking, stores[name], run / "lookahead" / name, own=own, workers=workers, precision=precision)
+            how = {"own": own, "workers": workers, "precision": precision, "whole": whole}
+            ahead[name] = look_ahead(looking, stores[name], run / "lookahead" / name, **how)
     return WorldModelStage(
         config,
         sequence,

@@ -22,6 +22,7 @@ from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.metrics import Progress
+from wfm_ar.train.whole_run import WholeRun
 
 
 def tokenize(
@@ -32,13 +33,14 @@ def tokenize(
     workers: int = 1,
     images: bool = False,
     cache: FrameCache | None = None,
+    whole: WholeRun | None = None,
 ) -> TokenStore:
     """Encode every clip of `episodes` (frames beyond the last whole latent are left out) into the store `out`; resumable.
 
     Where the store holds clips of earlier frames, actions or texts, those are made anew, and a line says what changed.
     Memory does not grow with a clip's length. images: the last frame of each latent too, alone, as a prompt that is an image has it.
     workers: threads that decode and encode a clip each; torch's kernels run outside Python's lock, so they do run side by side.
-    cache: where decoded frames are kept.
+    cache: where decoded frames are kept. whole: the run that this is a part of, where how long that takes is known.
     """
     tokenizer.eval()
     config, actions = tokenizer.config, action_vocabulary(episodes.schema)
@@ -80,7 +82,7 @@ def tokenize(
         first_frames = np.maximum(0, 1 + rate * (np.arange(len(video), dtype=np.int32) - 1))
         return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone if about["images"] else None, wanted[i])
 
-    progress = Progress(f"encoding {out.name}", 0, len(episodes))
+    progress = Progress(f"encoding {out.name}", 0, len(episodes), whole=whole)
     with ThreadPoolExecutor(workers) as pool:
         tell = partial(progress.update, numbers={})
         store = write_store(out, about, len(episodes), lambda part: pool.map(encode, part), per_shard, tell)

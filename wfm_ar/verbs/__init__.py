@@ -61,6 +61,7 @@ VERBS: tuple[Verb, ...] = (
         module="train",
         examples=(
             "wfm data make episodes=40 frames=17 out=data/smoke && wfm train stage=all experiment=smoke",
+            "wfm train experiment=robot name=mine data=path/to/a/lerobot/set budget=2h",
             "wfm train stage=all experiment=clips name=mine data=path/to/a/folder/of/mp4s",
             "wfm train stage=all experiment=clips name=mine data=path/to/a/lerobot/set camera=tile",
             "wfm train stage=video_tokenizer experiment=tabletop data=data/tabletop",

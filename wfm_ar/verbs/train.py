@@ -1,11 +1,10 @@
-"""`wfm train`: the settings of a run, and the stages in their order.
+"""`wfm train`: the stages of a run in their order.
 
-What a stage does is wfm_ar/train's business; this file maps conf/train.yaml to its dataclasses and says what runs when.
+What a stage does is wfm_ar/train's business; this file says what runs when.
 """
 
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,10 +12,7 @@ from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import remove_dead_parts
 from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
-from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData, OutputExists
-from wfm_ar.frame_predictor.network import FramePredictorConfig
-from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts
 from wfm_ar.schema import MixedSchema
@@ -25,177 +21,18 @@ from wfm_ar.train import stages
 from wfm_ar.train.begin import begin_from
 from wfm_ar.train.checkpoint import load_checkpoint
 from wfm_ar.train.clips import Clips, to_float
-from wfm_ar.train.cosmos_stage import CosmosStage, CosmosTraining, save_finetuned
-from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
+from wfm_ar.train.cosmos_stage import CosmosStage, save_finetuned
 from wfm_ar.train.distributed import Ranks, all_ranks
-from wfm_ar.train.frame_predictor_stage import FramePredictorTraining
 from wfm_ar.train.loop import Stage, train
 from wfm_ar.train.preflight import Needs, check_needs, refuse, unreadable
 from wfm_ar.train.rng import seed_all
-from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.tokens import tokenize
-from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
+from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.windows import still_picture
-from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.verbs.inputs import refuse_inputs
+from wfm_ar.verbs.train_settings import SIZES, Settings, loop_config, sized
 from wfm_ar.verbs.training_data import frame_cache, kept_schema, policy_set, told_framing, training_sets
-from wfm_ar.world_model import WorldModelConfig
-
-COMMON = (
-    "seed",
-    "device",
-    "precision",
-    "compile",
-    "threads",
-    "num_workers",
-    "keep",
-    "deterministic",
-    "disk_full",
-    "max_bad_steps",
-    "watchdog",
-)  # keys of the loop that belong to the run
-SIZES = ("height", "width", "crop")  # keys that go before the tokenizer's own
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOverrides:
-    """What goes before every stage's own optimizer settings; None leaves them."""
-
-    lr: float | None
-    min_lr_ratio: float | None
-    warmup_steps: int | None
-    weight_decay: float | None
-    betas: tuple[float, float] | None
-    grad_clip: float | None
-    ema: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageLoop:
-    """The keys of the loop that each stage has of its own."""
-
-    steps: int
-    batch_size: int
-    accumulate: int
-    log_every: int
-    val_every: int
-    checkpoint_every: int
-    optimizer: OptimizerConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoTokenizerSettings(StageLoop):
-    training: VideoTokenizerTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class FramePredictorSettings(StageLoop):
-    training: FramePredictorTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldModelSettings(StageLoop):
-    training: WorldModelTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionDecoderSettings(StageLoop):
-    training: DiffusionDecoderTraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagesSettings:
-    """`stages` of conf/train.yaml."""
-
-    video_tokenizer: VideoTokenizerSettings
-    frame_predictor: FramePredictorSettings
-    world_model: WorldModelSettings
-    diffusion_decoder: DiffusionDecoderSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceSettings:
-    """`sequence` of conf/train.yaml; the rest of a SequenceConfig follows from the tokenizers and the data."""
-
-    max_latents: int
-    max_text: int
-    text_vocab: int
-    action_sums: bool
-    hint_latents: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The keys of conf/train.yaml, which explains them."""
-
-    stage: Literal["video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "world", "all"]
-    init: Path | None
-    finetune: CosmosTraining
-    name: str
-    data: Path
-    camera: str | None
-    fps: float | None
-    flip: str | None
-    text: str
-    height: int | None
-    width: int | None
-    crop: str | None
-    frame_cache: float
-    run: Path
-    overwrite: bool
-    resume: str
-    seed: int
-    device: str
-    precision: str
-    compile: bool
-    threads: int
-    num_workers: int
-    keep: int
-    deterministic: bool
-    disk_full: Literal["stop", "continue"]
-    max_bad_steps: int
-    watchdog: WatchdogConfig
-    steps: int | None
-    batch_size: int | None
-    accumulate: int | None
-    log_every: int | None
-    val_every: int | None
-    checkpoint_every: int | None
-    optimizer: OptimizerOverrides
-    sequence: SequenceSettings
-    sampling: SamplingConfig
-    stages: StagesSettings
-    tokenizer: VideoTokenizerConfig
-    predictor: FramePredictorConfig | None
-    model: WorldModelConfig
-    decoder: DenoiserConfig
-
-    def __post_init__(self) -> None:
-        sized(self.tokenizer, self)  # which raises
-        if self.predictor is None and self.stage == stages.FRAME_PREDICTOR:
-            raise BadConfig("stage: got frame_predictor, expected another with predictor=null; fix: predictor=tabletop")
-        if not 0 <= self.frame_cache < 1e9:
-            raise BadConfig(f"frame_cache: got {self.frame_cache:g}, expected a number of GB, 0 or more; fix: frame_cache=16")
-        for name in stages.STAGES:
-            loop_config(self, name)  # a wrong value is told before the first step, not hours later at its stage
-        if self.stage == "all" and self.resume not in ("auto", "never"):
-            raise BadConfig(f"resume: got {self.resume!r} with stage=all, expected auto or never; fix: name the stage it belongs to")
-
-
-def sized(tokenizer: VideoTokenizerConfig, settings: Settings) -> VideoTokenizerConfig:
-    """The tokenizer's settings with the picture size and crop that the user set for all. Raises BadConfig."""
-    return replace(tokenizer, **{key: value for key in SIZES if (value := getattr(settings, key)) is not None})
-
-
-def loop_config(settings: Settings, name: str) -> LoopConfig:
-    """The loop of one stage: the run's keys, the stage's own, and before them what the user set for all stages."""
-    own: StageLoop = getattr(settings.stages, name)
-    values = {key: getattr(settings, key) for key in COMMON}
-    for field in fields(StageLoop):
-        forall = getattr(settings, field.name) if field.name != "optimizer" else None
-        values[field.name] = getattr(own, field.name) if forall is None else forall
-    forall = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
-    return LoopConfig(**values | {"optimizer": OptimizerConfig(**vars(own.optimizer) | forall)})
+from wfm_ar.verbs.training_plan import Plan, planned
 
 
 def run(settings: Settings) -> int:
@@ -212,10 +49,15 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     refuse_inputs([world], {"init": settings.init, "data": settings.data, "policy_data": policy_data})
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
+    plan = None
+    if settings.budget is not None:
+        with ranks.one_after_another():  # the first makes the plan, the others find it
+            settings, plan = planned(settings, ranks.size)
+        plan.begin("start")
     before = None if settings.init is None else load_world(settings.init)
     if before is not None and not before.parts.sequence.published and before.parts.action_schema is not None:
         kept_schema(settings.run / SCHEMA, before.parts.action_schema)  # ranges found in data are to be those it was trained with
-    train_set, val_set = training_sets(settings.data, settings.run, **_view(settings))
+    train_set, val_set = training_sets(settings.data, settings.run, settings.episodes, **_view(settings))
     if before is not None and before.parts.sequence.published:
         if ranks.size > 1:
             raise BadConfig(f"init: got {ranks.size} ranks, expected one: Cosmos worlds are not sharded; fix: run it without torchrun")
@@ -234,14 +76,29 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 sets = [one for one in (train_set, val_set, policy) if one is not None]
                 how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
                 cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, **how)
+    whole = None if plan is None else plan.whole
+    if plan is not None and ranks.first:
+        plan.end()
     for name in _stages(settings):
         if settings.stage in (name, "all"):
+            if plan is not None:
+                plan.begin(name)
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
-                stage = _stage(settings, name, train_set, val_set, policy, cache)
-            train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks)
+                stage = _stage(settings, name, train_set, val_set, policy, cache, whole)
+                if plan is not None and ranks.first:
+                    plan.end()
+                    plan.begin(name)
+                    settings = plan.refitted(settings, stage, settings.run)
+                elif plan is not None:
+                    settings = Plan.of(settings.run).applied(settings)
+            train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks, whole)
+            if plan is not None and ranks.first:
+                plan.end()
     if packs and ranks.first:
         how = {"card": _card(settings, train_set, val_set), "overwrite": settings.overwrite, "sampling": settings.sampling}
         stages.pack_world(settings.run, world, train_set, val_set, **how)
+        if plan is not None:
+            print(plan.told_end())
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")
     return 0
 
@@ -339,7 +196,13 @@ def _stages(settings: Settings) -> tuple[str, ...]:
 
 
 def _stage(
-    settings: Settings, name: str, train_set: EpisodeSet, val_set: EpisodeSet, policy: EpisodeSet | None, cache: FrameCache | None
+    settings: Settings,
+    name: str,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    policy: EpisodeSet | None,
+    cache: FrameCache | None,
+    whole: WholeRun | None,
 ) -> Stage:
     seed_all(settings.seed)  # first weights: a run that is killed before its first checkpoint begins again with the same ones
     own = getattr(settings.stages, name).training
@@ -350,7 +213,7 @@ def _stage(
     if name == stages.WORLD_MODEL:
         loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
-        loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None}
+        loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 

@@ -21,14 +21,17 @@ from wfm_ar.framing import framing_line
 from wfm_ar.schema import Schema, channels_of, same_channels, same_rate, schema_from_json
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import AT_ONCE, Clips
+from wfm_ar.train.data_facts import some_clips
 
 LOOKED_AT = 8  # episodes whose picture size and decoding are looked at
+FEWEST_HELD_OUT = 16  # held-out episodes that are left where some are left out
 MEASURED = 3.0  # seconds after which no more clips are decoded to measure how fast that is
 
 
-def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, EpisodeSet]:
+def training_sets(data: Path, run: Path, most: int | None = None, **view: Any) -> tuple[EpisodeSet, EpisodeSet]:
     """The training and the held-out episodes, and on the terminal what was found. Where none is held out, those trained on are both.
 
+    most: training episodes that are used, spread evenly over all, and a tenth as many held-out ones; None = all.
     view: camera, fps, flip, as for open_episodes.
     """
     found = open_episodes(data, **view)
@@ -38,6 +41,10 @@ def training_sets(data: Path, run: Path, **view: Any) -> tuple[EpisodeSet, Episo
     if found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
     train_set, val_set = parted(found)
+    if most is not None and most < len(train_set):
+        print(f"{data}: {most} of {len(train_set)} training episodes are used (episodes=)", flush=True)
+        alone, train_set = train_set is not val_set, some_clips(train_set, most)
+        val_set = some_clips(val_set, max(FEWEST_HELD_OUT, most // 10)) if alone else train_set
     if train_set is val_set:
         clips = "its one episode is trained on and" if len(found) == 1 else "none of its episodes is held out: those trained on are"
         print(f"{data}: {clips} validated with: validation says nothing of clips not seen", flush=True)

@@ -1,0 +1,72 @@
+"""`budget=`: what is chosen is kept in the run and gone on with, and what the user sets goes before it."""
+
+import json
+
+import pytest
+import tiny_robot
+
+from wfm_ar.cli import main, settings_of
+from wfm_ar.rollout.world import load_world
+from wfm_ar.verbs.training_plan import given, with_keys
+
+
+def test_what_the_user_set_is_known_by_its_key_its_group_and_for_all_stages():
+    assert given("stages.world_model.steps", ("steps",)) and given("stages.world_model.optimizer.ema", ("optimizer.ema",))
+    assert given("model.layers", ("model",)) and given("tokenizer.height", ("height",)) and given("fps", ("fps",))
+    assert not given("stages.world_model.steps", ("stages.video_tokenizer.steps", "data", "val_every"))
+    assert not given("stages.world_model.training.crop", ("crop",)) and not given("model.layers", ("model.dim",))
+
+
+def test_keys_replace_values_of_nested_settings():
+    settings = settings_of("train", ["experiment=robot", "data=x"])
+    changed = with_keys(settings, {"stages.world_model.steps": 7, "predictor.channels": [8, 16], "fps": 5.0})
+    assert changed.stages.world_model.steps == 7 and changed.predictor.channels == (8, 16) and changed.fps == 5.0
+    assert changed.stages.video_tokenizer == settings.stages.video_tokenizer and settings.fps is None
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("budget=soon", "budget: got 'soon', expected a time of a minute or more"),
+        ("stage=world_model", "budget: got none with stage=world_model, expected stage=all and no init="),
+        ("episodes=0", "episodes: got 0, expected 1 or more"),
+    ],
+)
+def test_budgets_that_cannot_be(tmp_path, monkeypatch, capsys, override, line):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "experiment=robot", "data=bot", override]) == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_is_planned_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_robot.write_robot(tmp_path / "bot", clips=5, frames=30, fps=30)
+    run, command = tmp_path / "runs/robot", ["train", "experiment=robot", "data=bot", "steps=2", "model.layers=1", "threads=1"]
+    small = ["tokenizer.encoder_channels=8", "tokenizer.decoder_channels=8", "predictor=tiny", "decoder=tiny"]
+    assert main([*command, *small]) == 0
+    out = capsys.readouterr().out
+    plan = json.loads((run / "plan.json").read_text())
+    assert (run / "plan.txt").read_text().startswith("plan: budget as long as the data ask for")
+    assert "30 frames a second are thinned to 10" in out and "dropped, as they never change: grip" in out
+    assert "stands still" in out and "set by you: steps, model.layers" in out
+    assert plan["chosen"]["fps"] == 10 and plan["chosen"]["tokenizer.background"] is True
+    assert plan["chosen"]["tokenizer.height"] == 48 and plan["chosen"]["tokenizer.width"] == 64
+    assert not {"stages.world_model.steps", "model.layers", "tokenizer.encoder_channels", "predictor.channels"} & plan["chosen"].keys()
+    assert set(plan["seconds"]) == {
+        "video_tokenizer",
+        "frame_predictor",
+        "encoding",
+        "looking ahead",
+        "world_model",
+        "diffusion_decoder",
+    } and all(seconds > 0 for seconds in plan["seconds"].values())
+    assert plan["peak_bytes"] > 2**26 and sum(plan["spent"].values()) > plan["spent"]["rehearsal"] > 0
+    world = load_world(run / "world")
+    assert (world.height, world.width, world.fps, world.parts.world_model.config.layers) == (48, 64, 10, 1)
+    assert world.parts.sequence.lookahead and world.parts.sequence.action_bins
+
+    assert main([*command, *small, "overwrite=true", "budget=3h"]) == 0
+    out = capsys.readouterr().out
+    assert "the run keeps its plan; budget=3h does not change it" in out and "plan: budget" not in out
+    assert "world_model has its 2 steps already" in out.replace("runs/robot/world_model ", "") and "were foretold" in out

@@ -1,0 +1,340 @@
+"""`budget=` of `wfm train`: what a run is made of and how long each part takes, chosen from the data and a rehearsal, and kept in the run.
+
+`<run>/plan.json` holds what was chosen, key by key, and what each part is foretold to take; `plan.txt` says it for people. A run that is
+gone on with keeps its plan. Before a stage begins its steps are timed once more, and their number is fitted to the time that is left.
+Keys that the user sets go before all of this.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.files import write_atomic
+from wfm_ar.data.formats import VIEW, open_episodes
+from wfm_ar.data.json_files import read_json
+from wfm_ar.errors import BadCheckpoint, BadConfig
+from wfm_ar.framing import CENTRE
+from wfm_ar.train import budget as fitting
+from wfm_ar.train import stages
+from wfm_ar.train.budget import SIZES, VALIDATIONS, Size, told_time
+from wfm_ar.train.checkpoint import newest_checkpoint
+from wfm_ar.train.data_facts import DataFacts, data_facts
+from wfm_ar.train.loop import Stage, step_seconds
+from wfm_ar.train.rehearsal import Networks, Timings, rehearse
+from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.whole_run import WholeRun
+from wfm_ar.verbs.train_settings import Settings, loop_config, sized
+from wfm_ar.verbs.training_data import FEWEST_HELD_OUT, parted
+
+PLAN, PLAN_TEXT = "plan.json", "plan.txt"
+FORMAT = 1
+ENCODING, LOOKING = "encoding", "looking ahead"  # parts of a run that are no stages, as their progress calls them
+VAL_CLIPS = {stages.VIDEO_TOKENIZER: 8, stages.FRAME_PREDICTOR: 8, stages.WORLD_MODEL: 16, stages.DIFFUSION_DECODER: 4}
+MOST_TIMED = 3.0  # seconds of steps that a rehearsal times of each stage
+
+
+class Plan:
+    """What was chosen for a run, in its folder."""
+
+    def __init__(self, run: Path, content: dict[str, Any]):
+        self.path, self.content = run / PLAN, content
+        self.whole = WholeRun(content["seconds"], content["spent"])
+        self._part, self._began = "", time.monotonic()
+
+    @classmethod
+    def of(cls, run: Path) -> "Plan | None":
+        """The plan that a run has. Raises BadCheckpoint."""
+        path = run / PLAN
+        if not path.exists():
+            return None
+        try:
+            content = read_json(path)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
+            return cls(run, content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadCheckpoint(f"{path}: cannot be read ({error}), expected a run's plan; fix: delete it, another is made") from None
+
+    def keep(self) -> None:
+        """Write it, with what people read."""
+        write_atomic(self.path, json.dumps(self.content, indent=1).encode() + b"\n", overwrite=True)
+        write_atomic(self.path.with_name(PLAN_TEXT), block(self.content).encode(), overwrite=True)
+
+    def applied(self, settings: Settings) -> Settings:
+        """The settings with what was chosen, but for keys that the user set."""
+        return _chosen(settings, self.content["chosen"])
+
+    def begin(self, part: str) -> None:
+        """A part of the run is at work from now on."""
+        self._part, self._began = part, time.monotonic()
+
+    def end(self) -> None:
+        """It has ended: how long it took is kept."""
+        spent = self.content["spent"]
+        spent[self._part] = spent.get(self._part, 0.0) + time.monotonic() - self._began
+        self.whole.finish(self._part, spent[self._part])
+        self.keep()
+
+    def told_end(self) -> str:
+        """A line on what the run took."""
+        return f"the run took {told_time(sum(self.content['spent'].values()))}, {told_time(self.content['foretold_s'])} were foretold"
+
+    def refitted(self, settings: Settings, stage: Stage, run: Path) -> Settings:
+        """The settings with the steps of `stage`, timed as it is, and of those after it fitted to what is left of the budget."""
+        content = self.content
+        if content["budget_s"] is None or newest_checkpoint(run / stage.name) is not None:
+            return settings  # its schedule is what it was begun with
+        names = [name for name in stages.STAGES if name in content["step_s"]]
+        later = names[names.index(stage.name) :]
+        content["step_s"][stage.name] = step_seconds(stage, _loops(settings)[stage.name], timed_for(content["budget_s"]))
+        left = content["budget_s"] * (1 - fitting.SPARE) - sum(content["spent"].values())
+        if stages.WORLD_MODEL in later[1:]:
+            left -= sum(content["seconds"].get(part, 0.0) for part in (ENCODING, LOOKING))
+        step_s = {name: content["step_s"][name] for name in later}
+        steps = fitting.fit_steps(max(1.0, left), step_s, content["wanted"], content["validation_s"])
+        content["chosen"] |= _not_given(settings, _schedules(settings, steps))
+        settings = self.applied(settings)
+        for name in later:
+            content["steps"][name] = _loops(settings)[name].steps
+            content["seconds"][name] = _stage_seconds(content["steps"][name], name, content["step_s"], content["validation_s"])
+            self.whole.foretell(name, content["seconds"][name])
+        self.keep()
+        return settings
+
+
+def planned(settings: Settings, ranks: int) -> tuple[Settings, Plan]:
+    """The settings fitted to the data and to `settings.budget`, and the plan, made or found in the run."""
+    plan = Plan.of(settings.run)
+    if plan is None:
+        plan = _made(settings, ranks)
+        plan.keep()
+        print(block(plan.content), end="", flush=True)
+    else:
+        wish = fitting.parse_budget(settings.budget)
+        note = "" if wish == plan.content["budget_s"] else f"; budget={settings.budget} does not change it (another run= makes another)"
+        print(f"{plan.path}: the run keeps its plan{note}", flush=True)
+    return plan.applied(settings), plan
+
+
+def _made(settings: Settings, ranks: int) -> Plan:
+    wish, began = fitting.parse_budget(settings.budget), time.monotonic()
+    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    view = {key: getattr(settings, key) for key in VIEW}
+    facts = data_facts(*parted(open_episodes(settings.data, **view)))
+    keys, why = _from_data(settings, facts)
+    settings = _chosen(settings, keys)
+    train_set, val_set = parted(open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW}))
+    keys |= _machine(settings, cuda, ranks, len(val_set))
+    frames, val_frames = (sum(one.num_frames(i) for i in range(len(one))) for one in (train_set, val_set))
+    at = fitting.first_size(wish, cuda)
+    while True:
+        sizes = _of_size(settings, SIZES[at], facts)
+        timings = _rehearsed(_chosen(settings, keys | sizes), train_set, wish)
+        once = timings.encode_s + timings.look_ahead_s
+        clips = settings.episodes or fitting.usable_clips(len(train_set), frames + val_frames, once, wish)
+        clips = min(clips, len(train_set))
+        used = round(frames * clips / len(train_set))
+        encoded = used + round(val_frames * min(1.0, max(FEWEST_HELD_OUT, clips // 10) / len(val_set)))
+        wanted = fitting.wanted_steps(used)
+        left = None if wish is None else max(1.0, wish * (1 - fitting.SPARE) - encoded * once - (time.monotonic() - began))
+        steps = fitting.fit_steps(left, timings.step_s, wanted, timings.validation_s)
+        if at == 0 or steps[stages.WORLD_MODEL] >= fitting.ENOUGH * wanted[stages.WORLD_MODEL]:
+            break
+        at -= 1
+    keys |= sizes | _schedules(settings, steps)
+    if clips < len(train_set):
+        keys["episodes"] = clips
+    loops = _loops(_chosen(settings, keys))
+    seconds: dict[str, float] = {}
+    for name in stages.STAGES:
+        if name == stages.WORLD_MODEL:
+            seconds |= {ENCODING: encoded * timings.encode_s}
+            seconds |= {LOOKING: encoded * timings.look_ahead_s} if timings.look_ahead_s else {}
+        if name in timings.step_s:
+            seconds[name] = _stage_seconds(loops[name].steps, name, timings.step_s, timings.validation_s)
+    content = {
+        "format": FORMAT,
+        "budget_s": wish,
+        "size": SIZES[at].name,
+        "machine": _told_machine(cuda, ranks),
+        "facts": asdict(facts),
+        "used": {"clips": clips, "frames": used},
+        "why": why,
+        "given": [one for one in settings.given if any(given(key, (one,)) for key in keys)],
+        "chosen": _not_given(settings, keys),
+        "steps": {name: loops[name].steps for name in timings.step_s},
+        "wanted": wanted,
+        "step_s": timings.step_s,
+        "validation_s": timings.validation_s,
+        "seconds": seconds,
+        "peak_bytes": timings.peak_bytes,
+        "spent": {"rehearsal": time.monotonic() - began},
+    }
+    content["foretold_s"] = sum(seconds.values()) + content["spent"]["rehearsal"]
+    return Plan(settings.run, json.loads(json.dumps(content)))
+
+
+def timed_for(budget_s: float | None) -> float:
+    """Seconds of steps that are timed of a stage."""
+    return MOST_TIMED if budget_s is None else min(MOST_TIMED, budget_s / 120)
+
+
+def _rehearsed(settings: Settings, train_set: EpisodeSet, wish: float | None) -> Timings:
+    own = settings.stages
+    networks = Networks(
+        tokenizer=sized(settings.tokenizer, settings),
+        predictor=settings.predictor,
+        model=settings.model,
+        decoder=settings.decoder,
+        windows={name: getattr(own, name).training for name in stages.STAGES if name != stages.WORLD_MODEL},
+        world_model=own.world_model.training,
+        loops=_loops(settings),
+        **vars(settings.sequence),
+    )
+    half = torch.bfloat16 if settings.precision == "bf16" else None
+    return rehearse(networks, train_set, seconds=timed_for(wish), workers=max(1, settings.num_workers), precision=half)
+
+
+def _from_data(settings: Settings, facts: DataFacts) -> tuple[dict[str, Any], dict[str, str]]:
+    """-> (what follows from the data alone, a reason for each line of the block)."""
+    chosen: dict[str, Any] = {}
+    fixed = facts.still_share >= fitting.STILL
+    chosen["tokenizer.background"] = fixed
+    share = f"{100 * facts.still_share:.0f} % of the pixels are those of the median picture"
+    why = {"camera": f"stands still ({share}): what it always sees is subtracted" if fixed else f"moves, or scenes differ ({share})"}
+    rate = None if settings.fps is not None else fitting.thinned_rate(facts.fps, facts.median_frames)
+    why["rate"] = f"{settings.fps or facts.fps:g} frames a second"
+    if rate is not None:
+        try:
+            open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW} | {"fps": rate})
+            chosen["fps"] = rate
+            why["rate"] = f"{facts.fps:g} frames a second are thinned to {rate:g}: neighbours hardly differ"
+        except BadConfig as error:  # actions that do not say whether they add up
+            why["rate"] = f"{facts.fps:g} frames a second, not thinned: {str(error).partition(', expected')[0]}"
+    acting = ", ".join(facts.channels) or "none"
+    why["actions"] = acting + (f"; dropped, as they never change: {', '.join(facts.constant)}" if facts.constant else "")
+    if not facts.channels:
+        chosen["stages.world_model.training.policy_share"] = 0.0
+    if not facts.texts:
+        chosen["stages.world_model.training.image_share"] = 0.0
+    return chosen, why
+
+
+def _of_size(settings: Settings, size: Size, facts: DataFacts) -> dict[str, Any]:
+    """The keys of a row of the table of sizes, for pictures of these data."""
+    height, width = fitting.picture_size(facts.height, facts.width, size.pixels)
+    chosen = dict(size.keys) | {"tokenizer.height": height, "tokenizer.width": width, "tokenizer.crop": CENTRE}
+    if settings.predictor is None:
+        chosen = {key: value for key, value in chosen.items() if not key.startswith("predictor.")}
+    least = min(height if settings.height is None else settings.height, width if settings.width is None else settings.width)
+    for name in (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER):
+        crop = getattr(settings.stages, name).training.crop
+        chosen[f"stages.{name}.training.crop"] = min(crop, least // 8 * 8)
+    return chosen
+
+
+def _machine(settings: Settings, cuda: bool, ranks: int, held_out: int) -> dict[str, Any]:
+    """What follows from the machine: precision, and how a step's samples are dealt out."""
+    chosen: dict[str, Any] = {}
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if not cuda and amx():
+        chosen["precision"] = "bf16"
+    for name in stages.STAGES:
+        chosen[f"stages.{name}.training.val_clips"] = min(VAL_CLIPS[name], held_out)
+        if ranks > 1:
+            chosen[f"stages.{name}.accumulate"] = ranks
+            chosen[f"stages.{name}.batch_size"] = max(1, getattr(settings.stages, name).batch_size // ranks)
+    return chosen
+
+
+def _told_machine(cuda: bool, ranks: int) -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    place = torch.cuda.get_device_name() if cuda else f"{cores} CPU core{'s' * (cores != 1)}"
+    return place + (f", {ranks} processes" if ranks > 1 else "")
+
+
+def _schedules(settings: Settings, steps: Mapping[str, int]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, count in steps.items():
+        optimizer = getattr(settings.stages, name).optimizer
+        chosen |= fitting.schedule(name, count, optimizer.ema, optimizer.warmup_steps)
+    return chosen
+
+
+def _stage_seconds(steps: int, name: str, step_s: Mapping[str, float], validation_s: Mapping[str, float]) -> float:
+    return steps * step_s[name] + VALIDATIONS * validation_s[name]
+
+
+def _loops(settings: Settings) -> dict[str, LoopConfig]:
+    return {name: loop_config(settings, name) for name in stages.STAGES}
+
+
+def _chosen(settings: Settings, keys: Mapping[str, Any]) -> Settings:
+    """The settings with these, but for keys that the user set."""
+    return with_keys(settings, _not_given(settings, keys))
+
+
+def _not_given(settings: Settings, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if not given(key, settings.given)}
+
+
+def given(key: str, keys: tuple[str, ...]) -> bool:
+    """Whether the user set `key`, by itself, with its group, or for all stages at once."""
+    last = key.split(".", 2)[-1] if key.startswith("stages.") else key.removeprefix("tokenizer.")
+    return any(key == one or key.startswith(f"{one}.") or last == one for one in keys)
+
+
+def with_keys(settings: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass with some of its values, by dotted keys, replaced; lists become tuples."""
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        groups.setdefault(first, {})[rest] = value
+    names, changes = {field.name for field in fields(settings)}, {}
+    for name, inner in groups.items():
+        assert name in names, f"{type(settings).__name__} has no {name}"
+        value = inner.get("")
+        changes[name] = tuple(value) if isinstance(value, list) else value
+        if "" not in inner:
+            assert is_dataclass(getattr(settings, name)), name
+            changes[name] = with_keys(getattr(settings, name), inner)
+    return replace(settings, **changes)
+
+
+def block(content: Mapping[str, Any]) -> str:
+    """The plan as a person reads it."""
+    facts, used, chosen, seconds = (content[key] for key in ("facts", "used", "chosen", "seconds"))
+    asked = "as long as the data ask for" if content["budget_s"] is None else told_time(content["budget_s"])
+    clips = f"{facts['clips']} clips, {facts['held_out']} held out, {facts['width']}x{facts['height']}, {facts['texts']} texts"
+    if used["clips"] < facts["clips"]:
+        clips += f"; {used['clips']} of them are used: encoding all would take too much of the time"
+    sides = [chosen.get(f"tokenizer.{side}") for side in ("width", "height")]
+    picture = "the given size" if None in sides else f"{sides[0]}x{sides[1]} pixels, the shape of the data"
+    lines = [
+        f"plan: budget {asked}, {content['machine']}",
+        f"  data       {clips}; {used['frames']} frames to learn from",
+        f"  rate       {content['why']['rate']}",
+        f"  camera     {content['why']['camera']}",
+        f"  actions    {content['why']['actions']}",
+        f"  size       {content['size']}, pictures of {picture}",
+        "  part                  steps  seconds a step       takes",
+    ]
+    for part, taken in seconds.items():
+        steps, each = content["steps"].get(part, ""), content["step_s"].get(part)
+        each = "" if each is None else f"{each:.3f}"
+        lines.append(f"  {part:<18} {steps:>8}  {each:>14}  {told_time(taken):>10}")
+    memory = f"with at most about {content['peak_bytes'] / 2**30:.1f} GiB of memory"
+    lines.append(f"  in all {told_time(content['foretold_s'])} as foretold at the start, {memory}")
+    wanted = content["wanted"]
+    if all(steps >= wanted[name] for name, steps in content["steps"].items()):
+        lines.append("  the data can use no more steps than these; more clips could")
+    if content["given"]:
+        lines.append(f"  set by you: {', '.join(content['given'])}")
+    return "\n".join(lines) + "\n"
