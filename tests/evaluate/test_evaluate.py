@@ -232,3 +232,15 @@ def test_a_demo_that_fails_is_told_in_the_report_and_loses_nothing(world, data):
     assert numbers["demo_peak_bytes"] is None and "no demo today" in numbers["demo_error"] and numbers["frames_per_second"] is None
     numbers = speed_section(bench, [sys.executable, "-c", "import time; a = bytearray(b'x') * (60 << 20); time.sleep(0.3)"])
     assert numbers["demo_peak_bytes"] > 60 * 2**20 and numbers["demo_seconds"] > 0.3
+
+
+@pytest.mark.slow
+def test_worker_processes_change_no_number(report, world, data, tmp_path):
+    side_by_side = evaluate(world, data, tmp_path, replace(QUICK, workers=2, batch=1, speed_runs=0), progress=False)
+    for section in ("objects", "rollout", "refined", "actions", "text", "free_run"):
+        assert side_by_side[section] == report[1][section], section
+
+
+def test_workers_share_a_cpu(world, data, tmp_path):
+    with pytest.raises(BadConfig, match="workers: got 2 with device=meta, expected 1"):
+        evaluate(world, data, tmp_path, replace(QUICK, workers=2), device="meta", progress=False)

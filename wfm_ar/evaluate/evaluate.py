@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +28,7 @@ from wfm_ar.data.claims import claim, whole_files
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
 from wfm_ar.data.formats import open_episodes
-from wfm_ar.errors import BadData, OutputExists
+from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.heldout import HeldOut
@@ -46,6 +47,7 @@ from wfm_ar.evaluate.sections import (
     tokenizer_section,
 )
 from wfm_ar.evaluate.text_following import text_section
+from wfm_ar.evaluate.workers import Workers
 from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
@@ -94,6 +96,8 @@ def _measured(
     folder, started = find_world(world), datetime.now(UTC).isoformat(timespec="seconds")
     loaded = load_world(world, device)
     loaded.refuse_context("evaluate")
+    if config.workers > 1 and torch.device(device).type != "cpu":
+        raise BadConfig(f"workers: got {config.workers} with device={device}, expected 1: they share a CPU; fix: a larger batch")
     own = loaded.defaults(config.top_k)
     config = replace(config, **{name: own[name] for name in (*SAMPLING, *GUIDANCE) if getattr(config, name) is None})
     latent_frames(config.frames, loaded.rate)
@@ -108,8 +112,10 @@ def _measured(
     report |= {"started": started, "seconds": 0.0, "episodes": len(clips), "too_short": clips.too_short}
     report |= {"settings": asdict(config), "versions": _versions(), "machine": _machine(), "not_measured": {}}
     missing, sheets = report["not_measured"], {}
-    with _bar(progress) as bar:
-        bench = Bench(world=loaded, config=config, clips=clips, track=partial(_track, bar), robots=robots_of(loaded))
+    with ExitStack() as context:
+        bar = context.enter_context(_bar(progress))
+        workers = context.enter_context(Workers(folder, config.workers)) if config.workers > 1 else None
+        bench = Bench(world=loaded, config=config, clips=clips, track=partial(_track, bar), robots=robots_of(loaded), workers=workers)
         report["tokenizer"] = tokenizer_section(bench, HeldOut(episodes, count=config.tokenizer_episodes, **size))
         report["prediction"] = prediction_section(bench)
         driven = _driven(loaded, clips)

@@ -78,17 +78,23 @@ class Watcher:
 
 
 def free_run(
-    world: World, clips: Sequence[Clip], *, frames: int, seed: int, sampling: SamplingConfig, track=lambda items, name, total: items
+    world: World,
+    clips: Sequence[Clip],
+    *,
+    frames: int,
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    track=lambda items, name, total: items,
 ) -> tuple[list[Watcher], list[np.ndarray]]:
     """Runs on from the first frame of each clip for `frames` frames -> (what was seen, one frame a second uint8 [n, S, S, 3]) of each.
 
-    Clips need names, and the world the tabletop's two actions.
+    Clips need names, and the world the tabletop's two actions. seeds: of each clip's tokens and of its way.
     """
     parts, rate, fps = world.parts, world.rate, max(1, round(world.fps))
-    runs = [_Wanderer(clip, np.random.default_rng([seed, k])) for k, clip in enumerate(clips)]
-    painters = [Painter(parts.video_tokenizer, None, seed, None) for _ in clips]
+    runs = [_Wanderer(clip, np.random.default_rng([seed, 1])) for clip, seed in zip(clips, seeds, strict=True)]
+    painters = [Painter(parts.video_tokenizer, None, seed, None) for seed in seeds]
     given = [torch.from_numpy(world.encode(clip.frames[:1])) for clip in clips]
-    rows = [Row(seed=seed + k, tokens=tuple(tokens), bins=(None,)) for k, tokens in enumerate(given)]
+    rows = [Row(seed=seed, tokens=tuple(tokens), bins=(None,)) for seed, tokens in zip(seeds, given, strict=True)]
     watchers, kept, last = [], [[] for _ in clips], []
     for k, (clip, painter, tokens) in enumerate(zip(clips, painters, given, strict=True)):
         last.append(_painted(painter, tokens[0])[-1])

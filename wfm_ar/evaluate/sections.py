@@ -14,12 +14,13 @@ import torch
 
 from wfm_ar.errors import BadConfig
 from wfm_ar.evaluate import control, metrics, quality
-from wfm_ar.evaluate.free_run import free_run, free_run_summary
+from wfm_ar.evaluate.free_run import Watcher, free_run, free_run_summary
 from wfm_ar.evaluate.heldout import Clip, HeldOut
 from wfm_ar.evaluate.objects import ObjectTally, one_step_cuts, scored
 from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
 from wfm_ar.evaluate.report import Sheet
 from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
+from wfm_ar.evaluate.workers import Workers
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
@@ -44,6 +45,7 @@ class EvaluateConfig:
     tokenizer_episodes: int | None = None  # None: the whole split
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
     batch: int = 16  # rollouts at once; changes no number but the time
+    workers: int = 1  # processes, on a CPU; changes no number but the time
     seed: int = 0  # of episode 0; episode k has seed + k
     temperature: float | None = None  # None, here and below: the world's own, as a user without a wish has it
     top_p: float | None = None
@@ -65,7 +67,17 @@ class EvaluateConfig:
             chosen = {name: getattr(self, name) for name in (*SAMPLING, guidance)}
             SamplingConfig(**{name: value for name, value in chosen.items() if value is not None})
         SamplingConfig(temperature=self.text_alone_temperature)
-        low = {"episodes": 2, "text_episodes": 1, "frames": 2, "batch": 1, "seed": 0, "refine_steps": 1, "speed_runs": 0, "examples": 0}
+        low = {
+            "episodes": 2,
+            "text_episodes": 1,
+            "frames": 2,
+            "batch": 1,
+            "workers": 1,
+            "seed": 0,
+            "refine_steps": 1,
+            "speed_runs": 0,
+            "examples": 0,
+        }
         low |= {"free_runs": 0, "free_frames": 2}
         for name, least in low.items():
             if getattr(self, name) < least:
@@ -84,10 +96,11 @@ class Bench:
     clips: HeldOut
     track: Track
     robots: Mapping[str, World] = field(default_factory=dict)  # in a world of several robots: the same world, acted in by each
+    workers: Workers | None = None  # None: this process rolls everything out
 
     def acting(self, clip: Clip) -> World:
         """The world in which the clip's own robot acts."""
-        return self.robots.get(clip.robot or "", self.world)
+        return self.robots.get(self._robot(clip), self.world)
 
     def roll(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, guidance: str, refine: bool, name: str, **more: Any
@@ -103,10 +116,17 @@ class Bench:
             if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):
                 batches.append([])
             batches[-1].append(k)
-        for batch in self.track(batches, name, len(batches)):
-            yield from self.acting(clips[batch[0]]).generate_batch(
-                [prompts[k] for k in batch], refine=refine, keep_detail=False, **settings
-            )
+        settings |= {"refine": refine, "keep_detail": False}
+        jobs = [(self._robot(clips[batch[0]]), [prompts[k] for k in batch], settings) for batch in batches]
+        made = self.workers.generate(jobs) if self.workers else (self._generate(*job) for job in jobs)
+        for _ in self.track(batches, name, len(batches)):
+            yield from next(made)
+
+    def _robot(self, clip: Clip) -> str:
+        return clip.robot if clip.robot in self.robots else ""
+
+    def _generate(self, robot: str, prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Rollout]:
+        return self.robots.get(robot, self.world).generate_batch(prompts, **settings)
 
     def prompt(self, k: int, clip: Clip, **inputs: Any) -> Prompt:
         """From the first frame of clip k, with `inputs` of Prompt."""
@@ -238,14 +258,24 @@ def free_run_section(bench: Bench) -> tuple[dict[str, Any], list[Sheet]]:
     """Rollouts of config.free_frames frames from the first config.free_runs clips, and what they look like."""
     config, clips = bench.config, [bench.clips[k] for k in range(min(bench.config.free_runs, len(bench.clips)))]
     sampling = SamplingConfig(**{name: getattr(config, name) for name in (*SAMPLING, "action_guidance")})
-    settings = {"frames": config.free_frames, "seed": config.seed, "sampling": sampling, "track": bench.track}
-    watchers, kept = free_run(bench.world, clips, **settings)
+    settings = {"frames": config.free_frames, "sampling": sampling}
+    if bench.workers is None:
+        watchers, kept = free_run(bench.world, clips, seeds=[config.seed + k for k in range(len(clips))], track=bench.track, **settings)
+    else:
+        runs = bench.workers.each(_free_run, [(clip, config.seed + k, settings) for k, clip in enumerate(clips)])
+        watchers, kept = zip(*((one[0][0], one[1][0]) for one in bench.track(runs, "free run", len(clips))), strict=True)
     sheets = []
     for clip, watcher, frames in zip(clips, watchers, kept, strict=True):
         there = sum(watcher.looks[-1]["objects"].values())
         note = f"one frame a second, raw; {there} of {len(watcher.names)} objects there in the last"
         sheets.append(Sheet(title=f"free run from episode {clip.id}", note=note, rows=(("rollout, raw", frames),)))
     return free_run_summary(watchers), sheets
+
+
+def _free_run(world: World, run: tuple[Clip, int, dict[str, Any]]) -> tuple[list[Watcher], list[np.ndarray]]:
+    """One of the runs, in a worker."""
+    clip, seed, settings = run
+    return free_run(world, [clip], seeds=[seed], **settings)
 
 
 def _sheet_of(bench: Bench, clip: Clip, k: int, tokens_thw: np.ndarray) -> Sheet:
