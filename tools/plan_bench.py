@@ -13,10 +13,14 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
+from wfm_ar.data.files import sha256_of
+from wfm_ar.machine import cores, cpu_name
+from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import PlanConfig, plan
@@ -105,7 +109,9 @@ def main(count: int, name: str, out: Path | None, config: PlanConfig | None = No
         row = table[way]
         print(f"| {way} | {100 * row['median_m']:.1f} | {100 * row['mean_m']:.1f} | {100 * row['near']:.0f} % | {row['seconds']:.0f} |")
     if out is not None:
-        out.write_text(json.dumps(table, indent=1) + "\n")
+        about = {"world_sha256": sha256_of(find_world(name) / SETTINGS), "machine": f"{cpu_name()}, {cores()} cores"}
+        about |= {"day": f"{date.today()}", "command": f"python tools/plan_bench.py --episodes {count}", "episodes": count}
+        out.write_text(json.dumps(about | {"ways": table}, indent=1) + "\n")
     return table
 
 
@@ -113,6 +119,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--world", default="tabletop", help="a shipped world, or a world folder")
-    parser.add_argument("--out", type=Path, help="a JSON file for the numbers, of each episode too")
+    parser.add_argument(
+        "--out", type=Path, help="a JSON file for the numbers, of each episode too; docs/measured/plan_bench.json is shown on the site"
+    )
     asked = parser.parse_args()
     main(asked.episodes, asked.world, asked.out)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wfm_ar import __version__
+from wfm_ar.cli_completion import ALONE, completion
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
 from wfm_ar.config_files import check_folder, check_overrides, check_sweep
 from wfm_ar.errors import BadConfig, BadData, NoSpace, Note, WfmError, nearest
@@ -116,11 +117,20 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("version", "--version"):
         print(versions())
         return 0
+    if arguments[0] == "completion":
+        return _guarded("wfm", lambda: _print(completion(arguments[1:])))
+    if arguments[0] == "doctor":
+        return _guarded("wfm doctor", importlib.import_module("wfm_ar.verbs.doctor").run)
     verb, rest = _split(arguments)
     if verb is None or "--help" in rest or "-h" in rest:
         print(help_of(verb) if verb else help_of_family(arguments[0]))
         return 0
     return _guarded(f"wfm {verb.words}", lambda: _run(verb, rest))
+
+
+def _print(text: str) -> int:
+    print(text)
+    return 0
 
 
 def _split(arguments: list[str]) -> tuple[Verb | None, list[str]]:
@@ -137,7 +147,7 @@ def _split(arguments: list[str]) -> tuple[Verb | None, list[str]]:
         raise BadConfig(
             f"wfm {first}: unknown verb {second!r}{nearest(second, members)}, expected {' | '.join(members)}; fix: `wfm --help`"
         )
-    names = sorted({verb.words.split()[0] for verb in VERBS} | {"version"})
+    names = sorted({verb.words.split()[0] for verb in VERBS} | ALONE.keys())
     raise BadConfig(f"wfm: unknown verb {first!r}{nearest(first, names)}, expected {' | '.join(names)}; fix: `wfm --help`")
 
 

@@ -34,6 +34,8 @@ into frames. The weights of a small world, "tabletop", come with the package.
 
 {verbs}
   wfm {"version":<{width}}  versions of wfm and of what it runs on
+  wfm {"doctor":<{width}}  what this installation has and lacks, as a block to paste into a report
+  wfm {"completion":<{width}}  completion for a shell: source <(wfm completion bash), zsh, fish
 
 Three examples:
   wfm demo

@@ -216,7 +216,7 @@ def schema_from_json(data: Any) -> Schema:
         return ActionSchema.from_json(data)
     _check_keys(data, "action schema", required={"embodiments"}, optional=set())
     if not isinstance(data["embodiments"], dict):
-        raise BadData("action schema: embodiments is no object, expected a schema a name; fix: see the README")
+        raise BadData("action schema: embodiments is no object, expected a schema a name; fix: docs/robot.md shows one")
     parts = []
     for name, one in data["embodiments"].items():
         try:

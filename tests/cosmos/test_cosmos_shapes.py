@@ -135,15 +135,15 @@ def test_the_most_on_a_device_at_once(name):
     assert (most_at_once(name, ("decoder", "tokenizer"))["model"] < 11) == (name in ("4b", "5b"))
 
 
-def test_the_memory_table_in_the_readme_is_the_commands():
+def test_the_memory_table_in_the_docs_is_the_commands():
     """Row by row the same numbers; what was never measured is called so in both."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "cosmos.md").read_text()
     lines = {line.split()[0]: line for line in memory_table()}
     for name in WORLD_MODELS:
         _, bf16, int8, cache, raw, _, turns, *gpu = lines[name].split()
-        row = next(line for line in readme.splitlines() if re.match(rf"\| {name}(-Video2World)? \|", line, re.IGNORECASE))
+        row = next(line for line in page.splitlines() if re.match(rf"\| {name}(-Video2World)? \|", line, re.IGNORECASE))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1:] == [f"{PARAMETERS[name]:,}", bf16, int8, cache, raw, turns, "not measured"] and gpu == ["not", "measured"], row
     full, small = memory(PUBLISHED["decoder-7b"])
-    assert f"| decoder 7B | {PARAMETERS['decoder-7b']:,} | {full:.2f} | {small:.2f} |" in readme
+    assert f"| decoder 7B | {PARAMETERS['decoder-7b']:,} | {full:.2f} | {small:.2f} |" in page
     assert memory(WORLD_MODELS["4b"])[0] == 2 * 4_014_088_192 / 1e9

@@ -269,4 +269,4 @@ def _defect(error: WfmError, file: Path, line: int | None) -> Defect:
     """An error's line taken apart again: `place: what; fix: how`."""
     what, _, fix = str(error).partition("; fix: ")
     what = what.removeprefix(f"{file}").removeprefix(": ")
-    return Defect(file=str(file), line=line, what=what, fix=fix or "see the README")
+    return Defect(file=str(file), line=line, what=what, fix=fix or "docs/robot.md shows the format")

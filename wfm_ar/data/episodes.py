@@ -358,7 +358,7 @@ def read_schema(root: Path, *, needed: bool) -> Schema | None:
     path = Path(root, SCHEMA)
     if not path.exists():
         if needed:
-            raise BadData(f"{path}: does not exist, expected the schema of the actions; fix: write it, see the README")
+            raise BadData(f"{path}: does not exist, expected the schema of the actions; fix: write it, docs/robot.md shows one")
         return None
     try:
         data = read_json(inside(root, SCHEMA, str(path)))

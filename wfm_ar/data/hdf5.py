@@ -22,6 +22,7 @@ from wfm_ar.data.schema_from_data import schema_from_data
 from wfm_ar.data.views import MAYBE_UPSIDE_DOWN
 from wfm_ar.decoding.pool import read_arrays
 from wfm_ar.errors import BadActions, BadClip, BadData, MissingDependency
+from wfm_ar.extras import how_to_install
 from wfm_ar.schema import ActionSchema, check_width, same_rate
 
 SUFFIXES = (".hdf5", ".h5")
@@ -126,7 +127,7 @@ def open_hdf5(path: Path, camera: str | None, fps: float | None, problems: Probl
     if not files:
         raise BadData(f"{path}: holds no regular file that ends in {' or '.join(SUFFIXES)}, expected one; fix: copy it in")
     if importlib.util.find_spec("h5py") is None:
-        raise MissingDependency(f"{path}: needs the package h5py, expected it installed; fix: pip install 'wfm-ar[hdf5]'")
+        raise MissingDependency(f"{path}: needs the package h5py, expected it installed; fix: {how_to_install('hdf5')}")
     found, masks, notes, rates, libero = [], {}, [], [], False
     demos: dict[tuple[Path, str], Demo] = {}
     cameras: list[str] = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from wfm_ar.decoding import pool
 from wfm_ar.errors import BadData, MissingDependency
+from wfm_ar.extras import how_to_install
 
 _EXPECTED = "a Parquet file"
 
@@ -18,7 +19,7 @@ _EXPECTED = "a Parquet file"
 def need_pyarrow(where: str) -> None:
     """Raises MissingDependency, the line that says how to get it."""
     if importlib.util.find_spec("pyarrow") is None:
-        raise MissingDependency(f"{where}: needs the package pyarrow, expected it installed; fix: pip install 'wfm-ar[lerobot]'")
+        raise MissingDependency(f"{where}: needs the package pyarrow, expected it installed; fix: {how_to_install('lerobot')}")
 
 
 def import_pyarrow(where: str):

@@ -185,6 +185,19 @@ def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, 
     return buffer.getvalue()
 
 
+def codecs(names: Sequence[str], mode: str) -> dict[str, bool]:
+    """Which of these codecs the video library has, to read with (mode "r") or to write with ("w")."""
+    av, found = _libav(), {}
+    for name in names:
+        try:
+            av.Codec(name, mode)
+        except ValueError:  # UnknownCodecError is one
+            found[name] = False
+        else:
+            found[name] = True
+    return found
+
+
 def _libav() -> ModuleType:
     """Imported when something is written, so that commands which only read do without it."""
     import av

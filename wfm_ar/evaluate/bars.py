@@ -1,4 +1,4 @@
-"""What the shipped world must reach: every bar and aim, once. The report and the README's table are both made from here.
+"""What the shipped world must reach: every bar and aim, once. The report and the tables of README and docs are made from here.
 
 A bar is what counts as good enough, an aim what would be good; both were set before the world that is to reach them was trained.
 Rollouts are judged as decoded, with nothing pasted from the given picture, and by their objects: PSNR over "repeat the last frame" is
@@ -92,7 +92,7 @@ def judge(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of judge() as the README's table: what | bar | aim | measured | reached."""
+    """The rows of judge() as a Markdown table: what | bar | aim | measured | reached."""
     by_key = {bar.key: bar for bar in BARS}
     lines = ["| what | bar | aim | measured | reached |", "|---|---|---|---|---|"]
     for row in rows:

@@ -47,7 +47,11 @@ from wfm_ar.evaluate.sections import (
     tokenizer_section,
 )
 from wfm_ar.evaluate.text_following import text_section
+<<<<<<< HEAD
 from wfm_ar.evaluate.workers import Workers
+=======
+from wfm_ar.machine import cores, cpu_name
+>>>>>>> cc87a34 (A README of two screens and a documentation site; wfm samples, doctor and completion; a public face that imports lazily)
 from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
@@ -192,12 +196,8 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    cores, threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), torch.get_num_threads()
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
-    return {"name": f"{cpu}, {cores} cores", "cpu": cpu, "cores": cores, "threads": threads, "system": platform.system()}
+    about = {"name": f"{cpu_name()}, {cores()} cores", "cpu": cpu_name(), "cores": cores()}
+    return about | {"threads": torch.get_num_threads(), "system": platform.system()}
 
 
 def _bar(show: bool) -> Progress:

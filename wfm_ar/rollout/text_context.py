@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wfm_ar.data.arrays import read_npy
 from wfm_ar.errors import BadData, BadPrompt, MissingDependency
+from wfm_ar.extras import how_to_install
 from wfm_ar.rollout.prompt import EMBEDDING_SUFFIXES
 
 ENCODER = "google-t5/t5-11b"
@@ -89,7 +90,7 @@ def load_encoder(name: str, text: str) -> tuple[Any, Any]:
     except ImportError:
         raise MissingDependency(
             f'text: got the words "{text[:40]}", expected a file of T5 embeddings, or the package transformers to make them; '
-            'fix: text=FILE.safetensors ([tokens, 1024]), or pip install "wfm-ar[t5]"'
+            f"fix: text=FILE.safetensors ([tokens, 1024]), or {how_to_install('t5')}"
         ) from None
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # on stderr, where a mistake is told in one line

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, MissingDependency
+from wfm_ar.extras import how_to_install
 from wfm_ar.rollout.world import World
 
 try:
     import gymnasium
 except ImportError as error:
-    raise MissingDependency("world environment: the package gymnasium is missing; fix: pip install 'wfm-ar[gym]'") from error
+    raise MissingDependency(f"world environment: the package gymnasium is missing; fix: {how_to_install('gym')}") from error
 
 Reward = Callable[[np.ndarray], tuple[float, bool]]
 SEEDS = 2**31  # of the imagined futures

@@ -31,6 +31,13 @@ VERBS: tuple[Verb, ...] = (
         literal=("world", "data", "out"),
     ),
     Verb(
+        words="samples",
+        line="write a recorded episode that comes with a world as the files that other commands take",
+        module="samples",
+        examples=("wfm samples out=samples", "wfm samples world=tabletop episode=000056 out=other"),
+        literal=("world", "episode", "out"),
+    ),
+    Verb(
         words="generate",
         line="imagine a clip from a video, a picture, text, actions, or nothing",
         module="generate",

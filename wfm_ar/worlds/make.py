@@ -22,6 +22,7 @@ from wfm_ar.data.claims import claim, holds_something
 from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
 from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, OutputExists, nearest
+from wfm_ar.extras import how_to_install
 from wfm_ar.worlds.tabletop_policy import POLICIES
 
 WORLDS = ("tabletop",)
@@ -54,7 +55,7 @@ def make_dataset(
     """
     _check_settings(world, episodes, frames, seed, workers, val_fraction, task)
     if importlib.util.find_spec("mujoco") is None:
-        raise MissingDependency(f"world {world}: needs the package mujoco, expected it installed; fix: pip install 'wfm-ar[sim]'")
+        raise MissingDependency(f"world {world}: needs the package mujoco, expected it installed; fix: {how_to_install('sim')}")
     out = Path(out)
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
     if task is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadConfig, MissingDependency
+from wfm_ar.extras import how_to_install
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.worlds.tabletop_policy import DIRECTIONS, MAX_STEP, POLICIES, Layout, draw_layout
 from wfm_ar.worlds.tabletop_scene import (
@@ -285,7 +286,7 @@ def _import_mujoco():
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: no render threads, the workers fill the cores
     if importlib.util.find_spec("mujoco") is None:
-        raise MissingDependency("tabletop world: the package mujoco is missing, expected 3.8.1; fix: pip install 'wfm-ar[sim]'")
+        raise MissingDependency(f"tabletop world: the package mujoco is missing, expected 3.8.1; fix: {how_to_install('sim')}")
     try:
         import mujoco
     except Exception as error:  # it looks for OpenGL at once; PyOpenGL and ctypes have their own kinds

@@ -3,6 +3,7 @@
 import numpy as np
 
 from wfm_ar.errors import MissingDependency
+from wfm_ar.extras import how_to_install
 
 WIDTH = 256  # pixels: frames are shrunk to this width before they are compared, as scenedetect itself does
 
@@ -23,7 +24,7 @@ class ShotFinder:
         except ImportError as error:  # opencv-python also fails where libGL is missing
             raise MissingDependency(
                 f"shot splitting: needs scenedetect and OpenCV ({error}), expected them to be installed; "
-                "fix: pip install 'wfm-ar[curate]' (without a display also: pip install --force-reinstall opencv-python-headless), "
+                f"fix: {how_to_install('curate')} (without a display also: pip install --force-reinstall opencv-python-headless), "
                 "or set shots=false"
             ) from error
         self._resize, self._area = cv2.resize, cv2.INTER_AREA
