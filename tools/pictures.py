@@ -23,7 +23,6 @@ from wfm_ar.rollout.pictures import at_world_size  # noqa: E402
 from wfm_ar.rollout.prompt import Rollout  # noqa: E402
 from wfm_ar.rollout.world import World, load_world  # noqa: E402
 
-DRIVEN = {"temperature": 0.0, "action_guidance": 1.5}
 PANELS = ("truth", "imagined", "imagined, opposite actions")
 SCALE, HEAD = 2, 18  # of a panel, in pixels
 QUALITY = 75  # of WebP
@@ -36,7 +35,7 @@ def error_where_something_moves(rollout: Rollout, truth: np.ndarray) -> float:
 
 
 def driven(world: World, truth: np.ndarray, actions: np.ndarray) -> Rollout:
-    return world.generate(video=truth[:1], actions=actions, num_frames=len(truth), refine=False, **DRIVEN)
+    return world.generate(video=truth[:1], actions=actions, num_frames=len(truth), refine=False)
 
 
 def typical(world: World) -> tuple[str, np.ndarray, np.ndarray, Rollout, int]:

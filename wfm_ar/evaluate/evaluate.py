@@ -47,11 +47,8 @@ from wfm_ar.evaluate.sections import (
     tokenizer_section,
 )
 from wfm_ar.evaluate.text_following import text_section
-<<<<<<< HEAD
 from wfm_ar.evaluate.workers import Workers
-=======
 from wfm_ar.machine import cores, cpu_name
->>>>>>> cc87a34 (A README of two screens and a documentation site; wfm samples, doctor and completion; a public face that imports lazily)
 from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
