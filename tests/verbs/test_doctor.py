@@ -31,6 +31,14 @@ def test_a_missing_package_is_named_with_its_remedy(capsys, monkeypatch, name):
     assert f"not installed: {name}; fix: pip install {name}" in capsys.readouterr().out
 
 
+def test_an_opengl_that_ends_its_process_is_told(monkeypatch):
+    monkeypatch.setattr(doctor, "missing", lambda extra: [])
+    monkeypatch.setattr(doctor, "DRAW", "import os; os.abort()")
+    assert doctor._drawing() == ["MuJoCo cannot draw: the process ended with -6"]
+    monkeypatch.setattr(doctor, "DRAW", "raise RuntimeError('no EGL')")
+    assert doctor._drawing() == ["MuJoCo cannot draw: RuntimeError: no EGL"]
+
+
 def test_a_missing_extra_is_no_fault(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "missing", lambda extra: ["mujoco==3.8.1"] if extra == "sim" else [])
     assert doctor.run() == 0

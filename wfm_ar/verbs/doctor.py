@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from wfm_ar.extras import extras, how_to_install, installed, missing
 from wfm_ar.machine import cores, cpu_name
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "sentencepiece", "av", "hydra-core", "omegaconf")
+DRAW = "from wfm_ar.worlds.tabletop import TabletopWorld as T; T().close()"
 ENCODERS, DECODERS = ("libx264", "libx264rgb"), ("h264", "hevc", "av1", "vp9")
 
 
@@ -76,14 +78,12 @@ def _codecs() -> list[str]:
 def _drawing() -> list[str]:
     if missing("sim"):
         return [f"tabletop data cannot be made; fix: {how_to_install('sim')}"]
-    from wfm_ar.errors import WfmError
-    from wfm_ar.worlds.tabletop import TabletopWorld
-
-    try:
-        TabletopWorld().close()
-    except (WfmError, RuntimeError, OSError, ImportError) as error:
-        return [f"MuJoCo cannot draw: {' '.join(str(error).split())[:200]}"]
-    return [f"MuJoCo draws, MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')}"]
+    # in a process of its own: a broken OpenGL ends the one that asks for it
+    found = subprocess.run([sys.executable, "-c", DRAW], capture_output=True, text=True, timeout=120)
+    if found.returncode:
+        said = found.stderr.strip().splitlines() or [f"the process ended with {found.returncode}"]
+        return [f"MuJoCo cannot draw: {said[-1][:300]}"]
+    return [f"MuJoCo draws, MUJOCO_GL={os.environ.get('MUJOCO_GL', 'egl')}"]
 
 
 def _disk() -> list[str]:
