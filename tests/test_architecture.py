@@ -53,6 +53,7 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "triton": {"kernels/wfm_kernels/", "wfm_ar/worlds/tabletop.py"},  # kernels; and a renderer only loads its library before its own
     "mujoco": {"wfm_ar/worlds/"},
     "gymnasium": {"wfm_ar/simulate/environment.py"},
+    "aiohttp": {"wfm_ar/simulate/play/"},
     "scenedetect": {"wfm_ar/data/curate/shots.py"},
     "cv2": {"wfm_ar/data/curate/shots.py"},
 }

@@ -63,6 +63,13 @@ VERBS: tuple[Verb, ...] = (
         literal=("world", "image", "goal", "data", "crop", "text", "out"),
     ),
     Verb(
+        words="play",
+        line="a world in the browser: drive it, prompt it, rewind, branch and record",
+        module="play",
+        examples=("wfm play world=tabletop", "wfm play world=tabletop data=data/tabletop port=0 open=false"),
+        literal=("world", "data", "camera", "out"),
+    ),
+    Verb(
         words="train",
         line="train the tokenizer, the world model, the diffusion decoder, or all three",
         module="train",

@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wfm_ar.data.lerobot_write import Clip, write_lerobot
+from wfm_ar.data.provenance import ACTION, DRIVEN, FRAME, GIVEN, IMAGINED, MEANINGS, PROPOSED, REFINED, UNKNOWN
 from wfm_ar.rollout.prompt import Rollout
 from wfm_ar.verbs.prompts import Request
 
 if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
-
-FRAME, ACTION = "provenance.frame", "provenance.action"
-MEANINGS = {
-    FRAME: {"0": "given, as the tokenizer gives it back", "1": "imagined", "2": "imagined, refined by the diffusion decoder"},
-    ACTION: {"0": "given", "1": "imagined by the world", "2": "unknown: the numbers are zeros"},
-}
 
 
 def write_rollouts(
@@ -47,12 +42,12 @@ def write_rollouts(
 
 def _clip(name: str, request: Request, rollout: Rollout, driven: bool) -> Clip:
     count, refined = len(rollout.frames), rollout.refined
-    frame = np.where(np.arange(count) < rollout.given_frames, 0, 2 if refined else 1).astype(np.int64)
-    action = np.full(count, 2, np.int64)
+    frame = np.where(np.arange(count) < rollout.given_frames, GIVEN, REFINED if refined else IMAGINED).astype(np.int64)
+    action = np.full(count, UNKNOWN, np.int64)
     actions = rollout.actions
     if actions is not None:
         known = np.isfinite(actions).all(1)
-        action[:-1] = np.where(known, 0 if driven else 1, 2)
+        action[:-1] = np.where(known, DRIVEN if driven else PROPOSED, UNKNOWN)
         actions = np.where(known[:, None], actions, 0).astype(np.float32)
     columns = {FRAME: frame, ACTION: action}
     return Clip(id=name, split="train", text=request.text, frames=rollout.frames, actions=actions, columns=columns)
