@@ -32,6 +32,7 @@ SLOW = (
     "verbs/test_data_",
     "verbs/test_generate_verb.py",
     "verbs/test_plan_verb.py",
+    "verbs/test_play_verb.py",
     "verbs/test_train_verb.py",
     "verbs/test_training_data.py",
 )
