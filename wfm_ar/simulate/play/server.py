@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.errors import BadConfig, MissingDependency, WfmError
+from wfm_ar.extras import how_to_install
 
 try:
     from aiohttp import WSCloseCode, web
 except ImportError as error:
-    raise MissingDependency("play: the package aiohttp is missing; fix: pip install 'wfm-ar[play]'") from error
+    raise MissingDependency(f"play: the package aiohttp is missing; fix: {how_to_install('play')}") from error
 
 from wfm_ar.rollout.world import World
 from wfm_ar.simulate.play.access import HEADERS, Access
