@@ -1,0 +1,110 @@
+"""The programs of docs/examples/, each at a tiny size, and those parts of the README that take seconds, as printed."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import wfm_ar
+from wfm_ar.cli import main as wfm
+
+EXAMPLES = Path(wfm_ar.__file__).resolve().parent.parent / "docs" / "examples"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not EXAMPLES.is_dir(), reason="needs the checkout")]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("examples") / "samples"
+    assert wfm(["samples", f"out={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rate() -> int:
+    return wfm_ar.load_world("tabletop").rate
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_futures(samples, rate, tmp_path):
+    frames = example("futures").main(samples / "start.png", "move at random", 2, 1 + 2 * rate, tmp_path / "f.mp4")
+    one, other = frames[:, :, :128], frames[:, :, 128:]
+    assert frames.shape == (1 + 2 * rate, 128, 256, 3) and (tmp_path / "f.mp4").is_file()
+    assert np.array_equal(one[0], other[0]) and not np.array_equal(one[-1], other[-1])
+
+
+def test_gamepad_loop(samples, rate, tmp_path):
+    frames = example("gamepad_loop").main(samples / "start.png", 2, tmp_path / "no_gamepad", tmp_path / "g.mp4")
+    assert len(frames) == 1 + 2 * rate and not np.array_equal(frames[0], frames[-1])
+
+
+def test_a_gamepad_is_read(tmp_path):
+    module = example("gamepad_loop")
+    events = [(0, 32767, 2, 0), (1, -16384, 2 | 0x80, 1), (2, 1, 1, 0), (3, 9, 2, 5)]  # two axes; a button; another axis
+    (tmp_path / "js0").write_bytes(b"".join(module.EVENT.pack(*event) for event in events))
+    assert module.Stick(tmp_path / "js0").read() == pytest.approx((1.0, 0.5), abs=1e-3)
+
+
+def test_plan_to_goal(samples, rate, tmp_path):
+    costs = example("plan_to_goal").main(samples / "start.png", samples / "goal.png", 1 + 8 + rate, 2, 1, tmp_path / "p.mp4")
+    assert len(costs) == 2 and all(0 < cost < 255 for cost in costs) and (tmp_path / "p.mp4").is_file()
+
+
+def test_train_on_lerobot(samples, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    stages = ("video_tokenizer", "world_model", "diffusion_decoder")
+    few = [f"stages.{stage}.{key}" for stage in stages for key in ("steps=4", "val_every=4", "checkpoint_every=4")]
+    world = example("train_on_lerobot").main(samples / "episodes", tmp_path / "set", tmp_path / "run", [*few, "num_workers=0"])
+    assert (world / "world.json").is_file() and (tmp_path / "run" / "first.mp4").is_file()
+    assert wfm_ar.load_world(world).action_schema is not None
+
+
+def test_agent_in_world(samples):
+    pytest.importorskip("gymnasium")
+    rewards = example("agent_in_world").main(samples / "start.png", samples / "goal.png", 2, 2)
+    assert len(rewards) == 2 and all(-255 < reward < 0 for reward in rewards)
+
+
+def test_score_policies(samples):
+    found = example("score_policies").main(samples / "start.png", samples / "goal.png", None, 1, 1)
+    assert set(found) == {"still", "right", "imagined"} and list(found.values()) == sorted(found.values())
+
+
+def test_surprise_map(samples, rate, tmp_path):
+    module = example("surprise_map")
+    nats = module.main(samples / "episodes", 1, 1 + 2 * rate, tmp_path / "s.mp4")
+    assert nats.shape[0] == 3 and (nats >= 0).all()
+    world, noise = wfm_ar.load_world("tabletop"), np.random.default_rng(0).integers(0, 256, (1 + 2 * rate, 128, 128, 3), dtype=np.uint8)
+    odd = module.surprise(world, noise, np.zeros((2 * rate, 2), np.float32), None)
+    assert odd[1:].mean() > 2 * nats[1:].mean()  # noise surprises more than what it was trained on
+
+
+def test_every_example_is_on_the_page_and_tested():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    page = (EXAMPLES.parent / "examples.md").read_text()
+    here = Path(__file__).read_text()
+    assert names and all(f"docs/examples/{name}.py" in page and f'example("{name}")' in here for name in names)
+
+
+def test_the_readmes_first_commands_as_printed(tmp_path):
+    """`wfm samples`, and what it is followed by in the README, through a shell, on the installed command line."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    lines = [line for line in (EXAMPLES.parents[1] / "README.md").read_text().splitlines() if line.startswith("wfm ")]
+    quick = [line for line in lines if line.split()[1] in ("samples", "generate") and "world=runs" not in line]
+    assert len(quick) == 3 and quick[0].startswith("wfm samples out=samples")
+    script = "\n".join(["set -euo pipefail", f'wfm() {{ "{sys.executable}" -m wfm_ar "$@"; }}', *quick])
+    run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    assert all((tmp_path / name).is_file() for name in ("samples/start.png", "told.mp4", "driven.mp4"))
