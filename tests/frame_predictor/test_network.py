@@ -1,5 +1,7 @@
 """The frame predictor's network: what it begins with, what it sees, and settings that cannot be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,22 +19,30 @@ def drawn(config: FramePredictorConfig = SMALL) -> FramePredictor:
 
 
 def test_it_begins_by_repeating_the_last_frame():
-    before, last = torch.randn(2, 3, 3, 16, 24)
-    assert torch.equal(FramePredictor(SMALL)(before, last, torch.zeros(3, 2)), last)
+    frames = torch.randn(3, 2, 3, 16, 24)
+    assert torch.equal(FramePredictor(SMALL)(frames, torch.zeros(3, 1, 2)), frames[:, -1])
 
 
 def test_frames_and_actions_all_matter_and_unknown_actions_are_not_zero():
-    network, (before, last), actions = drawn(), torch.randn(2, 1, 3, 16, 24), torch.tensor([[0.0, 0.0]])
-    made = network(before, last, actions)
-    for other in (network(last, last, actions), network(before, last, actions + 0.5), network(before, last, actions * torch.nan)):
-        assert other.isfinite().all() and (other - made).abs().max() > 1e-3
+    network, frames, actions = drawn(replace(SMALL, history=3)), torch.randn(1, 3, 3, 16, 24), torch.zeros(1, 2, 2)
+    made = network(frames, actions)
+    for k in range(3):
+        other = frames.clone()
+        other[:, k] = 0
+        assert (network(other, actions) - made).abs().max() > 1e-3
+    for k in range(2):
+        for value in (0.5, torch.nan):
+            other = actions.clone()
+            other[:, k] = value
+            changed = network(frames, other)
+            assert changed.isfinite().all() and (changed - made).abs().max() > 1e-3
 
 
 def test_a_crop_has_the_numbers_of_the_whole_frame_away_from_its_edges():
     network = drawn(FramePredictorConfig(patch=2, channels=(8, 8), blocks=(1, 1, 0), embedding=8))
-    before, last = torch.randn(2, 1, 3, 64, 64)
+    frames = torch.randn(1, 2, 3, 64, 64)
     cut = places(64, 64, 2)[..., 4:28, 4:28]
-    whole, crop = network(before, last, None), network(before[..., 8:56, 8:56], last[..., 8:56, 8:56], None, cut)
+    whole, crop = network(frames, None), network(frames[..., 8:56, 8:56], None, cut)
     assert torch.allclose(whole[..., 28:36, 28:36], crop[..., 20:28, 20:28], atol=1e-5)
 
 
@@ -40,6 +50,7 @@ def test_a_crop_has_the_numbers_of_the_whole_frame_away_from_its_edges():
     ("settings", "line"),
     [
         ({"patch": 0}, "predictor: patch: got 0, expected 1 to 64"),
+        ({"history": 1}, "predictor: history: got 1, expected 2 to 16"),
         ({"channels": (8,)}, r"channels and blocks: got \[8\] and \[1, 1, 1\], expected two widths and three counts"),
         ({"blocks": (1, 1)}, r"expected two widths and three counts"),
     ],
@@ -55,6 +66,5 @@ def test_places_differ_and_belong_to_the_whole_frame():
     assert grid.shape == (1, 14, 16, 8) and grid.abs().max() <= 1
     assert len({tuple(place) for place in grid[0].flatten(1).T.tolist()}) == 16 * 8
     assert torch.equal(grid[0, 0, :, 0], -grid[0, 0, :, 0].flip(0)) and grid[0, 0, 0, 0] == -1 + 1 / 16
-    network, frames = drawn(), torch.zeros(1, 3, 16, 24)
-    made = network(frames, frames, torch.zeros(1, 2))
+    made = drawn()(torch.zeros(1, 2, 3, 16, 24), torch.zeros(1, 1, 2))
     assert (made[..., 4:8, 4:8] - made[..., 4:8, 16:20]).abs().max() > 1e-3  # the same picture, the same actions, another place

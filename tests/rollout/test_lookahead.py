@@ -40,36 +40,37 @@ def bins(count: int, parts: WorldParts) -> torch.Tensor:
 
 
 def test_what_is_told_are_the_codes_of_the_predicted_frame_and_how_much_it_changes(parts, lookahead):
-    before, last = tokens(2, parts).split(1)
-    acting = bins(1, parts)
-    told = lookahead(before, last, acting)
-    frames = [lookahead.decoded(each) for each in (before, last)]
-    coming = parts.frame_predictor(*frames, lookahead.values(acting, frames[1]))
-    change = (coming - frames[1]).abs().amax(1).unfold(1, 8, 8).unfold(2, 8, 8).amax((3, 4)).clamp_max(1)
+    past, acting = tokens(3, parts), bins(2, parts)[None]
+    told = lookahead(past[None], acting)
+    frames = lookahead.decoded(past)
+    coming = parts.frame_predictor(frames[None], lookahead.values(acting, frames))
+    change = (coming - frames[-1]).abs().amax(1).unfold(1, 8, 8).unfold(2, 8, 8).amax((3, 4)).clamp_max(1)
     assert told.shape == (1, 2, 3, 4) and told.dtype == torch.int8
     assert ((told[..., 3].float() / TOLD_SCALE) ** 2 - change).abs().max() < 0.02
     quantizer = parts.video_tokenizer.quantizer
     codes = quantizer.codes_to_ids(quantizer(parts.video_tokenizer.latents(coming[:, :, None])))[:, 0]
-    expected = expected_tokens(told, last, parts.sequence.levels)
+    expected = expected_tokens(told, past[-1:], parts.sequence.levels)
     surely = (change - CHANGED).abs() > 0.02
     assert torch.equal(expected[surely & (change > CHANGED)], codes[surely & (change > CHANGED)]) and surely.any()
 
 
 def test_what_stands_still_keeps_its_tokens(parts, lookahead):
     lookahead.predictor = FramePredictor(parts.frame_predictor.config)  # which repeats the last frame
-    before, last = tokens(2, parts).split(1)
-    told = lookahead(before, last, bins(1, parts))
-    assert (told[..., 3] == 0).all() and torch.equal(expected_tokens(told, last, parts.sequence.levels), last)
+    past = tokens(3, parts)
+    told = lookahead(past[None], bins(2, parts)[None])
+    assert (told[..., 3] == 0).all() and torch.equal(expected_tokens(told, past[-1:], parts.sequence.levels), past[-1:])
 
 
 def test_rows_are_told_what_they_are_told_alone_and_along_a_clip(parts, lookahead):
     clip, acting = tokens(6, parts), bins(5, parts)
     along = lookahead.along(clip, acting)
     assert (along[0] == NOT_TOLD).all()
-    steps = [lookahead(clip[max(0, k - 1)][None], clip[k][None], acting[k : k + 1])[0] for k in range(5)]
+    none = torch.full((1, acting.shape[1]), -1)
+    pasts = torch.stack([clip[[max(0, k - 2), max(0, k - 1), k]] for k in range(5)])
+    led = torch.stack([torch.cat((acting[k - 1 : k] if k else none, acting[k : k + 1])) for k in range(5)])
+    steps = [lookahead(pasts[k : k + 1], led[k : k + 1])[0] for k in range(5)]
     assert (along[1:].int() - torch.stack(steps).int()).abs().max() <= 1  # one pass over many frames rounds otherwise
-    together = lookahead(clip[:4], clip[1:5], acting[1:5])
-    assert torch.equal(together, torch.stack(steps[1:5]))
+    assert torch.equal(lookahead(pasts[1:], led[1:]), torch.stack(steps[1:]))
 
 
 def test_nothing_is_told_of_latents_whose_actions_are_not_known(parts, lookahead):

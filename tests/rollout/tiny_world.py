@@ -54,7 +54,7 @@ def make_parts(
         torch.nn.init.normal_(weight, std=std)  # the head starts at zero, which would make every token as likely
     predictor = None
     if lookahead:
-        shape = FramePredictorConfig(actions=len(config.action_bins), patch=2, channels=(8, 8), blocks=(1, 1, 1), embedding=8)
+        shape = FramePredictorConfig(actions=len(config.action_bins), history=3, patch=2, channels=(8, 8), blocks=(1, 1, 1), embedding=8)
         predictor = FramePredictor(shape).eval()
         for parameter in predictor.parameters():  # it starts by repeating the last frame
             torch.nn.init.normal_(parameter, std=0.2)

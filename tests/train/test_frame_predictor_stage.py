@@ -24,7 +24,7 @@ from wfm_ar.world_model.sequence import NOT_TOLD
 
 FRAMES = replace(TOKENIZER, temporal_compression=1, patch_time=1, time_kernel=1)
 FRAMES_SIZE = (FRAMES.height, FRAMES.width)
-NETWORK = FramePredictorConfig(patch=2, channels=(16, 16), blocks=(1, 1, 1), embedding=8)
+NETWORK = FramePredictorConfig(history=3, patch=2, channels=(16, 16), blocks=(1, 1, 1), embedding=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ class Copies(VideoTokenizer):
 
 def make(episodes, **training) -> FramePredictorStage:
     torch.manual_seed(0)
-    settings = {"window": 3, "crop": 0, "edge": 0, "lone": 0.0, "action_dropout": 0.0, "val_clips": 2} | training
+    settings = {"window": 4, "crop": 0, "edge": 0, "begun": 0.0, "action_dropout": 0.0, "val_clips": 2} | training
     return FramePredictorStage(NETWORK, FramePredictorTraining(**settings), Copies(FRAMES), episodes, episodes)
 
 
@@ -94,9 +94,9 @@ def test_actions_belong_to_the_frames_of_the_window(episodes):
 
 
 def test_samples_may_lack_actions_and_a_first_frame(episodes):
-    stage = make(episodes, lone=1.0, action_dropout=1.0)
-    batch = stage.batch(0, 4, 0)
-    assert batch["lone"].all() and (batch["bins"] == -1).all()
+    stage = make(episodes, begun=1.0, action_dropout=1.0)
+    batch = stage.batch(0, 16, 0)
+    assert set(batch["missing"].tolist()) == {1, 2} and (batch["bins"] == -1).all()
     assert stage.loss(stage.model, batch, None)[0].isfinite()
 
 
@@ -117,8 +117,8 @@ def test_the_time_left_knows_what_is_to_be_decoded(episodes, tmp_path):
 
 
 def test_a_window_must_hold_a_frame_to_predict(episodes):
-    with pytest.raises(BadConfig, match="window: got 2 frames, expected 3 or more"):
-        make(episodes, window=2)
+    with pytest.raises(BadConfig, match="window: got 3 frames, expected 4 or more: 3 that are seen and one"):
+        make(episodes, window=3)
 
 
 @pytest.fixture
@@ -144,8 +144,8 @@ def test_what_is_told_of_true_pasts_is_what_a_rollout_is_told(lookahead, tmp_pat
     told = look_ahead(lookahead, store_of(tmp_path / "tokens"), tmp_path / "ahead", own=False)
     seen, ahead = told[5]
     assert np.array_equal(seen, clip(5).video) and (ahead[0] == NOT_TOLD).all()
-    last = [torch.from_numpy(clip(5).video[k].astype(np.int64))[None] for k in (6, 7)]
-    alone = lookahead(*last, torch.from_numpy(clip(5).bins[7].astype(np.int64)))[0].numpy()
+    past, acting = (torch.from_numpy(each.astype(np.int64)) for each in (clip(5).video[5:8], clip(5).bins[6:8, 0]))
+    alone = lookahead(past[None], acting[None])[0].numpy()
     assert np.abs(ahead[8].astype(int) - alone).max() <= 1
 
 

@@ -1,4 +1,4 @@
-"""The network of the frame predictor: a small U-Net, two frames and the actions between the last and the next in, the next frame out.
+"""The network of the frame predictor: a small U-Net, the last frames and the actions behind them in, the next frame out.
 
 Where things are and how they move is far easier to learn in pixels, where what moves is the same picture elsewhere, than in codes.
 What it gives is one likely frame, not a draw, and rolled on its own it would drift: the world model, which is told the codes of
@@ -18,6 +18,7 @@ from wfm_ar.errors import BadConfig
 from wfm_ar.sizes import check_sizes
 
 RGB = 3
+EARLIER_PREDICTOR = {"history": 2}  # of settings from before they had it
 OCTAVES = 3  # of the waves that tell places apart: the shortest is a quarter of the frame long
 
 
@@ -26,13 +27,14 @@ class FramePredictorConfig:
     """Shape of the network. Raises BadConfig where a value cannot be."""
 
     actions: int = 0  # columns of the action vocabulary; 0 = frames alone
+    history: int = 2  # frames that are seen; more of them tell better where things are than copies a little off each
     patch: int = 4  # pixels a side of one place of the finer grid; the coarser one has half as many places
     channels: tuple[int, int] = (96, 128)  # width of the finer and of the coarser grid
     blocks: tuple[int, int, int] = (2, 3, 2)  # residual blocks: finer grid, coarser, finer again
     embedding: int = 64  # width of what is known of the actions
 
     def __post_init__(self) -> None:
-        check_sizes(self, "predictor:", actions=(0, 1 << 12), patch=(1, 64), embedding=(1, 1 << 14))
+        check_sizes(self, "predictor:", actions=(0, 1 << 12), history=(2, 16), patch=(1, 64), embedding=(1, 1 << 14))
         check_sizes(self, "predictor:", channels=(1, 8192), blocks=(0, 64))
         if len(self.channels) != 2 or len(self.blocks) != 3:
             got = f"{list(self.channels)} and {list(self.blocks)}"
@@ -45,15 +47,17 @@ class FramePredictorConfig:
 
 
 class FramePredictor(nn.Module):
-    """Two frames and what leads on from them -> the next frame, all less the background that a fixed camera always sees."""
+    """The last frames and what leads on from them -> the next frame, all less the background that a fixed camera always sees."""
 
     def __init__(self, config: FramePredictorConfig):
         super().__init__()
         self.config = config
         (fine, coarse), (before, middle, after), width = config.channels, config.blocks, config.embedding
-        self.actions = nn.Sequential(nn.Linear(3 * config.actions, width), nn.SiLU(), nn.Linear(width, width)) if config.actions else None
-        told = width if config.actions else 0
-        self.enter = nn.Conv2d(2 * RGB * config.patch**2 + 2 + 4 * OCTAVES, fine, 3, padding=1)
+        self.actions, told = None, 0
+        if config.actions:
+            known = 3 * config.actions * (config.history - 1)
+            self.actions, told = nn.Sequential(nn.Linear(known, width), nn.SiLU(), nn.Linear(width, width)), width
+        self.enter = nn.Conv2d(config.history * RGB * config.patch**2 + 2 + 4 * OCTAVES, fine, 3, padding=1)
         self.before = nn.ModuleList(_Block(fine, told) for _ in range(before))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(_Block(coarse, told) for _ in range(middle))
@@ -63,25 +67,28 @@ class FramePredictor(nn.Module):
         nn.init.zeros_(self.leave.weight)  # it begins by repeating the last frame
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, before_B3HW: Tensor, last_B3HW: Tensor, actions_BA: Tensor | None, places_BPhw: Tensor | None = None) -> Tensor:
+    def forward(self, frames_BN3HW: Tensor, actions_BMA: Tensor | None, places_BPhw: Tensor | None = None) -> Tensor:
         """Predict the frame that follows.
 
         Args:
-            before_B3HW, last_B3HW: frames less the background, float, on the [-1, 1] scale.
-            actions_BA: float in [-1, 1], NaN where they are not known; None of a predictor without actions.
+            frames_BN3HW: the last N = history frames, oldest first, less the background, float, on the [-1, 1] scale.
+            actions_BMA: those that lead on from each frame but the first, M = N - 1; float in [-1, 1], NaN where they are not known;
+                None of a predictor without actions.
             places_BPhw: `places` of the whole frame, cut like the frames; None = these are whole frames.
 
         Returns:
             float [B, 3, H, W], not clamped.
         """
-        patch, told = self.config.patch, None
+        patch, told, last_B3HW = self.config.patch, None, frames_BN3HW[:, -1]
         if self.actions is not None:
-            known = ~actions_BA.isnan()
-            values = actions_BA.nan_to_num(0.0)
-            told = F.silu(self.actions(torch.cat((values, values.square(), known.to(values.dtype)), 1).to(last_B3HW.dtype)))
+            known = ~actions_BMA.isnan()
+            values = actions_BMA.nan_to_num(0.0)
+            each = torch.cat([x.flatten(1) for x in (values, values.square(), known.to(values.dtype))], 1)
+            told = F.silu(self.actions(each.to(last_B3HW.dtype)))
         if places_BPhw is None:
             places_BPhw = places(*last_B3HW.shape[2:], patch, last_B3HW.device).expand(len(last_B3HW), -1, -1, -1)
-        seen = F.pixel_unshuffle(torch.cat((last_B3HW, last_B3HW - before_B3HW), 1), patch)
+        earlier = [last_B3HW - frame_B3HW for frame_B3HW in frames_BN3HW[:, :-1].unbind(1)[::-1]]
+        seen = F.pixel_unshuffle(torch.cat((last_B3HW, *earlier), 1), patch)
         x = self.enter(torch.cat((seen, places_BPhw.to(seen.dtype)), 1))
         for block in self.before:
             x = block(x, told)

@@ -279,8 +279,7 @@ class Rows:
         asked = [i for i, row in enumerate(self.rows) if self._can_look(row, len(row.tokens), bins[i])]
         ahead: list[Tensor | None] = [None] * len(self.rows)
         if asked:
-            pairs = [(self.rows[i].tokens[max(0, len(self.rows[i].tokens) - 2)], self.rows[i].tokens[-1], bins[i]) for i in asked]
-            for i, told_hwK in zip(asked, self._look(pairs), strict=True):
+            for i, told_hwK in zip(asked, self._look([(self.rows[i], bins[i]) for i in asked]), strict=True):
                 ahead[i] = told_hwK
         return ahead
 
@@ -289,10 +288,8 @@ class Rows:
         ahead: list[Tensor | None] = [None] * len(row.tokens)
         if self._lookahead is None or len(row.ahead) == len(row.tokens):
             return row if self._lookahead is not None else replace(row, ahead=ahead)
-        begin = max(0, row.base - 1)  # a prediction is made from two latents
-        none_rA = torch.full((self.sequence.config.rate, len(self.sequence.channels)), -1)
-        bins = [none_rA if bins_rA is None else bins_rA for bins_rA in row.bins[begin + 1 :]]
-        bins_tA = self.sequence.of_all_channels(torch.stack(bins))[:, 0] if bins and self.sequence.config.action_bins else None
+        begin = max(0, row.base - self._lookahead.history)  # what the first latent of the context was predicted from
+        bins_tA = self._bins_of(row.bins[begin + 1 :]) if len(row.tokens) > begin + 1 and self.sequence.config.action_bins else None
         told_thwK = self._lookahead.along(torch.stack(row.tokens[begin:]), bins_tA)
         for i in range(begin, len(row.tokens)):
             ahead[i] = told_thwK[i - begin] if self._can_look(row, i, row.bins[i]) else None
@@ -302,12 +299,20 @@ class Rows:
         """Whether there is a frame before, and the actions that lead on are known, if the world has any."""
         return self._lookahead is not None and latent > 0 and (bins_rA is not None or not self.sequence.config.action_bins)
 
-    def _look(self, pairs: Items[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-        """What the lookahead tells behind pairs of latents [h, w] and the actions [r, A], int8 [n, h, w, K]."""
-        before, last, bins = zip(*pairs, strict=True)
-        acting = self.sequence.config.action_bins and bins[0] is not None
-        bins_nA = self.sequence.of_all_channels(torch.stack(bins))[:, 0] if acting else None
-        return self._lookahead(torch.stack(before), torch.stack(last), bins_nA)
+    def _look(self, rows: Items[tuple[Row, Tensor | None]]) -> Tensor:
+        """What the lookahead tells of the coming latent of rows, which these actions [r, A] lead to, int8 [n, h, w, K]."""
+        seen, led = [], []
+        for row, bins_rA in rows:
+            places = self._lookahead.before(len(row.tokens))
+            seen.append(torch.stack([row.tokens[max(0, i)] for i in places]))
+            if self.sequence.config.action_bins:
+                led.append(self._bins_of([row.bins[i + 1] if i >= 0 else None for i in places[1:-1]] + [bins_rA]))
+        return self._lookahead(torch.stack(seen), torch.stack(led) if led else None)
+
+    def _bins_of(self, bins: Items[Tensor | None]) -> Tensor:
+        """Actions [r, A] of latents of a frame each, or None -> int64 [n, all columns], -1 where there are none."""
+        none_rA = torch.full((self.sequence.config.rate, len(self.sequence.channels)), -1)
+        return self.sequence.of_all_channels(torch.stack([none_rA if bins_rA is None else bins_rA for bins_rA in bins]))[:, 0]
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""

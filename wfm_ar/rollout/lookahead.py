@@ -1,6 +1,6 @@
 """What the world model is told of a coming latent: the codes that the predicted frame would have, and where it changes.
 
-    last two latents --video_tokenizer.decode--> two frames --FramePredictor (+ actions)--> the next frame --encoder--> its codes
+    last latents --video_tokenizer.decode--> frames --FramePredictor (+ actions)--> the next frame --encoder--> its codes
 
 For tokenizers of single frames. A code is given before it is rounded, so that the world model sees how near the next level was.
 """
@@ -28,29 +28,43 @@ class Lookahead:
         """action_bins: bins of each column of the action vocabulary. Raises BadConfig for a tokenizer that it cannot be for."""
         check_lookahead(tokenizer.config, predictor.config)
         self.tokenizer, self.predictor, self._bins = tokenizer, predictor, tuple(action_bins)
-        self._decoded: dict[bytes, Tensor] = {}  # frames of the last latents of the last call: mostly the next one's first
+        self._decoded: dict[bytes, Tensor] = {}  # frames of the latents of the last call: mostly the next one's too
+
+    @property
+    def history(self) -> int:
+        """Latents that a prediction is made from; where there are fewer, the first one stands for those before it."""
+        return self.predictor.config.history
 
     @torch.inference_mode()
-    def __call__(self, before_Bhw: Tensor, last_Bhw: Tensor, bins_BA: Tensor | None) -> Tensor:
-        """Tokens int64 [B, h, w] of the last two latents (the same twice where there is one), bins int64 [B, A] of the actions that
-        lead on, a column for each channel of the vocabulary and below 0 where there is none -> int8 [B, h, w, n + 1], as `told`."""
-        size = len(last_Bhw) if self.tokenizer.post_quant_conv.weight.is_cuda else 1  # on the CPU a row's numbers are those it has alone
-        parts = [None] * len(last_Bhw) if bins_BA is None else bins_BA.split(size)
+    def __call__(self, tokens_BNhw: Tensor, bins_BMA: Tensor | None) -> Tensor:
+        """What is told of the coming latents.
+
+        Args:
+            tokens_BNhw: int64, the last N = history latents, oldest first.
+            bins_BMA: int64, the actions that lead on from each of them but the first, M = N - 1, a column for each channel of the
+                vocabulary, below 0 where there is none; None of a world without actions.
+
+        Returns:
+            int8 [B, h, w, n + 1], as `told`.
+        """
+        size = len(tokens_BNhw) if self.tokenizer.post_quant_conv.weight.is_cuda else 1  # on the CPU a row's numbers are those it has alone
+        parts = [None] * len(tokens_BNhw) if bins_BMA is None else bins_BMA.split(size)
         known, told = self._decoded, []
         self._decoded = {}
-        for before, last, bins in zip(before_Bhw.split(size), last_Bhw.split(size), parts, strict=False):
-            pair = [_key(tokens) for tokens in (before, last)]
-            for key, tokens in zip(pair, (before, last), strict=True):
-                if key not in known:
-                    known[key] = self.decoded(tokens)
-            self._decoded[pair[1]] = known[pair[1]]
-            told.append(self.of_frames(known[pair[0]], known[pair[1]], bins))
+        for tokens, bins in zip(tokens_BNhw.split(size), parts, strict=False):
+            frames = []
+            for each_Bhw in tokens.unbind(1):
+                key = _key(each_Bhw)
+                if key not in self._decoded:
+                    self._decoded[key] = known[key] if key in known else self.decoded(each_Bhw)
+                frames.append(self._decoded[key])
+            told.append(self.of_frames(torch.stack(frames, 1), bins))
         return torch.cat(told)
 
-    def of_frames(self, before_B3HW: Tensor, last_B3HW: Tensor, bins_BA: Tensor | None) -> Tensor:
+    def of_frames(self, frames_BN3HW: Tensor, bins_BMA: Tensor | None) -> Tensor:
         """The same, of frames less the background."""
-        coming = self.predictor(before_B3HW, last_B3HW, self.values(bins_BA, last_B3HW))
-        return self.told(last_B3HW, coming)[0].cpu()
+        coming = self.predictor(frames_BN3HW, self.values(bins_BMA, frames_BN3HW))
+        return self.told(frames_BN3HW[:, -1], coming)[0].cpu()
 
     def along(self, tokens_thw: Tensor, bins_tA: Tensor | None) -> Tensor:
         """What is told of each latent of a clip [t, h, w], int8 [t, h, w, n + 1]: NOT_TOLD of the first, and where bins int64 [t - 1, A]
@@ -58,28 +72,37 @@ class Lookahead:
         t, digits = len(tokens_thw), len(self.tokenizer.config.levels)
         told_thwK = torch.full((t, *tokens_thw.shape[1:], digits + 1), NOT_TOLD, dtype=torch.int8)
         with torch.inference_mode():
-            for start in range(0, t - 1, AT_ONCE):
-                stop = min(t - 1, start + AT_ONCE)
-                frames = self.decoded(tokens_thw[max(0, start - 1) : stop])
-                before = frames[: stop - start] if start else torch.cat((frames[:1], frames[:-1]))
-                told_thwK[start + 1 : stop + 1] = self.of_frames(
-                    before, frames[-(stop - start) :], None if bins_tA is None else bins_tA[start:stop]
-                )
+            for start in range(1, t, AT_ONCE):
+                latents = range(start, min(t, start + AT_ONCE))
+                first = max(0, start - self.history)
+                frames = self.decoded(tokens_thw[first : latents.stop - 1])
+                seen = torch.stack([frames[[max(0, i) - first for i in self.before(k)]] for k in latents])
+                bins_BMA = None if bins_tA is None else torch.stack([self.bins_behind(bins_tA, k) for k in latents])
+                told_thwK[latents.start : latents.stop] = self.of_frames(seen, bins_BMA)
         if self._bins and t > 1:
             told_thwK[1:][(bins_tA < 0).all(1)] = NOT_TOLD
         return told_thwK
+
+    def before(self, latent: int) -> range:
+        """The latents that `latent` is predicted from, oldest first; those below 0 are shown as the first."""
+        return range(latent - self.history, latent)
+
+    def bins_behind(self, bins_tA: Tensor, latent: int) -> Tensor:
+        """Of a clip's actions int64 [t - 1, A], those that lead on from `before(latent)` but the first of them, -1 where there are none."""
+        none_A = torch.full_like(bins_tA[0], -1)
+        return torch.stack([bins_tA[i] if i >= 0 else none_A for i in self.before(latent)[1:]])
 
     def decoded(self, tokens_Bhw: Tensor) -> Tensor:
         """Tokens int64 [B, h, w] -> frames less the background [B, 3, H, W]."""
         return self.frames(self.tokenizer.codes(tokens_Bhw[:, None].to(self.tokenizer.post_quant_conv.weight.device)))
 
-    def values(self, bins_BA: Tensor | None, like: Tensor) -> Tensor | None:
+    def values(self, bins_BMA: Tensor | None, like: Tensor) -> Tensor | None:
         """Bins as the network takes them: values in [-1, 1], NaN where there are none; None of a world without actions."""
         if not self._bins:
             return None
         top_A = torch.tensor(self._bins, device=like.device).sub(1).clamp_min(1)
-        bins_BA = bins_BA.to(like.device)
-        return torch.where(bins_BA < 0, torch.nan, 2 * bins_BA / top_A - 1).to(like.dtype)
+        bins_BMA = bins_BMA.to(like.device)
+        return torch.where(bins_BMA < 0, torch.nan, 2 * bins_BMA / top_A - 1).to(like.dtype)
 
     def frames(self, codes_Bc1hw: Tensor) -> Tensor:
         """Codes -> frames less the background [B, 3, H, W]."""

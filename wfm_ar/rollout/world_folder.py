@@ -33,7 +33,7 @@ from wfm_ar.data.listing import stays_inside
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
-from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
@@ -229,6 +229,7 @@ class _TextSettings:
 _EARLIER = {
     _TextSettings: {"words": None},
     SequenceConfig: EARLIER,
+    FramePredictorConfig: EARLIER_PREDICTOR,
     VideoTokenizerConfig: EARLIER_TOKENIZER,
     ContinuousTokenizerConfig: EARLIER_TOKENIZER,
 }

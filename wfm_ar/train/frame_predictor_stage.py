@@ -23,16 +23,18 @@ ROLLED = 16  # frames that validation rolls the predictor on
 
 @dataclass(frozen=True, kw_only=True)
 class FramePredictorTraining(Windows):
-    """How stage 2 samples (see Windows; its frames are two and those predicted one after another) and weighs."""
+    """How stage 2 samples (see Windows; its frames are those seen and those predicted one after another) and weighs."""
 
     windows_per_clip: int = 1
-    window: int = 5  # frames a sample: two that are seen, then each predicted from the last two, its own among them
+    window: int = 5  # frames a sample: the predictor's history, then each predicted from the last ones, its own among them
     crop: int = 72
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames
     content: float = 2.0  # extra weight of pixels that differ from the background
     edge: int = 6  # pixels along the edges of a crop, where they are not the frame's, that do not count: what comes in cannot be known
-    lone: float = 0.1  # share of samples whose first frame is shown twice, as a rollout from one picture begins
+    begun: float = (
+        0.2  # share of samples with a shorter past, as a rollout from one picture begins: the first frame stands for what is missing
+    )
     action_dropout: float = 0.05  # share of samples without their actions
     val_clips: int = 24
 
@@ -52,8 +54,11 @@ class FramePredictorStage:
         cache: FrameCache | None = None,
     ):
         """Raises BadConfig for a tokenizer whose latents are more than a frame each."""
-        if training.window < 3:
-            raise BadConfig(f"window: got {training.window} frames, expected 3 or more: two that are seen and one that is predicted")
+        if training.window <= config.history:
+            got = f"{training.window} frames"
+            raise BadConfig(
+                f"window: got {got}, expected {config.history + 1} or more: {config.history} that are seen and one that is predicted"
+            )
         self.training, self.tokenizer = training, tokenizer.eval().requires_grad_(False)
         self._actions: ActionVocabulary | None = action_vocabulary(train_set.schema)
         bins = self._actions.bins if self._actions else ()
@@ -69,10 +74,12 @@ class FramePredictorStage:
         return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, Tensor]:
-        """See WindowSampler.batch; with int64 `bins` [B, T - 1, A] of the actions from frame to frame and bool `lone` [B]."""
+        """See WindowSampler.batch; with int64 `bins` [B, T - 1, A] of the actions from frame to frame and `missing` [B]: how many of the
+        first frames a sample lacks."""
         batch = self.windows.batch(step, size, seed)
         rng = np.random.default_rng((seed, step, 1))
-        batch["lone"] = torch.from_numpy(rng.random(size) < self.training.lone)
+        missing = rng.integers(1, self.config.history, size)
+        batch["missing"] = torch.from_numpy(np.where(rng.random(size) < self.training.begun, missing, 0))
         if self._actions is not None:
             kept = rng.random(size) >= self.training.action_dropout
             batch["bins"] = torch.stack(
@@ -112,31 +119,39 @@ class FramePredictorStage:
         copy would tell of changes where there are none, and change tokens there at every step. The places along the edges of a crop
         stay copies of true frames: what comes in there cannot be known, and would spoil the inside step by step.
         """
-        true_BC3HW, training = batch["foreground"].transpose(1, 2), self.training
+        true_BC3HW, training, seen = batch["foreground"].transpose(1, 2), self.training, self.config.history
         self.tokenizer.to(true_BC3HW.device)
-        (before, _), (last, codes) = self._copied(true_BC3HW[:, 0]), self._copied(true_BC3HW[:, 1])
-        before = torch.where(batch["lone"][:, None, None, None], last, before)
+        copies, codes = self._copied(true_BC3HW[:, :seen].flatten(0, 1))
+        past_BN3HW, codes = copies.unflatten(0, (-1, seen)), codes.unflatten(0, (-1, seen))[:, -1]
+        first_B1 = batch["missing"][:, None]
+        shown_BN = torch.arange(seen, device=first_B1.device).clamp_min(first_B1)
+        past_BN3HW = past_BN3HW[torch.arange(len(shown_BN))[:, None], shown_BN]
+        last, bins_BTA = past_BN3HW[:, -1], batch.get("bins")
+        if bins_BTA is not None:
+            lacking = torch.arange(bins_BTA.shape[1], device=first_B1.device) < first_B1
+            bins_BTA = bins_BTA.masked_fill(lacking[..., None], -1)
         losses, logs, moved = [], {}, torch.zeros_like(last[:, :1], dtype=torch.bool)
         rate, frame = self.tokenizer.config.spatial_compression, (self.tokenizer.config.height, self.tokenizer.config.width)
         places_BPhw = cut_at(places(*frame, self.config.patch, last.device), batch["corner"], last.shape[2:], self.config.patch)
         counts_B1HW = cut_inside(frame, batch["corner"], last.shape[2:], training.edge).to(last.device)
         own_B1hw = cut_inside(frame, batch["corner"], last.shape[2:], rate)[..., ::rate, ::rate].to(last.device)
-        for step in range(2, training.window):
+        for step in range(seen, training.window):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
             moved = moved | changed
             target = torch.where(moved, true_BC3HW[:, step], last)
-            bins_BA = batch["bins"][:, step - 1] if "bins" in batch else None
-            made = model(before, last, self.lookahead.values(bins_BA, last), places_BPhw)
+            bins_BMA = None if bins_BTA is None else bins_BTA[:, step + 1 - seen : step]
+            made = model(past_BN3HW, self.lookahead.values(bins_BMA, last), places_BPhw)
             error = made.float() - target
             penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
             losses.append(penalty.mean())
-            logs[f"loss_{step - 1}"] = losses[-1].detach()
-            if step == 2:
+            logs[f"loss_{1 + step - seen}"] = losses[-1].detach()
+            if step == seen:
                 logs["crop_psnr"] = psnr(error.detach())
             if step + 1 < training.window:
                 own = self._next(last, codes, made.detach().float())
                 codes = torch.where(own_B1hw[:, :, None], own, self._codes(true_BC3HW[:, step]))
-                before, last = last, self.lookahead.frames(codes).float()
+                last = self.lookahead.frames(codes).float()
+                past_BN3HW = torch.cat((past_BN3HW[:, 1:], last[:, None]), 1)
         return torch.stack(losses).mean(), logs
 
     @staticmethod
@@ -167,22 +182,25 @@ class FramePredictorStage:
                 continue
             frames_T3HW = to_float(clip).permute(0, 3, 1, 2).to(device) - still
             bins_tA = self._bins(self.val_set, index, 0, len(clip) - 1) if self._actions else None
-            copies, _ = self._copied(frames_T3HW)
-            ahead = model(copies[:-2], copies[1:-1], lookahead.values(None if bins_tA is None else bins_tA[1:], copies))
-            last, codes = self._copied(frames_T3HW[:1])
-            before, own = last, [last]
-            for k in range(len(clip) - 1):
-                made = model(before, last, lookahead.values(None if bins_tA is None else bins_tA[k : k + 1], last))
-                codes = self._next(last, codes, made.float())
-                before, last = last, lookahead.frames(codes).float()
-                own.append(last)
+            copies, codes = self._copied(frames_T3HW)
+
+            def made(frames: list[Tensor], latents: range, bins_tA: Tensor | None = bins_tA) -> Tensor:
+                past = torch.stack([torch.stack([frames[max(0, i)] for i in lookahead.before(k)]) for k in latents])
+                behind = None if bins_tA is None else torch.stack([lookahead.bins_behind(bins_tA, k) for k in latents])
+                return model(past, lookahead.values(behind, past)).float()
+
+            ahead = made(list(copies), range(2, len(clip)))
+            own, codes = [copies[0]], codes[:1]
+            for k in range(1, len(clip)):
+                codes = self._next(own[-1][None], codes, made(own, range(k, k + 1)))
+                own.append(lookahead.frames(codes).float()[0])
             moved = (frames_T3HW - frames_T3HW[:1]).abs().amax(1, keepdim=True) > VISIBLE
-            for score, made, at in ((scores[0], ahead.float(), slice(2, None)), (scores[1], own[-1], slice(-1, None))):
+            for score, shown_frames, at in ((scores[0], ahead, slice(2, None)), (scores[1], own[-1][None], slice(-1, None))):
                 where = moved[at].expand_as(frames_T3HW[at])
                 if where.any():
-                    score.append(psnr((made - frames_T3HW[at])[where]))
+                    score.append(psnr((shown_frames - frames_T3HW[at])[where]))
             if index < 4:
-                rolled = to_uint8((torch.cat(own) + still).permute(0, 2, 3, 1)).cpu()
+                rolled = to_uint8((torch.stack(own) + still).permute(0, 2, 3, 1)).cpu()
                 shown.append(side_by_side([clip, rolled], every=max(1, len(clip) // 8)))
         names = ("psnr_moved_next", f"psnr_moved_{ROLLED}")
         numbers = {name: float(torch.stack(score).mean()) for name, score in zip(names, scores, strict=True) if score}

@@ -132,21 +132,24 @@ def told_of_clip(
         if rng is None or rng.random() >= OWN_CLIPS:
             return clip.video, lookahead.along(true, bins).numpy()
         seen, told, left = [true[0]], [lookahead.along(true[:1], None if bins is None else bins[:0])[0]], int(rng.integers(LONGEST + 1))
-        frames = lookahead.decoded(true[:1])
-        before, last, pause = frames, frames, BETWEEN
+        frames, pause = {0: lookahead.decoded(true[:1])}, BETWEEN  # of the latents that are seen
+        own: set[int] = set()  # of these, those that the predictor made
         for k in range(1, len(true)):
             if bins is not None and bool((bins[k - 1] < 0).all()):
                 told.append(torch.full_like(told[0], NOT_TOLD))
                 left = 0
             else:
-                told.append(lookahead.of_frames(before, last, None if bins is None else bins[k - 1 : k])[0])
+                past = torch.stack([frames[max(0, i)] for i in lookahead.before(k)], 1)
+                told.append(lookahead.of_frames(past, None if bins is None else lookahead.bins_behind(bins, k)[None])[0])
             if left > 0:
                 left -= 1
+                own.add(k)
                 seen.append(expected_tokens(told[-1], seen[-1], tokenizer.config.levels))
-                before, last = last, lookahead.decoded(seen[-1][None])
+                frames[k] = lookahead.decoded(seen[-1][None])
                 continue
             seen.append(true[k])
-            before, last = lookahead.decoded(true[k - 1 : k + 1]).split(1)
+            frames |= {i: lookahead.decoded(true[i : i + 1]) for i in (*own, k)}  # back to the truth, the past too
+            own.clear()
             pause -= 1
             if pause <= 0:
                 left, pause = int(rng.integers(1, LONGEST + 1)), BETWEEN

@@ -27,7 +27,7 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
-from wfm_ar.frame_predictor.network import FramePredictor, FramePredictorConfig
+from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world_folder import WorldParts, save_world
@@ -202,7 +202,7 @@ def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
 def trained_frame_predictor(run: Path) -> FramePredictor:
     """The averaged weights of the run's newest checkpoint of stage 2."""
     tensors, state = _newest(run, FRAME_PREDICTOR)
-    predictor = FramePredictor(_config(FramePredictorConfig, state["describe"]["model"]))
+    predictor = FramePredictor(_config(FramePredictorConfig, EARLIER_PREDICTOR | state["describe"]["model"]))
     load_weights(predictor, tensors, str(run / FRAME_PREDICTOR))
     return predictor.eval().requires_grad_(False)
 
