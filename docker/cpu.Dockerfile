@@ -2,7 +2,8 @@
 FROM python:3.11-slim-bookworm
 
 # libegl1 and Mesa: MuJoCo draws the tabletop with them, also without a display
-# hadolint ignore=DL3008 -- the base image pins the Debian release, and its security updates are wanted
+# versions of Debian packages are not pinned: the base image names the release, and its security updates are wanted
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libegl1 libgl1-mesa-dri \
     && rm -rf /var/lib/apt/lists/*
