@@ -199,9 +199,9 @@ def file_routes() -> Iterator[tuple[str, Route]]:
                 yield f"{format}: {name} is a link to a pipe", _instead(format, name, "pipe")
                 yield f"{format}: {name} is a pipe", _pipe(format, name)
     for what, new in (("relative", "../outside/episodes/videos/e0.mp4"), ("absolute", "{outside}/episodes/videos/e0.mp4")):
-        yield f"episodes: a {what} path", _written_to("episodes", "episodes.jsonl", "videos/e0.mp4", new)
+        yield f"episodes: {what} path", _written_to("episodes", "episodes.jsonl", "videos/e0.mp4", new)
     for what, new in (("relative", "../outside/lerobot/data/"), ("absolute", "{outside}/lerobot/data/")):
-        yield f"lerobot: a {what} template", _written_to("lerobot", "meta/info.json", '"data/', f'"{new}')
+        yield f"lerobot: {what} template", _written_to("lerobot", "meta/info.json", '"data/', f'"{new}')
 
 
 def routes() -> list[tuple[str, Route]]:
