@@ -68,6 +68,7 @@ def test_defaults_stand():
         ({"steps": 1, "nmae": "x"}, ["'nmae'", 'did you mean "name"']),
         ({}, ["'steps' is missing", "steps=VALUE"]),
         ({"steps": 1.5}, ["steps is 1.5", "a whole number"]),
+        ({"steps": 1, "inner": {"lr": 10**400}}, ["inner.lr is 1000000", "a number"]),
         ({"steps": True}, ["steps is True", "a whole number"]),
         ({"steps": "3"}, ["steps is '3'", "a whole number"]),
         ({"steps": None}, ["steps is None"]),

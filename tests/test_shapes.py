@@ -15,6 +15,12 @@ def test_a_count_that_does_not_fit_names_its_neighbours():
         latent_frames(32, 4)
 
 
+def test_more_than_can_be_made_are_refused():
+    assert latent_frames(1 << 20, 1) == 1 << 20
+    with pytest.raises(BadClip, match="expected at most 1048576; fix: a shorter one"):
+        latent_frames(1 + 4 * 10**400, 4)
+
+
 @pytest.mark.parametrize("frames", [0, -3])
 def test_no_frames_are_refused(frames):
     with pytest.raises(BadClip, match="expected 1"):

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -132,8 +132,9 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
-            return float(value)
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+                return float(value)
     elif hint is str:
         if isinstance(value, str):
             return value

@@ -229,6 +229,7 @@ BAD = [
     (BadClip, r"num_frames: clip: got 6 frames, expected 1 \+ 2\*n; fix: use 5 or 7", dict(num_frames=6)),
     (BadClip, "num_frames: clip: got 0 frames", dict(num_frames=0)),
     (BadPrompt, "num_frames: got 5.0", dict(num_frames=5.0)),
+    (BadClip, "frames, expected at most 1048576; fix: a shorter one", dict(num_frames=1 + 2 * 10**400)),
     (BadClip, "video: clip: got 4 frames.* use 3 or 5", dict(video=VIDEO[:4])),
     (BadClip, "video: clip: got 0 frames", dict(video=VIDEO[:0])),
     (BadClip, r"video: got uint8 \[16, 24\], expected a file, a PIL image, or uint8 ", dict(video=VIDEO[0, ..., 0])),

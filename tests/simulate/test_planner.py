@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_world as tiny
 
-from wfm_ar.errors import BadActions, BadConfig, BadPrompt
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
 from wfm_ar.rollout.world import Prompt, Rollout, World
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.simulate.goal import GoalPicture
@@ -144,6 +144,7 @@ def test_progress_and_settings_are_passed_on():
     ("change", "error", "words"),
     [
         (dict(num_frames=1), BadPrompt, "num_frames: got 1, expected more than the 1 given frames; fix: num_frames=5"),
+        (dict(num_frames=1 + 4 * 10**400), BadClip, "frames, expected at most 1048576; fix: a shorter one"),
         (dict(video=np.repeat(START, 5, 0)), BadActions, "past_actions: got 0, expected 4, those between the 5 given frames"),
         (dict(past_actions=np.zeros((1, 2))), BadActions, "past_actions: got 1, expected 0"),
         (dict(guess=np.zeros((4, 3))), BadActions, r"guess: got shape \[4, 3\], expected \[N, 2\]"),

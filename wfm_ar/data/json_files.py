@@ -1,11 +1,12 @@
 """JSON from files that may be anybody's: small, of regular files, strict.
 
 Knows nothing of what the values mean. Refused are files over a limit (before they are read), keys that occur twice, NaN and
-Infinity, what is not UTF-8, and nesting that would exhaust the parser.
+Infinity, numbers that no float holds, what is not UTF-8, and nesting that would exhaust the parser.
 """
 
 import codecs
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -20,6 +21,7 @@ _MARKS = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+DIGITS = 300  # of a whole number, and its sign
 SETTINGS_BYTES = 1 << 20  # of a file of settings; the largest of our own has some kilobytes
 
 
@@ -57,7 +59,9 @@ def without_mark(content: bytes) -> bytes:
 def parse_json(content: bytes | str) -> Any:
     """The value of one JSON text. Raises ValueError with the reason."""
     try:
-        return json.loads(content, object_pairs_hook=_refuse_double, parse_constant=_refuse_constant)
+        return json.loads(
+            content, object_pairs_hook=_refuse_double, parse_constant=_refuse_constant, parse_int=whole_number, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     except MemoryError:
@@ -69,6 +73,19 @@ def _refuse_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         raise ValueError("a key occurs twice")
     return data
+
+
+def whole_number(text: str) -> int:
+    """What JSON text says, if a float could hold it: readers take whole numbers for those, too. Raises ValueError."""
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text)} digits, at most {DIGITS} are taken")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text:.20} is larger than any number that can be held")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

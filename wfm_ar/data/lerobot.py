@@ -15,7 +15,7 @@ import numpy as np
 from wfm_ar.data.cameras import choose_cameras, view_of
 from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
 from wfm_ar.data.folder import sample, schema_note
-from wfm_ar.data.json_files import read_bytes
+from wfm_ar.data.json_files import read_bytes, whole_number
 from wfm_ar.data.lerobot_reader import INFO, Info, LeRobotReader, Span, where_of
 from wfm_ar.data.lerobot_times import Stretch
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
@@ -301,7 +301,9 @@ def _files(root: Path, folder: str, suffix: str) -> list[Path]:
 def _json(root: Path, name: str) -> dict[str, Any]:
     path = inside(root, name, str(root / name))
     try:
-        data = json.loads(read_bytes(path, MOST_INFO))  # other people's files: NaN and keys that occur twice are let pass
+        data = json.loads(
+            read_bytes(path, MOST_INFO), parse_int=whole_number
+        )  # other people's files: NaN and keys that occur twice are let pass
     except (OSError, ValueError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read as JSON ({error}), expected an object; fix: copy the data set again") from None
     if not isinstance(data, dict):
@@ -318,7 +320,7 @@ def _json_lines(root: Path, name: str) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=whole_number)
         except (ValueError, RecursionError) as error:
             raise BadData(f"{path} line {number}: is not JSON ({error}), expected an object; fix: copy the data set again") from None
         if not isinstance(row, dict):

@@ -17,6 +17,7 @@ import numpy as np
 
 from wfm_ar.errors import BadActions, BadConfig, BadPrompt
 from wfm_ar.rollout.prompt import Prompt, Rollout
+from wfm_ar.shapes import latent_frames
 
 if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
@@ -146,6 +147,7 @@ class _Search:
         if len(video) >= num_frames:
             fix = f"num_frames={len(video) + world.rate}"
             raise BadPrompt(f"num_frames: got {num_frames}, expected more than the {len(video)} given frames; fix: {fix}")
+        latent_frames(num_frames, world.rate)  # which raises
         for name, given in (("past_actions", past_actions), ("guess", guess)):
             if given is not None:
                 world.action_schema.validate(given, name)
