@@ -64,4 +64,4 @@ def simulator_of(world: World) -> Callable[[int], Simulator] | None:
 
 def distances(imagined_THWC: np.ndarray, real_THWC: np.ndarray) -> list[float]:
     """Grey levels between the pictures of two clips, one by one (goal.picture_distance)."""
-    return [float(picture_distance(real, one[None])[0]) for one, real in zip(imagined_THWC, real_THWC, strict=True)]
+    return [float(picture_distance(one[None], real)[0]) for one, real in zip(imagined_THWC, real_THWC, strict=True)]
