@@ -26,6 +26,7 @@ SLOW = (
     "fuzz/test_small_files.py",
     "kernels/test_compile.py",
     "rollout/test_text_context.py",
+    "simulate/play/test_play_page.py",
     "system/",
     "train/test_distributed.py",
     "train/test_resume.py",

@@ -1,5 +1,7 @@
 """The simulator beside its world."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from play_client import ARM, tiny_world
@@ -24,8 +26,8 @@ def test_the_distance_of_two_clips_grows_with_the_way_between():
     assert 0 == same < near < far
 
 
+@pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="needs mujoco (the extra sim)")
 def test_it_goes_on_from_a_state_that_it_had():
-    pytest.importorskip("mujoco")
     simulator = Simulator(3)
     assert simulator.text.startswith("push the") and simulator.picture().shape == (128, 128, 3)
     state = simulator.state()

@@ -10,7 +10,7 @@ const BACK = 8; // steps of one press of Backspace
 const FUTURE_STEPS = { 1: 16 }; // by frames a step; else 6
 const KINDS = { sample: "a sample of the world", episode: "an episode of the data", simulator: "the simulator", text: "nothing, or text alone", upload: "a picture or clip" };
 
-let world = null, drive = null, playing = false, seq = 0, acts = [], futures = new Map(), compare = null, distances = [], simulates = false;
+let world = null, drive = null, playing = false, seq = 0, acts = [], futures = new Map(), compare = null, distances = [], simulates = false, over = "";
 const latency = new Recent(), pace = new Pace();
 const screen = new Screen($("screen"), shown), other = new Screen($("other"));
 const link = new Link({
@@ -19,7 +19,7 @@ const link = new Link({
   recorded: ({ path, episodes }) => made(`${episodes} episode${episodes === 1 ? "" : "s"} in ${path}`), clip: clipMade,
   future: ({ node, parent, step }) => { tree.add({ node, parent, step, count: world.rate }); futures.set(node, parent); }, futures: sheet,
   beside: ({ on, why }) => { simulates = on; pressed("beside", on); if (why) say(`simulator: ${why}`); layout(); },
-  note: ({ text }) => say(text), error: ({ text }) => say(text, true), ended: ({ text }) => say(text, true), picture, closed: (why) => say(why, true),
+  note: ({ text }) => say(text), error: ({ text }) => say(text, true), ended: ({ text }) => say((over = text), true), picture, closed: (why) => say(over || why, true),
 });
 const tree = new Tree(link, (node) => link.send("go", { node }));
 
