@@ -7,7 +7,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wfm_ar
 from wfm_ar.cli import settings_of
@@ -119,3 +121,31 @@ def test_python_blocks_are_python_and_name_what_exists():
 def test_every_page_is_in_the_site(readme):
     listed = set(re.findall(r"([\w]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_another_world_is_described_from_its_files(readme, tmp_path, monkeypatch):
+    """Of single frames, with a frame predictor: what its settings and the heads of its weights say."""
+    sizes = {"video_tokenizer": 1_500_000, "frame_predictor": 250_000, "world_model": 3_000_000}
+    for name, size in sizes.items():
+        save_file({"a": np.zeros(size - 4, np.float16), "b": np.zeros((2, 2), np.float32)}, tmp_path / f"{name}.safetensors")
+    about = {
+        "fps": 10.0,
+        "sequence": {"rate": 1, "grid_h": 16, "grid_w": 16, "video_vocab": 1024},
+        "video_tokenizer": {"width": 128, "height": 96, "spatial_compression": 8},
+        "files": {f"{name}.safetensors": {} for name in sizes},
+    }
+    (tmp_path / "world.json").write_text(json.dumps(about))
+    monkeypatch.setattr(readme, "WORLD", tmp_path)
+    told = readme.shipped_world()
+    assert "128 x 96 pixels, 10 frames a second. A latent is 1 frame, 256 tokens of 8 x 8 pixels out of 1,024 codes." in told
+    assert told.endswith("video tokenizer 1.5 M, frame predictor 0.2 M, world model 3.0 M; 10 MB in all.")
+
+
+def test_what_was_not_measured_is_left_out(readme, monkeypatch):
+    found = readme.report()
+    monkeypatch.setattr(readme, "report", lambda: {**found, "text": None})
+    assert (
+        "objects that were moved" in readme.in_words()
+        and "pushes told" not in readme.in_words()
+        and "From a text alone" not in readme.in_words()
+    )

@@ -38,8 +38,8 @@ def example(name: str) -> ModuleType:
 
 def test_futures(samples, rate, tmp_path):
     frames = example("futures").main(samples / "start.png", "move at random", 2, 1 + 2 * rate, tmp_path / "f.mp4")
-    one, other = frames[:, :, :128], frames[:, :, 128:]
-    assert frames.shape == (1 + 2 * rate, 128, 256, 3) and (tmp_path / "f.mp4").is_file()
+    one, other = np.split(frames, 2, axis=2)
+    assert len(frames) == 1 + 2 * rate and (tmp_path / "f.mp4").is_file()
     assert np.array_equal(one[0], other[0]) and not np.array_equal(one[-1], other[-1])
 
 
@@ -85,9 +85,27 @@ def test_surprise_map(samples, rate, tmp_path):
     module = example("surprise_map")
     nats = module.main(samples / "episodes", 1, 1 + 2 * rate, tmp_path / "s.mp4")
     assert nats.shape[0] == 3 and (nats >= 0).all()
-    world, noise = wfm_ar.load_world("tabletop"), np.random.default_rng(0).integers(0, 256, (1 + 2 * rate, 128, 128, 3), dtype=np.uint8)
+    world = wfm_ar.load_world("tabletop")
+    noise = np.random.default_rng(0).integers(0, 256, (1 + 2 * rate, world.height, world.width, 3), dtype=np.uint8)
     odd = module.surprise(world, noise, np.zeros((2 * rate, 2), np.float32), None)
     assert odd[1:].mean() > 2 * nats[1:].mean()  # noise surprises more than what it was trained on
+
+
+def test_the_notebook_is_the_example_and_runs(tmp_path, monkeypatch):
+    import json
+    import runpy
+
+    spec = importlib.util.spec_from_file_location("notebook", EXAMPLES.parents[1] / "tools" / "notebook.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    kept = json.loads(maker.NOTEBOOK.read_text())
+    assert kept == maker.notebook(), "fix: python tools/notebook.py"
+    code = ["".join(cell["source"]) for cell in kept["cells"] if cell["cell_type"] == "code"]
+    script = "\n".join(code).replace('"move at random", 4, 33', '"move at random", 2, 9').replace("[0, 8, 16, 32]", "[0, 8]")
+    (tmp_path / "cells.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    frames = runpy.run_path(str(tmp_path / "cells.py"))["frames"]
+    assert len(frames) == 9 and (tmp_path / "futures.mp4").is_file()
 
 
 def test_every_example_is_on_the_page_and_tested():

@@ -98,22 +98,27 @@ def parameters(path: Path) -> str:
 
 
 def in_words() -> str:
-    """How true the rollouts are, in a few sentences."""
+    """How true the rollouts are, in a few sentences; what was not measured is left out."""
     found = report()
-    moved = found["objects"]["rollout"]["groups"]["moved"]
-    last = max(moved, key=int)
-    late, floor = moved[last], found["objects"]["repeat"]["groups"]["moved"][last]
-    told, alone = found["text"], found["text"]["text_alone"]
+    groups = {kind: found["objects"][kind]["groups"]["moved"] for kind in ("rollout", "repeat")}
+    last = max(groups["rollout"], key=int)
+    late, floor = groups["rollout"][last], groups["repeat"][last]
+    told = found.get("text") or {}
     rows = judged()
     reached = sum(bool(row["passed"]) for row in rows)
-    return (
+    lines = [
         f"How true it is, on {found['episodes']} held-out episodes, as decoded, nothing pasted from the given picture: of "
         f"{late['objects']} objects that were moved, {share(late['vanished'])} have vanished after {last} frames and "
         f"{share(late['other_colour'])} have another colour; the IoU of the moved ones is {late['iou'][0]:.2f} "
-        f"(repeating the first frame: {floor['iou'][0]:.2f}). {share(told['followed_interval'])} of {told['episodes']} pushes told in "
-        f"words are done; from a text alone, without a picture, the named object appears in {share(alone['there_interval'])}. "
-        f"{reached} of the {len(rows)} bars that were set beforehand are reached."
-    )
+        f"(repeating the first frame: {floor['iou'][0]:.2f})."
+    ]
+    if told.get("followed_interval"):
+        lines.append(f"{share(told['followed_interval'])} of {told['episodes']} pushes told in words are done.")
+    if (told.get("text_alone") or {}).get("there_interval"):
+        appears = share(told["text_alone"]["there_interval"])
+        lines.append(f"From a text alone, without a picture, the named object appears in {appears}.")
+    lines.append(f"{reached} of the {len(rows)} bars that were set beforehand are reached.")
+    return " ".join(lines)
 
 
 def share(number_and_interval: list[float]) -> str:
