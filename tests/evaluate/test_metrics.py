@@ -92,3 +92,15 @@ def test_frames_of_another_shape_or_kind_are_refused(pair):
         metrics.psnr(frames[:3], truth)
     with pytest.raises(AssertionError, match="frames: got float64"):
         metrics.ssim(frames.astype(np.float64), truth)
+
+
+def test_perceptual_distance_sees_structure_and_not_only_errors():
+    truth = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    assert metrics.perceptual_frames(truth, truth) == pytest.approx([0, 0], abs=1e-6)
+    brighter = (truth.astype(int) + 8).clip(0, 255).astype(np.uint8)
+    blurred = truth.astype(float)
+    for axis in (1, 2):
+        blurred = sum(np.roll(blurred, k, axis) for k in range(-3, 4)) / 7
+    unlike = np.random.default_rng(1).integers(0, 256, truth.shape, dtype=np.uint8)
+    near, far, farthest = (metrics.perceptual_frames(each, truth).mean() for each in (brighter, blurred.astype(np.uint8), unlike))
+    assert near < 0.05 < 0.2 < far < farthest < 1.1

@@ -53,10 +53,17 @@ def test_steps_fill_the_budget_in_their_shares():
     taken = {name: steps[name] * STEP[name] for name in STEP}
     assert sum(taken.values()) == pytest.approx(3600, rel=0.01)
     assert {name: taken[name] / 3600 for name in STEP} == pytest.approx(SHARES, abs=0.002)
-    looks = dict.fromkeys(STEP, 10.0)
+    looks = dict.fromkeys(STEP, 60.0)
     looking = fitting.fit_steps(3600, STEP, PLENTY, looks)
-    spent = sum(looking[name] * STEP[name] + VALIDATIONS * looks[name] for name in STEP)
+    spent = sum(looking[name] * STEP[name] + looks[name] for name in STEP)
     assert spent == pytest.approx(3600, rel=0.01) and looking["world_model"] < steps["world_model"]
+
+
+def test_validations_take_no_more_than_their_share():
+    assert fitting.validations(None, STEP) == dict.fromkeys(STEP, VALIDATIONS) == fitting.validations(1e6, STEP)
+    seconds, each = 600, dict.fromkeys(STEP, 10.0)
+    often = fitting.validations(seconds, each)
+    assert often["world_model"] == int(0.15 * 600 * SHARES["world_model"] / 10) == 5 and often["video_tokenizer"] == 1
 
 
 def test_what_one_stage_cannot_use_goes_to_the_others():

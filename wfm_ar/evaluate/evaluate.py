@@ -31,6 +31,7 @@ from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
 from wfm_ar.evaluate.control import parse_push
+from wfm_ar.evaluate.generic import generic_sections
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
 from wfm_ar.evaluate.sections import (
@@ -47,6 +48,7 @@ from wfm_ar.evaluate.sections import (
     tokenizer_section,
 )
 from wfm_ar.evaluate.text_following import text_section
+from wfm_ar.evaluate.verdict import judge_world
 from wfm_ar.evaluate.workers import Workers
 from wfm_ar.machine import cores, cpu_name
 from wfm_ar.rollout.find_world import SETTINGS, find_world
@@ -147,6 +149,11 @@ def _measured(
                 missing["actions"] = "needs two or more tabletop episodes, square, of one robot, whose state says where the peg is (peg_xy)"
             else:
                 report["actions"], sheets["actions"] = action_section(bench, true)
+        for name, found in generic_sections(bench, [episode.text for episode in episodes if episode.text]).items():
+            if isinstance(found, str):
+                missing[name] = found
+            else:
+                report[name] = found
         if pushes is None:
             missing["text"] = "this world was trained without texts, or no held-out episode is a tabletop push with its state"
         else:
@@ -156,6 +163,7 @@ def _measured(
             report["speed"] = speed_section(bench, demo)
     report["seconds"] = time.monotonic() - clock
     report["bars"] = judge(report)
+    report["verdict"] = judge_world(report).to_json()
     return report, sheets, loaded.fps
 
 

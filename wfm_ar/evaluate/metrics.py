@@ -11,6 +11,7 @@ long clip weighs as much a frame as a short one. Conventions, which differ betwe
   `structural_similarity(gaussian_weights=True, use_sample_covariance=False, channel_axis=-1)`.
 * Edge error: mean |Sobel(a) - Sobel(b)|, where Sobel is the gradient's magnitude sqrt((gx^2 + gy^2) / 2) of the luminance
   (kernels summing to 1 a side, as scikit-image `sobel`), in grey levels 0..255.
+* Perceptual distance: 1 - SSIM at three sizes, averaged.
 * Flicker: mean |(a[t+1] - a[t]) - (b[t+1] - b[t])| in grey levels: motion that is in one video and not in the other.
 """
 
@@ -57,6 +58,27 @@ def ssim_frames(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
         top = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
         parts.append((top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean(dim=(1, 2, 3)))
     return torch.cat(parts).double().numpy()
+
+
+def perceptual_frames(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How different each frame looks, float64 [T], 0 for equal ones and about 1 for unrelated ones: 1 - SSIM, averaged over the picture at
+    full, half and quarter size, as far as SSIM's window fits. No network that was trained on pictures of another kind has a say."""
+    _check_pair(frames, truth)
+    parts, sides = [], min(frames.shape[1:3])
+    for scale in (1, 2, 4):
+        if scale > 1 and sides // scale < 11:
+            break
+        parts.append(1 - ssim_frames(_smaller(frames, scale), _smaller(truth, scale)))
+    return np.mean(parts, axis=0)
+
+
+def _smaller(frames: np.ndarray, scale: int) -> np.ndarray:
+    """uint8 frames at 1 / scale of their size, means over squares of pixels."""
+    if scale == 1:
+        return frames
+    T, H, W, C = frames.shape
+    cut = frames[:, : H // scale * scale, : W // scale * scale].reshape(T, H // scale, scale, W // scale, scale, C)
+    return cut.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def ssim(frames: np.ndarray, truth: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from wfm_ar.evaluate.control import DRIVES, MOVED, STEP
 from wfm_ar.evaluate.html_parts import by_robot, facts, figures, share, text_of
 from wfm_ar.evaluate.object_tables import free_run_html, objects_html, text_sources_html
 from wfm_ar.evaluate.quality import REFINED
+from wfm_ar.evaluate.verdict_html import listening_html, reality_html, text_choice_html, verdict_html
 
 GAP = 2  # pixels between frames of a strip
 
@@ -36,7 +37,7 @@ class Sheet:
 
 def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet]], *, fps: float) -> str:
     """The whole HTML text. `report` is what evaluate returns; `sheets` maps a section ("rollout", "actions", "text") to its examples."""
-    parts = [_head(report), _verdict_table(report)]
+    parts = [_head(report), verdict_html(report.get("verdict")), _verdict_table(report)]
     makers = {
         "objects": objects_html,
         "free_run": free_run_html,
@@ -44,6 +45,9 @@ def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet
         "prediction": _prediction,
         "rollout": _rollout,
         "refined": _refined,
+        "listening": listening_html,
+        "reality": reality_html,
+        "text_choice": text_choice_html,
         "actions": _actions,
         "text": _text,
         "speed": _speed,
@@ -100,6 +104,21 @@ SECTIONS = {
         "The diffusion decoder's frames against the tokenizer's decoded ones, both compared with the truth. In reconstructions both "
         "show the true scene; in rollouts they also share the world model's mistakes. As shown, the refined frames keep the given picture "
         "where nothing moves, so that most of what is compared is neither's. The bars are judged on rollouts as the decoders make them.",
+    ),
+    "listening": (
+        "Does it listen?",
+        "Held-out clips imagined from their first frame under their own actions, another clip's (shuffled), zero and mirrored ones, no "
+        "text. Cost: of the true next latents, read with those actions. PSNR against the true clip, dB. Intervals: 95 %, bootstrap over "
+        "clips. A model that does not look at its actions has gaps of zero.",
+    ),
+    "reality": (
+        "Does it stay real?",
+        "Rollouts under the true actions beside the tokenizer's copies of the true clips: the last quarter of the frames, and motion over "
+        "all of them.",
+    ),
+    "text_choice": (
+        "The right text among wrong ones",
+        "True clips, read without actions and with their own text or with others of the set: is their own the likeliest?",
     ),
     "actions": (
         "Action following",

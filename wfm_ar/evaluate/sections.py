@@ -41,6 +41,7 @@ class EvaluateConfig:
     text: str = "first"  # where the texts of an RLDS episode change: "first" or "frame", as it was trained
     embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
     episodes: int = 96  # the first of the split (of each robot's), for rollouts and action following
+    listen_episodes: int = 16  # the first of the split (of each robot's) for what any data with actions tell; 0: that is not measured
     text_episodes: int = 96  # the first of the split whose text is a push, for text following
     tokenizer_episodes: int | None = None  # None: the whole split
     frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
@@ -78,6 +79,7 @@ class EvaluateConfig:
             "speed_runs": 0,
             "examples": 0,
         }
+        low |= {"listen_episodes": 0}
         low |= {"free_runs": 0, "free_frames": 2}
         for name, least in low.items():
             if getattr(self, name) < least:

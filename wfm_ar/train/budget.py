@@ -23,7 +23,8 @@ MOST_TIMES = 4.0  # the recipe's steps at most, however many frames there are
 ENOUGH = 0.1  # share of the wanted steps of a world model below which a smaller size does better
 ONCE = 0.3  # share of a budget that decoding, encoding and looking ahead may take; more, and fewer clips are used
 SPARE = 0.06  # share of a budget that is kept back: starting, packing, the verdict
-VALIDATIONS = 6  # of a stage
+VALIDATIONS = 6  # of a stage, where they take no more than LOOKING of its time
+LOOKING = 0.15
 MULTIPLE = 8  # pixels that both sides of a picture are a multiple of: a token's side
 THINNED_TO = 10.0  # frames a second that faster clips are thinned to, about
 FAST = 12.5  # frames a second from which on clips are thinned
@@ -113,15 +114,16 @@ def wanted_steps(frames: int) -> dict[str, int]:
 
 
 def fit_steps(
-    seconds: float | None, step_s: Mapping[str, float], wanted: Mapping[str, int], validation_s: Mapping[str, float]
+    seconds: float | None, step_s: Mapping[str, float], wanted: Mapping[str, int], looking_s: Mapping[str, float]
 ) -> dict[str, int]:
-    """Steps a stage, of those in `step_s`, that together take about `seconds` with their validations, and no more than are wanted.
+    """Steps a stage, of those in `step_s`, that together take about `seconds` with all their validations (`looking_s`, by stage), and no
+    more than are wanted.
 
     seconds None: all that are wanted. What one stage cannot use is shared out among the others.
     """
     if seconds is None:
         return {name: wanted[name] for name in step_s}
-    left, open_stages, steps = seconds - sum(VALIDATIONS * validation_s[name] for name in step_s), dict(step_s), {}
+    left, open_stages, steps = seconds - sum(looking_s[name] for name in step_s), dict(step_s), {}
     while open_stages:
         total = sum(SHARES[name] for name in open_stages)
         fitting = {name: left * SHARES[name] / total / each for name, each in open_stages.items()}
@@ -132,6 +134,15 @@ def fit_steps(
     return {name: steps[name] for name in step_s}
 
 
+def validations(seconds: float | None, validation_s: Mapping[str, float]) -> dict[str, int]:
+    """How often each of these stages is validated, where one validation takes so long and all stages together have `seconds`."""
+    total = sum(SHARES[name] for name in validation_s)
+    return {
+        name: VALIDATIONS if seconds is None else max(1, min(VALIDATIONS, int(LOOKING * seconds * SHARES[name] / total / max(1e-9, each))))
+        for name, each in validation_s.items()
+    }
+
+
 def usable_clips(clips: int, frames: int, once_s: float, budget_s: float | None) -> int:
     """How many clips are used, where each frame costs `once_s` seconds before the world model can begin."""
     if budget_s is None or frames * once_s <= ONCE * budget_s:
@@ -139,13 +150,13 @@ def usable_clips(clips: int, frames: int, once_s: float, budget_s: float | None)
     return max(1, int(clips * ONCE * budget_s / (frames * once_s)))
 
 
-def schedule(name: str, steps: int, ema: float, warmup: int) -> dict[str, object]:
-    """What of a stage's settings goes with its number of steps."""
+def schedule(name: str, steps: int, ema: float, warmup: int, looks: int = VALIDATIONS) -> dict[str, object]:
+    """What of a stage's settings goes with its number of steps and of validations."""
     own = f"stages.{name}"
     return {
         f"{own}.steps": steps,
         f"{own}.log_every": max(1, min(20, steps // 20)),
-        f"{own}.val_every": max(1, math.ceil(steps / VALIDATIONS)),
+        f"{own}.val_every": max(1, math.ceil(steps / looks)),
         f"{own}.checkpoint_every": max(1, min(250, steps // 4)),
         f"{own}.optimizer.warmup_steps": max(1, min(warmup, steps // 10)),
         f"{own}.optimizer.ema": round(min(ema, max(0.0, 1 - 10 / steps)), 4),

@@ -8,6 +8,7 @@ from typing import Literal
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, JSON, TABLE, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.evaluate.verdict import block
 from wfm_ar.rollout.find_world import samples_of
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -42,5 +43,6 @@ def run(settings: Settings) -> int:
         print(f"{row['name']:<66} {measured:>14}  {verdict(row)}")
     for section, reason in report["not_measured"].items():
         print(f"not measured, {section}: {reason}")
+    print(block(report["verdict"]), end="")
     print(f"the report is {settings.out / HTML}")
     return 0

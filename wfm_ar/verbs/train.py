@@ -31,6 +31,7 @@ from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.windows import still_picture
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.train_settings import SIZES, Settings, loop_config, sized
+from wfm_ar.verbs.train_verdict import end_with_verdict
 from wfm_ar.verbs.training_data import frame_cache, kept_schema, policy_set, told_framing, training_sets
 from wfm_ar.verbs.training_plan import Plan, planned
 
@@ -97,6 +98,13 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     if packs and ranks.first:
         how = {"card": _card(settings, train_set, val_set), "overwrite": settings.overwrite, "sampling": settings.sampling}
         stages.pack_world(settings.run, world, train_set, val_set, **how)
+        if settings.verdict:
+            if plan is not None:
+                plan.begin("verdict")
+            budget_s = None if plan is None else plan.content["budget_s"]
+            end_with_verdict(settings, world, val_set, budget_s, settings.tokenizer.temporal_compression)
+            if plan is not None:
+                plan.end()
         if plan is not None:
             print(plan.told_end())
         print(f"the world is in {world}; try: wfm generate world={world} out=first.mp4")

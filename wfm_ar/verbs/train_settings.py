@@ -111,6 +111,7 @@ class Settings:
     budget: str | None
     given: tuple[str, ...]
     episodes: int | None
+    verdict: bool
     finetune: CosmosTraining
     name: str
     data: Path

@@ -23,7 +23,7 @@ from wfm_ar.errors import BadCheckpoint, BadConfig
 from wfm_ar.framing import CENTRE
 from wfm_ar.train import budget as fitting
 from wfm_ar.train import stages
-from wfm_ar.train.budget import SIZES, VALIDATIONS, Size, told_time
+from wfm_ar.train.budget import SIZES, Size, told_time
 from wfm_ar.train.checkpoint import newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
 from wfm_ar.train.loop import Stage, step_seconds
@@ -98,12 +98,12 @@ class Plan:
         if stages.WORLD_MODEL in later[1:]:
             left -= sum(content["seconds"].get(part, 0.0) for part in (ENCODING, LOOKING))
         step_s = {name: content["step_s"][name] for name in later}
-        steps = fitting.fit_steps(max(1.0, left), step_s, content["wanted"], content["validation_s"])
-        content["chosen"] |= _not_given(settings, _schedules(settings, steps))
+        steps = fitting.fit_steps(max(1.0, left), step_s, content["wanted"], content["looking_s"])
+        content["chosen"] |= _not_given(settings, _schedules(settings, steps, content["validations"]))
         settings = self.applied(settings)
         for name in later:
             content["steps"][name] = _loops(settings)[name].steps
-            content["seconds"][name] = _stage_seconds(content["steps"][name], name, content["step_s"], content["validation_s"])
+            content["seconds"][name] = content["steps"][name] * content["step_s"][name] + content["looking_s"][name]
             self.whole.foretell(name, content["seconds"][name])
         self.keep()
         return settings
@@ -144,11 +144,13 @@ def _made(settings: Settings, ranks: int) -> Plan:
         encoded = used + round(val_frames * min(1.0, max(FEWEST_HELD_OUT, clips // 10) / len(val_set)))
         wanted = fitting.wanted_steps(used)
         left = None if wish is None else max(1.0, wish * (1 - fitting.SPARE) - encoded * once - (time.monotonic() - began))
-        steps = fitting.fit_steps(left, timings.step_s, wanted, timings.validation_s)
+        looks = fitting.validations(left, timings.validation_s)
+        looking_s = {name: looks[name] * timings.validation_s[name] for name in looks}
+        steps = fitting.fit_steps(left, timings.step_s, wanted, looking_s)
         if at == 0 or steps[stages.WORLD_MODEL] >= fitting.ENOUGH * wanted[stages.WORLD_MODEL]:
             break
         at -= 1
-    keys |= sizes | _schedules(settings, steps)
+    keys |= sizes | _schedules(settings, steps, looks)
     if clips < len(train_set):
         keys["episodes"] = clips
     loops = _loops(_chosen(settings, keys))
@@ -158,7 +160,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
             seconds |= {ENCODING: encoded * timings.encode_s}
             seconds |= {LOOKING: encoded * timings.look_ahead_s} if timings.look_ahead_s else {}
         if name in timings.step_s:
-            seconds[name] = _stage_seconds(loops[name].steps, name, timings.step_s, timings.validation_s)
+            seconds[name] = loops[name].steps * timings.step_s[name] + looking_s[name]
     content = {
         "format": FORMAT,
         "budget_s": wish,
@@ -172,7 +174,8 @@ def _made(settings: Settings, ranks: int) -> Plan:
         "steps": {name: loops[name].steps for name in timings.step_s},
         "wanted": wanted,
         "step_s": timings.step_s,
-        "validation_s": timings.validation_s,
+        "validations": looks,
+        "looking_s": looking_s,
         "seconds": seconds,
         "peak_bytes": timings.peak_bytes,
         "spent": {"rehearsal": time.monotonic() - began},
@@ -260,16 +263,12 @@ def _told_machine(cuda: bool, ranks: int) -> str:
     return place + (f", {ranks} processes" if ranks > 1 else "")
 
 
-def _schedules(settings: Settings, steps: Mapping[str, int]) -> dict[str, Any]:
+def _schedules(settings: Settings, steps: Mapping[str, int], looks: Mapping[str, int]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name, count in steps.items():
         optimizer = getattr(settings.stages, name).optimizer
-        chosen |= fitting.schedule(name, count, optimizer.ema, optimizer.warmup_steps)
+        chosen |= fitting.schedule(name, count, optimizer.ema, optimizer.warmup_steps, looks[name])
     return chosen
-
-
-def _stage_seconds(steps: int, name: str, step_s: Mapping[str, float], validation_s: Mapping[str, float]) -> float:
-    return steps * step_s[name] + VALIDATIONS * validation_s[name]
 
 
 def _loops(settings: Settings) -> dict[str, LoopConfig]:
