@@ -19,7 +19,7 @@ LADDER = (
     {"wfm_kernels", "plain_text"},
     {"shapes", "errors"},
     {"schema", "haar", "decoding", "sizes", "framing", "without_memory", "machine", "extras"},
-    {"data", "tokenizers", "world_model", "frame_predictor", "diffusion_decoder"},
+    {"data", "tokenizers", "world_model", "frame_predictor", "diffusion_decoder", "inverse_dynamics"},
     {"rollout", "worlds"},
     {"cosmos"},
     {"train", "evaluate", "simulate"},

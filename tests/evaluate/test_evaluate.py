@@ -180,10 +180,26 @@ def test_videos_without_text_and_actions_measure_what_can_be(world, tmp_path):
         clip = np.random.default_rng(i).integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
         write_video(tmp_path / "clips" / f"{i}.mp4", clip, 10)
     numbers = evaluate(world, tmp_path / "clips", tmp_path / "out", QUICK_ONE_BY_ONE, progress=False)
-    assert set(numbers["not_measured"]) == {"objects", "free_run", "rollout", "refined", "actions", "text"}
+    assert set(numbers["not_measured"]) == {
+        *("objects", "free_run", "rollout", "refined", "actions", "text", "listening", "read_back", "text_choice")
+    }
     assert "no held-out episode of 9 frames has actions" in numbers["not_measured"]["rollout"]
     assert numbers["tokenizer"]["psnr"] > 0 and numbers["prediction"]["loss"] > 0
     assert all(row["passed"] is not True for row in numbers["bars"] if row["key"].startswith(("rollout", "refined", "actions", "text")))
+
+
+@torch.no_grad()
+def test_a_world_blind_to_its_actions_scores_zero_and_is_called_so(world, data, tmp_path):
+    """Every action is one token to it: whatever it is told, the next latents cost the same and the rollouts are the same."""
+    parts = load_world(world).parts
+    own = Sequence(parts.sequence)
+    actions = slice(own.action_start, own.text_start)
+    parts.world_model.embedding.weight[actions] = parts.world_model.embedding.weight[actions].mean(0)
+    parts.world_model.hints.down.weight.zero_()
+    config = EvaluateConfig(**vars(QUICK_ONE_BY_ONE) | {"action_guidance": 1.0, "text_guidance": 1.0, "batch": 4})
+    numbers = evaluate(save_world(tmp_path / "blind", parts), data, tmp_path / "out", config, progress=False)["listening"]
+    assert numbers["score"] == [0, 0, 0] and set(numbers["psnr_gap"]) == {"shuffled", "zero", "mirrored"}
+    assert all(gap == [0, 0, 0] for name in ("loss_gap", "psnr_gap", "distance_gap") for gap in numbers[name].values())
 
 
 def test_episodes_without_actions_are_left_out_of_what_is_driven(world, data, report, tmp_path):
@@ -194,7 +210,8 @@ def test_episodes_without_actions_are_left_out_of_what_is_driven(world, data, re
     (copy / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     numbers = evaluate(world, copy, tmp_path / "some", QUICK_ONE_BY_ONE, progress=False)
     assert [row["id"] for row in numbers["rollout"]["by_episode"]] == ["e0", "e2", "e3"] and numbers["prediction"]["episodes"] == 4
-    assert set(numbers["not_measured"]) == {"free_run"} and numbers["actions"]["episodes"] == 3
+    assert set(numbers["not_measured"]) == {"free_run", "read_back"} and numbers["actions"]["episodes"] == 3
+    assert numbers["listening"]["clips"] == 3
     parts = load_world(world).parts
     sequence = replace(parts.sequence, action_bins=())
     model = WorldModel(replace(parts.world_model.config, **Sequence(sequence).model_vocabularies())).eval()

@@ -91,4 +91,4 @@ def test_a_report_of_nothing_measured_still_renders(report):
     empty = {key: report[key] for key in ("world", "episodes", "started", "seconds", "machine", "settings", "versions")}
     empty |= {"not_measured": {}, "bars": judge({})}
     page = render_report(empty, {}, fps=10.0)
-    assert page.count("Not measured: no reason given") == 9 and "<b>0</b> of 25 bars reached, 25 not measured" in page
+    assert page.count("Not measured: no reason given") == 13 and "<b>0</b> of 25 bars reached, 25 not measured" in page

@@ -6,7 +6,7 @@ from wfm_ar.errors import BadConfig
 from wfm_ar.train import budget as fitting
 from wfm_ar.train.budget import SHARES, SIZES, VALIDATIONS
 
-STEP = {"video_tokenizer": 0.5, "frame_predictor": 0.6, "world_model": 0.9, "diffusion_decoder": 0.3}
+STEP = {"video_tokenizer": 0.5, "frame_predictor": 0.6, "world_model": 0.9, "diffusion_decoder": 0.3, "inverse_dynamics": 0.2}
 NO_LOOKS = dict.fromkeys(STEP, 0.0)
 PLENTY = dict.fromkeys(STEP, 10**9)
 

@@ -19,7 +19,7 @@ from wfm_ar.evaluate.control import DRIVES, MOVED, STEP
 from wfm_ar.evaluate.html_parts import by_robot, facts, figures, share, text_of
 from wfm_ar.evaluate.object_tables import free_run_html, objects_html, text_sources_html
 from wfm_ar.evaluate.quality import REFINED
-from wfm_ar.evaluate.verdict_html import listening_html, reality_html, text_choice_html, verdict_html
+from wfm_ar.evaluate.verdict_html import listening_html, read_back_html, reality_html, text_choice_html, verdict_html
 
 GAP = 2  # pixels between frames of a strip
 
@@ -46,6 +46,7 @@ def render_report(report: Mapping[str, Any], sheets: Mapping[str, Sequence[Sheet
         "rollout": _rollout,
         "refined": _refined,
         "listening": listening_html,
+        "read_back": read_back_html,
         "reality": reality_html,
         "text_choice": text_choice_html,
         "actions": _actions,
@@ -110,6 +111,11 @@ SECTIONS = {
         "Held-out clips imagined from their first frame under their own actions, another clip's (shuffled), zero and mirrored ones, no "
         "text. Cost: of the true next latents, read with those actions. PSNR against the true clip, dB. Intervals: 95 %, bootstrap over "
         "clips. A model that does not look at its actions has gaps of zero.",
+    ),
+    "read_back": (
+        "Actions read back",
+        "A network that was trained on true clips alone reads the actions off imagined ones: r with what was commanded, for each channel. "
+        "True clips, as the tokenizer gives them back, are the ceiling. Steps in which the true clip moves are scored apart.",
     ),
     "reality": (
         "Does it stay real?",

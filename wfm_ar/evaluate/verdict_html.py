@@ -35,6 +35,17 @@ def listening_html(numbers: Mapping[str, Any]) -> str:
     return facts(gaps) + table
 
 
+def read_back_html(numbers: Mapping[str, Any]) -> str:
+    names = {"r": "rollouts", "ceiling": "true clips", "r_moving": "rollouts, moving", "ceiling_moving": "true clips, moving"}
+    names |= {"r_shuffled": "rollouts under other clips' actions"}
+    head = "".join(f"<th class='n'>{title}</th>" for title in names.values())
+    lines = ""
+    for channel, row in numbers["channels"].items():
+        lines += f"<tr><td>{text_of(channel)}</td>" + "".join(f"<td class='n'>{row.get(key, 0.0):.2f}</td>" for key in names) + "</tr>"
+    note = f"<p>{numbers['steps']} steps of {numbers['clips']} clips, {numbers['moving_steps']} of them moving.</p>"
+    return f"<div class='scroll'><table><tr><th>channel, r</th>{head}</tr>{lines}</table></div>{note}"
+
+
 def reality_html(numbers: Mapping[str, Any]) -> str:
     apart = numbers["codes_apart_true"]
     return facts(

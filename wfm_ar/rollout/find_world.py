@@ -6,7 +6,13 @@ from pathlib import Path
 from wfm_ar.errors import BadCheckpoint, BadData, nearest
 
 SETTINGS = "world.json"
-STAGES = {"video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder"}  # folders of a training run with checkpoints
+STAGES = {
+    "video_tokenizer",
+    "frame_predictor",
+    "world_model",
+    "diffusion_decoder",
+    "inverse_dynamics",
+}  # folders of a training run with checkpoints
 SHIPPED = Path(__file__).parent.parent / "assets"
 
 

@@ -5,6 +5,7 @@
     world_model.safetensors
     frame_predictor.safetensors     optional
     diffusion_decoder.safetensors   optional
+    inverse_dynamics.safetensors    optional: reads actions back from frames, nothing is rolled out with it
     text_tokenizer.model            optional: a world trained without texts has none
     README.md, samples/             the model card and a few held-out episodes
 
@@ -34,6 +35,7 @@ from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
+from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
@@ -48,7 +50,7 @@ from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
 VERSION = 1
 TEXT_MODEL = "text_tokenizer.model"
-_OPTIONAL = ("frame_predictor", "diffusion_decoder")  # networks
+_OPTIONAL = ("frame_predictor", "diffusion_decoder", "inverse_dynamics")  # networks
 _KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "sampling", "files"}
 _FORMAT = "wfm-ar world"
 _HEADER_BYTES = 16 << 20  # of a safetensors file's table
@@ -70,6 +72,7 @@ class WorldParts:
     action_schema: Schema | None = None  # of several robots: a MixedSchema
     frame_predictor: FramePredictor | None = None  # of a sequence with a lookahead
     diffusion_decoder: Denoiser | DiT | None = None  # frames by frames, or, with a latent_tokenizer, whole clips
+    inverse_dynamics: InverseDynamics | None = None  # reads actions back from frames
     latent_tokenizer: ContinuousTokenizer | None = None  # whose latents a DiT makes
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
     text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
@@ -96,6 +99,8 @@ class WorldParts:
         self._fits("frame predictor", self.frame_predictor is not None, "sequence lookahead", sequence.lookahead)
         if self.frame_predictor is not None:
             self._fits("frame predictor actions", self.frame_predictor.config.actions, "sequence action_bins", len(sequence.action_bins))
+        if self.inverse_dynamics is not None:
+            self._fits("inverse dynamics actions", self.inverse_dynamics.config.actions, "sequence action_bins", len(sequence.action_bins))
         if self.diffusion_decoder is not None and self.latent_tokenizer is None:
             denoiser = self.diffusion_decoder.config
             for name in ("temporal_compression", "spatial_compression"):
@@ -113,7 +118,7 @@ class WorldParts:
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the name of their file."""
-        names = ("video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "latent_tokenizer")
+        names = ("video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "inverse_dynamics", "latent_tokenizer")
         return {name: module for name in names if (module := getattr(self, name)) is not None}
 
     @property
@@ -238,6 +243,7 @@ _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "frame_predictor": (FramePredictorConfig, FramePredictor),
     "world_model": (WorldModelConfig, WorldModel),
     "diffusion_decoder": (DenoiserConfig, Denoiser),
+    "inverse_dynamics": (InverseDynamicsConfig, InverseDynamics),
 }
 
 
@@ -271,7 +277,11 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise BadCheckpoint(f'{where}: got no "format": "{_FORMAT}", expected a world\'s settings; fix: name a world folder')
     if settings.get("version") != VERSION:
         raise BadCheckpoint(f"{where}: got version {settings.get('version')!r}, expected {VERSION}; fix: a wfm-ar that knows this version")
-    settings = {"frame_predictor": None, "sampling": dataclasses.asdict(SamplingConfig())} | settings  # older files leave them unsaid
+    settings = {
+        "frame_predictor": None,
+        "inverse_dynamics": None,
+        "sampling": dataclasses.asdict(SamplingConfig()),
+    } | settings  # older files leave them unsaid
     _check_keys(settings, _KEYS, str(where))
     files = settings["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):

@@ -15,10 +15,28 @@ from wfm_ar.errors import BadConfig
 NO_LIMIT = "none"
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}  # seconds
 LEAST_BUDGET = 60.0  # seconds
-SHARES = {"video_tokenizer": 0.09, "frame_predictor": 0.17, "world_model": 0.66, "diffusion_decoder": 0.08}  # of the time for steps
-RECIPE = {"video_tokenizer": 6000, "frame_predictor": 8000, "world_model": 8000, "diffusion_decoder": 4000}  # steps for RECIPE_FRAMES
+SHARES = {  # of the time for steps
+    "video_tokenizer": 0.09,
+    "frame_predictor": 0.16,
+    "world_model": 0.63,
+    "diffusion_decoder": 0.07,
+    "inverse_dynamics": 0.05,
+}
+RECIPE = {
+    "video_tokenizer": 6000,
+    "frame_predictor": 8000,
+    "world_model": 8000,
+    "diffusion_decoder": 4000,
+    "inverse_dynamics": 4000,
+}  # steps for RECIPE_FRAMES
 RECIPE_FRAMES = 30_000  # training frames for which the recipe's steps were found good
-LEAST_STEPS = {"video_tokenizer": 400, "frame_predictor": 400, "world_model": 800, "diffusion_decoder": 200}  # for whatever data
+LEAST_STEPS = {
+    "video_tokenizer": 400,
+    "frame_predictor": 400,
+    "world_model": 800,
+    "diffusion_decoder": 200,
+    "inverse_dynamics": 300,
+}  # for whatever data
 MOST_TIMES = 4.0  # the recipe's steps at most, however many frames there are
 ENOUGH = 0.1  # share of the wanted steps of a world model below which a smaller size does better
 ONCE = 0.3  # share of a budget that decoding, encoding and looking ahead may take; more, and fewer clips are used

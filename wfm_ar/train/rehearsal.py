@@ -21,17 +21,19 @@ from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.frame_predictor.network import FramePredictorConfig
+from wfm_ar.inverse_dynamics.network import InverseDynamicsConfig
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.data_facts import some_clips
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage
+from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsStage, InverseDynamicsTraining
 from wfm_ar.train.look_ahead import look_ahead
 from wfm_ar.train.loop import Stage, step_seconds
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, sequence_config
-from wfm_ar.train.tokens import tokenize
+from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage
 from wfm_ar.train.windows import Windows
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
@@ -49,6 +51,8 @@ class Networks:
     predictor: FramePredictorConfig | None
     model: WorldModelConfig
     decoder: DenoiserConfig
+    inverse_dynamics: InverseDynamicsConfig | None
+    reading: InverseDynamicsTraining
     windows: Mapping[str, Windows]  # of the stages that learn from pixels
     world_model: WorldModelTraining
     loops: Mapping[str, LoopConfig]
@@ -131,6 +135,8 @@ def rehearse(
             )
         )
         timed(DiffusionDecoderStage(networks.decoder, windows[DIFFUSION_DECODER], tokenizer, few, few, cache=cache))
+        if networks.inverse_dynamics is not None and action_vocabulary(train_set.schema) is not None:
+            timed(InverseDynamicsStage(networks.inverse_dynamics, networks.reading, tokenizer, few, few, cache))
     peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
     return Timings(step_s=step_s, validation_s=validation_s, encode_s=encode_s, look_ahead_s=look_ahead_s, peak_bytes=peak)
 

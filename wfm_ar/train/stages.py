@@ -8,6 +8,7 @@ run/frame_predictor/   checkpoints of stage 2, where there is one (predictor=...
 run/lookahead/         what it tells of those tokens, see look_ahead.py
 run/world_model/       checkpoints of stage 3
 run/diffusion_decoder/ checkpoints of stage 4
+run/inverse_dynamics/  checkpoints of stage 5, where there is one (inverse_dynamics=small)
 run/world/             all of them packed into a world folder
 """
 
@@ -28,6 +29,7 @@ from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
+from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world_folder import WorldParts, save_world
@@ -38,6 +40,7 @@ from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
+from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsStage, InverseDynamicsTraining
 from wfm_ar.train.look_ahead import look_ahead
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
@@ -47,7 +50,8 @@ from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import EARLIER
 
 VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder"
-STAGES = (VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER)
+INVERSE_DYNAMICS = "inverse_dynamics"
+STAGES = (VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER, INVERSE_DYNAMICS)
 TEXT_MODEL = "text_tokenizer.model"
 TEXT_PIN = "text_tokenizer.sha256"  # of those bytes
 TEXT_WORDS = "text_tokenizer.words.json"  # of the texts it was trained on; not there where they are not known
@@ -191,6 +195,18 @@ def diffusion_decoder_stage(
     return DiffusionDecoderStage(config, training, tokenizer, train_set, val_set, residual_scale=scale, cache=cache)
 
 
+def inverse_dynamics_stage(
+    run: Path,
+    config: InverseDynamicsConfig,
+    training: InverseDynamicsTraining,
+    train_set: EpisodeSet,
+    val_set: EpisodeSet,
+    cache: FrameCache | None = None,
+) -> InverseDynamicsStage:
+    """Stage 5; reads actions off true frames and off what the run's tokenizer gives back."""
+    return InverseDynamicsStage(config, training, trained_video_tokenizer(run)[0], train_set, val_set, cache)
+
+
 def trained_video_tokenizer(run: Path) -> tuple[VideoTokenizer, dict]:
     """The averaged weights of the run's newest checkpoint of stage 1, and the checkpoint's state."""
     tensors, state = _newest(run, VIDEO_TOKENIZER)
@@ -221,7 +237,7 @@ def pack_world(
 
     sampling: how the world's tokens are drawn where nobody says otherwise; None = SamplingConfig's own defaults.
 
-    The diffusion decoder may be missing, and the frame predictor of a world model without a lookahead; the others may not.
+    The diffusion decoder and the inverse dynamics may be missing, and the frame predictor of a world model without a lookahead.
     """
     tokenizer, _ = trained_video_tokenizer(run)
     tensors, state = _newest(run, WORLD_MODEL)
@@ -233,6 +249,11 @@ def pack_world(
         settings = about["describe"]["model"] | {"residual_scale": about["describe"]["residual_scale"]}
         denoiser = Denoiser(_config(DenoiserConfig, settings))
         load_weights(denoiser, weights, str(run / DIFFUSION_DECODER))
+    reader = None
+    if newest_checkpoint(run / INVERSE_DYNAMICS):
+        weights, about = _newest(run, INVERSE_DYNAMICS)
+        reader = InverseDynamics(_config(InverseDynamicsConfig, about["describe"]["model"]))
+        load_weights(reader, weights, str(run / INVERSE_DYNAMICS))
     sequence = _config(SequenceConfig, EARLIER | state["describe"]["sequence"])
     text = _pinned_text_tokenizer(run / TEXT_MODEL, sequence.max_text) if (run / TEXT_MODEL).exists() else None
     if text is not None and text.words is not None:  # a run begun from a world has texts of its own besides
@@ -246,6 +267,7 @@ def pack_world(
         action_schema=train_set.schema if action_vocabulary(train_set.schema) else None,
         frame_predictor=trained_frame_predictor(run) if sequence.lookahead else None,
         diffusion_decoder=denoiser,
+        inverse_dynamics=reader,
         sampling=sampling or SamplingConfig(),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         literal=("data", "camera", "crop", "run", "resume", "init"),
         keeps_folder=True,
-        groups=("experiment", "model", "tokenizer", "decoder"),
+        groups=("experiment", "model", "tokenizer", "decoder", "predictor", "inverse_dynamics"),
     ),
     Verb(
         words="evaluate",

@@ -26,7 +26,7 @@ from wfm_ar.train.distributed import Ranks, all_ranks
 from wfm_ar.train.loop import Stage, train
 from wfm_ar.train.preflight import Needs, check_needs, refuse, unreadable
 from wfm_ar.train.rng import seed_all
-from wfm_ar.train.tokens import tokenize
+from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.windows import still_picture
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -77,6 +77,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 sets = [one for one in (train_set, val_set, policy) if one is not None]
                 how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
                 cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, **how)
+    if settings.stage == "all" and action_vocabulary(train_set.schema) is None:
+        settings = replace(settings, inverse_dynamics=None)  # there is nothing to read back
     whole = None if plan is None else plan.whole
     if plan is not None and ranks.first:
         plan.end()
@@ -127,7 +129,9 @@ def _begin(settings: Settings, parts: WorldParts, train_set: EpisodeSet) -> Sett
     sequence = replace(sequence, hint_latents=parts.sequence.hint_latents)
     decoder = parts.diffusion_decoder.config if parts.diffusion_decoder else settings.decoder
     predictor = parts.frame_predictor.config if parts.frame_predictor else None
-    return replace(settings, sequence=sequence, tokenizer=tokenizer, predictor=predictor, model=parts.world_model.config, decoder=decoder)
+    reader = parts.inverse_dynamics.config if parts.inverse_dynamics else settings.inverse_dynamics
+    own = {"predictor": predictor, "model": parts.world_model.config, "decoder": decoder, "inverse_dynamics": reader}
+    return replace(settings, sequence=sequence, tokenizer=tokenizer, **own)
 
 
 def _tokenizer(settings: Settings) -> VideoTokenizerConfig:
@@ -200,7 +204,9 @@ def _needs(settings: Settings) -> Needs:
 
 def _stages(settings: Settings) -> tuple[str, ...]:
     """Those that the run's world has, in order."""
-    return tuple(name for name in stages.STAGES if name != stages.FRAME_PREDICTOR or settings.predictor is not None)
+    absent = {stages.FRAME_PREDICTOR} if settings.predictor is None else set()
+    absent |= {stages.INVERSE_DYNAMICS} if settings.inverse_dynamics is None else set()
+    return tuple(name for name in stages.STAGES if name not in absent)
 
 
 def _stage(
@@ -223,6 +229,8 @@ def _stage(
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
         loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
+    if name == stages.INVERSE_DYNAMICS:
+        return stages.inverse_dynamics_stage(settings.run, settings.inverse_dynamics, own, train_set, val_set, cache)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 
 
@@ -234,7 +242,7 @@ def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str
         f"Trained with wfm-ar on `{settings.data}`: {len(train_set)} training, {len(val_set)} held-out episodes.",
     ]
     lines += ["", "| stage | steps | samples a step | peak learning rate |", "|---|---|---|---|"]
-    for name in stages.STAGES:
+    for name in _stages(settings):
         loop = loop_config(settings, name)
         lines.append(f"| {name} | {loop.steps} | {loop.batch_size * loop.accumulate} | {loop.optimizer.lr:g} |")
     return "\n".join([*lines, "", f"`wfm evaluate world=... data={settings.data}` measures it.", ""])

@@ -7,6 +7,7 @@ from typing import Literal
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig
 from wfm_ar.frame_predictor.network import FramePredictorConfig
+from wfm_ar.inverse_dynamics.network import InverseDynamicsConfig
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
@@ -14,6 +15,7 @@ from wfm_ar.train.budget import parse_budget
 from wfm_ar.train.cosmos_stage import CosmosTraining
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.frame_predictor_stage import FramePredictorTraining
+from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsTraining
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.world_model_stage import WorldModelTraining
@@ -82,6 +84,11 @@ class DiffusionDecoderSettings(StageLoop):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InverseDynamicsSettings(StageLoop):
+    training: InverseDynamicsTraining
+
+
+@dataclass(frozen=True, kw_only=True)
 class StagesSettings:
     """`stages` of conf/train.yaml."""
 
@@ -89,6 +96,7 @@ class StagesSettings:
     frame_predictor: FramePredictorSettings
     world_model: WorldModelSettings
     diffusion_decoder: DiffusionDecoderSettings
+    inverse_dynamics: InverseDynamicsSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +114,7 @@ class SequenceSettings:
 class Settings:
     """The keys of conf/train.yaml, which explains them."""
 
-    stage: Literal["video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "world", "all"]
+    stage: Literal["video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "inverse_dynamics", "world", "all"]
     init: Path | None
     budget: str | None
     given: tuple[str, ...]
@@ -151,6 +159,7 @@ class Settings:
     predictor: FramePredictorConfig | None
     model: WorldModelConfig
     decoder: DenoiserConfig
+    inverse_dynamics: InverseDynamicsConfig | None
 
     def __post_init__(self) -> None:
         sized(self.tokenizer, self)  # which raises
@@ -163,6 +172,8 @@ class Settings:
             raise BadConfig(f"episodes: got {self.episodes}, expected 1 or more, or null for all; fix: leave it out")
         if self.predictor is None and self.stage == stages.FRAME_PREDICTOR:
             raise BadConfig("stage: got frame_predictor, expected another with predictor=null; fix: predictor=tabletop")
+        if self.inverse_dynamics is None and self.stage == stages.INVERSE_DYNAMICS:
+            raise BadConfig("stage: got inverse_dynamics, expected another with inverse_dynamics=null; fix: inverse_dynamics=small")
         if not 0 <= self.frame_cache < 1e9:
             raise BadConfig(f"frame_cache: got {self.frame_cache:g}, expected a number of GB, 0 or more; fix: frame_cache=16")
         for name in stages.STAGES:

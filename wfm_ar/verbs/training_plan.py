@@ -37,6 +37,8 @@ PLAN, PLAN_TEXT = "plan.json", "plan.txt"
 FORMAT = 1
 ENCODING, LOOKING = "encoding", "looking ahead"  # parts of a run that are no stages, as their progress calls them
 VAL_CLIPS = {stages.VIDEO_TOKENIZER: 8, stages.FRAME_PREDICTOR: 8, stages.WORLD_MODEL: 16, stages.DIFFUSION_DECODER: 4}
+VAL_CLIPS |= {stages.INVERSE_DYNAMICS: 8}
+CUT = (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER)  # stages that learn from crops
 MOST_TIMED = 3.0  # seconds of steps that a rehearsal times of each stage
 
 
@@ -196,7 +198,9 @@ def _rehearsed(settings: Settings, train_set: EpisodeSet, wish: float | None) ->
         predictor=settings.predictor,
         model=settings.model,
         decoder=settings.decoder,
-        windows={name: getattr(own, name).training for name in stages.STAGES if name != stages.WORLD_MODEL},
+        inverse_dynamics=settings.inverse_dynamics,
+        reading=own.inverse_dynamics.training,
+        windows={name: getattr(own, name).training for name in CUT},
         world_model=own.world_model.training,
         loops=_loops(settings),
         **vars(settings.sequence),
@@ -237,7 +241,7 @@ def _of_size(settings: Settings, size: Size, facts: DataFacts) -> dict[str, Any]
     if settings.predictor is None:
         chosen = {key: value for key, value in chosen.items() if not key.startswith("predictor.")}
     least = min(height if settings.height is None else settings.height, width if settings.width is None else settings.width)
-    for name in (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER):
+    for name in CUT:
         crop = getattr(settings.stages, name).training.crop
         chosen[f"stages.{name}.training.crop"] = min(crop, least // 8 * 8)
     return chosen

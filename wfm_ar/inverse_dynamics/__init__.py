@@ -1,0 +1,1 @@
+"""Inverse dynamics: from two frames to the actions that lie between them."""
