@@ -21,6 +21,7 @@ from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.quality import picture_numbers
 from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
 from wfm_ar.evaluate.silhouettes import silhouette
+from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.world import WorldParts, load_world, save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
@@ -63,6 +64,7 @@ def world(tmp_path_factory) -> str:
     torch.nn.init.normal_(model.head.weight, std=0.5)
     denoiser = Denoiser(DenoiserConfig(channels=(8,), blocks=(1,), embedding=8, code_channels=3, patch=4, **rates))
     networks = {"video_tokenizer": tokenizer.eval(), "world_model": model.eval(), "diffusion_decoder": denoiser.eval()}
+    networks["inverse_dynamics"] = InverseDynamics(InverseDynamicsConfig(actions=2, channels=(8,), heads=1, hidden=8)).eval()
     parts = WorldParts(**networks, sequence=sequence, fps=10.0, text_tokenizer=texts, action_schema=SCHEMA)
     return str(save_world(tmp_path_factory.mktemp("worlds") / "tiny", parts))
 
@@ -99,6 +101,8 @@ def test_every_section_is_measured_and_written(report, data):
     out, numbers = report
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(numbers))
     assert numbers["not_measured"] == {} and numbers["episodes"] == 4 and numbers["world"] == "tiny" and numbers["data"] == data.name
+    assert {"dx", "dy"} == numbers["read_back"]["channels"].keys() and numbers["read_back"]["steps"] == 4 * 4
+    assert set(numbers["verdict"]) == {"alarms", "good_for", "not_good_for", "next"} and "Verdict" in (out / "report.html").read_text()
     assert numbers["tokenizer"]["clips"] == 3 and numbers["tokenizer"]["tokens_per_frame"] == 8
     assert numbers["prediction"]["tokens"] == 4 * 5 * 16
     objects = numbers["objects"]
@@ -210,12 +214,12 @@ def test_episodes_without_actions_are_left_out_of_what_is_driven(world, data, re
     (copy / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     numbers = evaluate(world, copy, tmp_path / "some", QUICK_ONE_BY_ONE, progress=False)
     assert [row["id"] for row in numbers["rollout"]["by_episode"]] == ["e0", "e2", "e3"] and numbers["prediction"]["episodes"] == 4
-    assert set(numbers["not_measured"]) == {"free_run", "read_back"} and numbers["actions"]["episodes"] == 3
+    assert set(numbers["not_measured"]) == {"free_run"} and numbers["actions"]["episodes"] == 3
     assert numbers["listening"]["clips"] == 3
     parts = load_world(world).parts
     sequence = replace(parts.sequence, action_bins=())
     model = WorldModel(replace(parts.world_model.config, **Sequence(sequence).model_vocabularies())).eval()
-    blind = replace(parts, sequence=sequence, world_model=model, action_schema=None)
+    blind = replace(parts, sequence=sequence, world_model=model, action_schema=None, inverse_dynamics=None)
     numbers = evaluate(save_world(tmp_path / "blind", blind), data, tmp_path / "none", QUICK_ONE_BY_ONE, progress=False)
     assert numbers["rollout"]["episodes"] == 4 and numbers["refined"] is not None
     assert numbers["not_measured"]["actions"] == "this world takes no actions" and numbers["objects"]["episodes"] == 4

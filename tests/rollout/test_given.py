@@ -94,3 +94,17 @@ def test_generate_takes_them_and_rollouts_save_and_show_themselves(world, tmp_pa
         ", text, actions of 2 channels, on cpu>"
     )
     assert repr(Prompt(video=LARGE, text="push")) == "Prompt(text='push', video=uint8[3, 32, 64, 3], num_frames=49, seed=0, imagine=True)"
+
+
+def test_a_stream_starts_from_the_same_things(world, tmp_path):
+    write_image(tmp_path / "in.png", LARGE[0])
+    how = {"keep_detail": False, "imagine": False, "seed": 3}
+    ready = world.start(resize_crop(LARGE[:1], 16, 24), **how).step()
+    for given in (tmp_path / "in.png", Image.fromarray(LARGE[0]), LARGE[0]):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            stream = world.start(image=given, **how)
+        assert any("64x32" in str(one.message) for one in caught)
+        np.testing.assert_array_equal(stream.step(), ready)
+    with pytest.raises(BadPrompt, match="video and image: got both"):
+        world.start(LARGE[:1], image=LARGE[0])

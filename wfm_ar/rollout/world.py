@@ -223,7 +223,7 @@ class World:
 
     def start(
         self,
-        video: np.ndarray | None = None,
+        video: Any = None,
         text: str | None = None,
         actions: np.ndarray | None = None,
         seed: int = 0,
@@ -231,16 +231,23 @@ class World:
         refine_steps: int | None = None,
         keep_detail: bool | None = None,
         imagine: bool = True,
+        *,
+        image: Any = None,
+        crop: str | None = None,
         **sampling: Any,
     ) -> WorldStream:
         """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
 
-        The other settings are those of `generate_batch`; a published decoder refines whole clips, and no streams. Raises as it does.
+        video, image, crop: as `generate` takes them. The other settings are those of `generate_batch`; a published decoder refines whole
+        clips, and no streams. Raises as it does.
         """
         config = self._sampling(sampling)
         if refine and self._refiner is not None:
             raise BadConfig("refine: got true, expected false: this world's diffusion decoder refines whole clips; fix: refine=false")
-        prompt = Prompt(video=video, text=text, actions=actions, num_frames=1 if video is None else len(video), seed=seed, imagine=imagine)
+        given = {"video": video, "image": image, "crop": crop, "text": text, "actions": actions, "seed": seed, "imagine": imagine}
+        prompt = prompt_of(given, self)
+        video = prompt.video
+        prompt = replace(prompt, num_frames=1 if video is None else len(video))
         checked = self._check(prompt, self._text_reader())
         painter = self._painter(checked.size, seed, refine, self._defaults["refine_steps"] if refine_steps is None else refine_steps)
         row = self._job(prompt, checked).row
