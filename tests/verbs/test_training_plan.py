@@ -66,7 +66,7 @@ def test_a_run_is_planned_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
     world = load_world(run / "world")
     assert (world.height, world.width, world.fps, world.parts.world_model.config.layers) == (48, 64, 10, 1)
     assert world.parts.sequence.lookahead and world.parts.sequence.action_bins and world.parts.inverse_dynamics.config.actions == 2
-    assert "the verdict is on 2 clips of 9 frames" in out and (run / "verdict/report.html").exists()
+    assert "the verdict is on 2 clips of 10 frames" in out and (run / "verdict/report.html").exists()
     report = json.loads((run / "verdict/report.json").read_text())
     assert report["listening"]["clips"] == 2 and set(report["read_back"]["channels"]) == {"dx", "dy"}
 

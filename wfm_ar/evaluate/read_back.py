@@ -30,6 +30,19 @@ def read_values(world: World, frames: np.ndarray) -> np.ndarray:
     return read if world.actions.columns is None else read[:, list(world.actions.columns)]
 
 
+def apart_by_latent(world: World, frames: np.ndarray, actions: np.ndarray | None) -> list[float | None] | None:
+    """How far what is read off a clip lies from what it was told, for each latent after the first: the mean over channels in halves of
+    their range, 0 as told, 1 half a range off; None where its actions are not known. None in all without a reader or actions.
+
+    frames uint8 [1 + r*t, H, W, 3] raw, actions [T - 1, A] with NaN where nobody knows them.
+    """
+    if world.parts.inverse_dynamics is None or actions is None or len(frames) < 1 + world.rate:
+        return None
+    told, read = told_values(world, np.nan_to_num(actions)), read_values(world, frames)
+    known = ~np.isnan(actions).any(1).reshape(-1, world.rate).any(1)
+    return [float(value) if ok else None for value, ok in zip(np.abs(read - told).mean(1), known, strict=True)]
+
+
 def read_back_numbers(
     names: Sequence[str],
     told: Sequence[np.ndarray],

@@ -102,6 +102,7 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     for request, where, _ in requests:
         with _named(where):
             refuse_missing(request)
+    from wfm_ar.evaluate.read_back import apart_by_latent
     from wfm_ar.rollout.world import load_world  # brings torch, a second and more: once all that can be wrong without it is right
 
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
@@ -130,9 +131,11 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
         return 0
     for request, out, rollout, about in made:
         title = _title(request, rollout, about["actions"])
+        apart = apart_by_latent(world, rollout.raw_frames, rollout.actions)
+        about |= {} if apart is None else {"read_back": apart}
         with nullcontext() if settings.batch is None else claim(out):  # a row may be another process's only clip
             files = write_rollout(out, rollout, about, title=title, overwrite=settings.overwrite)
-        print(_told(rollout, files))
+        print(_told(rollout, files) + _told_reading(apart))
     return 0
 
 
@@ -214,6 +217,15 @@ def _told(rollout: Rollout, files: list[Path]) -> str:
     beside = ", ".join(file.name for file in files[1:])
     length = f"{len(rollout.frames)} frames at {rollout.fps:g} a second ({len(rollout.frames) / rollout.fps:.1f} s)"
     return f"{files[0]}: {length}, {rollout.given_frames} given{speed}{clipped}{unknown}; beside it {beside}"
+
+
+def _told_reading(apart: list[float | None] | None) -> str:
+    """How much of what was told is seen in the pictures, by the world's own reading of actions."""
+    known = [value for value in apart or () if value is not None]
+    if not known:
+        return ""
+    worst = int(np.argmax([-1.0 if value is None else value for value in apart]))
+    return f"; actions read back from it are {100 * float(np.mean(known)) / 2:.0f} % of their range off, most at latent {worst + 1}"
 
 
 def _progress(made: int, total: int) -> None:
