@@ -5,7 +5,8 @@ import pytest
 import tiny_world as tiny
 
 from wfm_ar.errors import BadConfig, BadPrompt
-from wfm_ar.rollout.stream import Mark, WorldStream
+from wfm_ar.rollout import engine
+from wfm_ar.rollout.stream import Mark, WorldStream, step_together
 from wfm_ar.rollout.world import World
 
 TEXT, OTHER = tiny.TEXTS[:2]
@@ -70,3 +71,27 @@ def test_a_branch_under_another_text_seed_or_settings(world: World) -> None:
     for how in ({"seed": -1}, {"temperature": -1.0}):
         with pytest.raises((BadPrompt, BadConfig)):
             world.resume(stream, marks[-1], **how)
+
+
+@pytest.mark.parametrize("fewest", [2, None], ids=["in one pass", "as is quicker"])
+def test_streams_that_step_together_show_what_each_would_alone(world: World, monkeypatch: pytest.MonkeyPatch, fewest: int | None) -> None:
+    """Driven, imagined and colder ones, of several texts and lengths, one without a picture, over the trained length and back again."""
+    if fewest is not None:
+        monkeypatch.setattr(engine.Rows, "fewest_together", fewest)
+    starts = [
+        dict(video=tiny.make_video(1), text=TEXT, seed=1),
+        dict(video=tiny.make_video(1), text=OTHER, seed=2),
+        dict(video=tiny.make_video(1 + world.rate), seed=3),
+        dict(seed=4),
+        dict(video=tiny.make_video(1), text=TEXT, seed=5, temperature=0.5),
+    ]
+    together, alone = ([world.start(**start) for start in starts] for _ in range(2))
+    actions = tiny.make_actions(8 * world.rate, 7).reshape(8, world.rate, -1)
+    for step in range(8):
+        given = [actions[step], actions[step], None if step % 3 else actions[step], None, actions[step]]
+        members = [i for i in range(5) if (i + step) % 4]  # now these, now those
+        shown = step_together([together[i] for i in members], [given[i] for i in members])
+        for i, frames in zip(members, shown, strict=True):
+            assert np.array_equal(frames, alone[i].step(given[i])), (step, i)
+    assert [len(one.tokens) for one in together] == [len(one.tokens) for one in alone]
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(together, alone, strict=True))

@@ -30,6 +30,7 @@ from wfm_ar.world_model.steps import GuidedStep, guesses, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
 FED = 4, 64  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
+GUESSING = 4  # lone rows with guesses that take as long, one after the other, as a batch of them without
 SMALL = 2**25  # parameters below which rolling leaves threads of the CPU to others
 
 
@@ -165,6 +166,29 @@ class Rows:
         each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
         other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
         return other
+
+    @torch.inference_mode()
+    def split(self) -> list["Rows"]:
+        """A batch for each row, with a copy of its cache."""
+        parts = []
+        for i, row in enumerate(self.rows):
+            part = copy(self)
+            part.rows = [row]
+            part._use(*(KVCache.stack([cache.row(i)]) for cache in self._caches))
+            parts.append(part)
+        return parts
+
+    @property
+    def alike(self) -> tuple:
+        """Equal for batches that `stack` may join."""
+        return id(self.model), self.sampling, len(self._caches), self._without_actions, self.sequence.latent_size
+
+    @property
+    def fewest_together(self) -> int:
+        """Lone rows that are sooner done in one pass than one after the other: alone a row has most of its tokens guessed."""
+        if not guesses(self.model):
+            return 2
+        return GUESSING if self._lookahead is None else 2**31
 
     def _use(self, *caches: KVCache) -> None:
         self._caches = caches

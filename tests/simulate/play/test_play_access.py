@@ -146,7 +146,7 @@ def test_a_mistake_of_ours_ends_one_session_alone(plain, tmp_path, capsys):
             await player.start()
             await other.start()
             broken = served.server.stepper.sessions[0]
-            broken.stream.step = lambda actions: 1 / 0
+            broken.next_steps = lambda now: 1 / 0
             await player.send("step")
             assert "was closed" in (await player.news("ended"))["text"]
             assert (await other.step(LEFT)).step == 1

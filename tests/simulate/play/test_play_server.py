@@ -352,3 +352,33 @@ def test_commands_before_a_start_are_refused(plain, tmp_path):
                 assert "nothing was started" in (await player.news("error"))["text"]
 
     run(scenario())
+
+
+def test_several_sessions_show_what_each_shows_alone(world, tmp_path, monkeypatch):
+    from wfm_ar.rollout import engine
+
+    joined = []
+    stack = engine.Rows.stack
+    monkeypatch.setattr(engine.Rows, "stack", staticmethod(lambda batches: joined.append(len(batches)) or stack(batches)))
+    monkeypatch.setattr(engine.Rows, "fewest_together", 2)
+
+    async def scenario():
+        async with serving(world, tmp_path) as served, served.player() as a, served.player() as b, served.player() as c:
+            players, steps = (a, b, c), 6
+            for i, player in enumerate(players):
+                await player.start(text="push the red cube left", seed=i)
+                await player.send("act", seq=1, values=[LEFT, RIGHT, REST][i])
+                await player.send("play", on=True)
+            shown = [[] for _ in players]
+            for i, player in enumerate(players):
+                while len(shown[i]) < steps:
+                    shown[i].append(await player.last_of_step())
+            for i in range(3):
+                stream = world.start(text="push the red cube left", seed=i)
+                stream.step()
+                held = np.tile(np.float32([LEFT, RIGHT, REST][i]), (world.rate, 1))
+                for one in shown[i]:
+                    assert np.array_equal(pixels(one.png), stream.step(held)[-1]), (i, one.step)
+
+    run(scenario())
+    assert max(joined) >= 2, "some steps were made in one pass"

@@ -195,11 +195,11 @@ class Session:
         """Whether there is a step to make."""
         return bool(self.futures_left) or self.waits or (self.playing and now >= self.next_at)
 
-    def next_stream(self, now: float) -> tuple[WorldStream, np.ndarray | None]:
+    def next_steps(self, now: float) -> list[tuple[WorldStream, np.ndarray | None]]:
         """What is to be stepped now, and by which actions [r, A]; None: its own, or none."""
         if self.futures_left and not self.waits:
-            future = self.futures_left[0]
-            return future.stream, None if self.world.imagines_actions else self._held(self._values)
+            actions = None if self.world.imagines_actions else self._held(self._values)
+            return [(future.stream, actions) for future in self.futures_left]
         step_s = self.world.rate / (self.world.fps * self.times)
         late = now - self.next_at
         self.next_at = self.next_at + step_s if 0 <= late < step_s else now + step_s
@@ -207,10 +207,10 @@ class Session:
         self._step_acted_at, self._acted_at = self._acted_at, None
         acting = self._values if (self._values != self._rest).any() else self._tapped
         self._tapped = self._rest.copy()
-        return self.stream, None if self.auto else self._held(acting)
+        return [(self.stream, None if self.auto else self._held(acting))]
 
     def stepped(self, stream: WorldStream, actions: np.ndarray | None, frames: np.ndarray, seconds: float) -> None:
-        """What came of `next_stream`: frames uint8 [r, H, W, 3], made in so many seconds."""
+        """What came of one of `next_steps`: frames uint8 [r, H, W, 3], made in so many seconds."""
         self.made.append(seconds)
         future = next((one for one in self.futures_left if one.stream is stream), None)
         parent = self.node.number if future is None else future.node
@@ -315,7 +315,6 @@ class Session:
     def _future_stepped(self, future: Imagined, node: Node) -> None:
         future.node, future.left = node.number, future.left - 1
         self.tell(news("future", node=node.number, parent=node.parent, step=node.step, whole=not future.left))
-        self.futures_left.append(self.futures_left.pop(0))
         self.futures_left = [one for one in self.futures_left if one.left]
         if not self.futures_left:
             self.tell(news("futures", done=True))

@@ -7,9 +7,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from wfm_ar.errors import WfmError
+from wfm_ar.rollout.stream import WorldStream, step_together
 from wfm_ar.simulate.play.protocol import news
 from wfm_ar.simulate.play.session import Session
 
@@ -88,14 +92,23 @@ class Stepper:
         return [session for session in self.sessions if session.due(now)]
 
     def _step(self, due: list[Session]) -> None:
-        for session in due:
-            self._guarded(session, lambda session=session: self._step_one(session), session.failed)
-
-    def _step_one(self, session: Session) -> None:
+        """All that is due, together where that is quicker."""
         begun = time.perf_counter()
-        stream, actions = session.next_stream(begun)
-        frames = stream.step(actions)
-        session.stepped(stream, actions, frames, time.perf_counter() - begun)
+        steps: list[tuple[Session, WorldStream, np.ndarray | None]] = []
+        for session in due:
+            self._guarded(
+                session, lambda session=session: steps.extend((session, *one) for one in session.next_steps(begun)), session.failed
+            )
+        try:
+            frames = step_together([stream for _, stream, _ in steps], [actions for _, _, actions in steps])
+        except Exception as error:
+            for session in due:
+                self._guarded(session, partial(_raise, error), session.failed)
+            return
+        seconds = time.perf_counter() - begun
+        for (session, stream, actions), made in zip(steps, frames, strict=True):
+            if session in self.sessions:
+                self._guarded(session, partial(session.stepped, stream, actions, made, seconds), session.failed)
 
     def _guarded(self, session: Session, do: Callable[[], Any], refused: Callable[[WfmError], None]) -> None:
         """A mistake of ours, or a lack of memory, ends this session; the others go on."""
@@ -109,3 +122,7 @@ class Stepper:
                 self.sessions.remove(session)
             session.close()
             session.tell(news("ended", text="this session met an error of the server's and was closed; fix: reload the page"))
+
+
+def _raise(error: Exception) -> None:
+    raise error
