@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import tiny_world as tiny
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("pyarrow")
@@ -13,7 +14,7 @@ from play_client import ARM, clips_folder, pixels, run, serving, tiny_world  # n
 from wfm_ar.data.check import check_data  # noqa: E402
 from wfm_ar.data.formats import open_episodes  # noqa: E402
 from wfm_ar.data.parquet import read_arrays  # noqa: E402
-from wfm_ar.data.video import read_video  # noqa: E402
+from wfm_ar.data.video import read_video, write_image, write_video  # noqa: E402
 
 LEFT, RIGHT, REST = [-0.025, 0.0], [0.025, 0.0], [0.0, 0.0]
 
@@ -248,9 +249,8 @@ def test_a_branch_becomes_a_clip(plain, tmp_path, kind):
 
 def test_it_begins_from_episodes_and_uploads(plain, tmp_path):
     data = clips_folder(tmp_path / "clips")
-    png, video = tmp_path / "a.png", data / "clip1.mp4"
-    from wfm_ar.data.video import write_image
-
+    png, video, slow = tmp_path / "a.png", data / "clip1.mp4", tmp_path / "slow.mp4"
+    write_video(slow, tiny.make_video(9), 4)
     write_image(png, np.full((40, 60, 3), 200, np.uint8))
 
     async def scenario():
@@ -258,7 +258,7 @@ def test_it_begins_from_episodes_and_uploads(plain, tmp_path):
             assert [one["id"] for one in player.welcome["sources"]["episode"]] == ["clip0.mp4", "clip1.mp4"]
             shown = await player.start("episode", id="clip1.mp4")
             assert np.array_equal(pixels(shown.png), read_video(video, 0, 1)[0]), "given pictures are shown as they are"
-            for path, frames in ((png, 1), (video, 5)):
+            for path, frames in ((png, 1), (video, 5), (slow, 1)):
                 query = {"session": player.welcome["session"], "name": path.name}
                 async with served.http.post(f"{served.address}/upload", params=query, data=path.read_bytes()) as response:
                     name = (await response.json())["id"]

@@ -56,7 +56,7 @@ class Server:
         self.access, self.stepper = Access(config.host), Stepper()
         self.sessions: dict[str, tuple[Session, Outbox, web.WebSocketResponse]] = {}
         self.address = ""  # once it listens
-        self._clips: dict[str, Path] = {}
+        self._uploading = asyncio.Semaphore(1)
         self._begun, self._rate, self._shown_before = time.monotonic(), Rate(), 0
         self._files = {path.name: (path.read_bytes(), TYPES[path.suffix]) for path in PAGE.iterdir() if path.suffix in TYPES}
 
@@ -181,8 +181,9 @@ class Server:
 
     async def _upload(self, request: web.Request) -> web.Response:
         self._session_of(request)
-        content = await request.read()  # client_max_size is its limit
-        name = await asyncio.get_running_loop().run_in_executor(None, self.sources.upload, content, request.query.get("name", ""))
+        async with self._uploading:  # one at a time is held in memory
+            content = await request.read()  # client_max_size is its limit
+            name = await asyncio.get_running_loop().run_in_executor(None, self.sources.upload, content, request.query.get("name", ""))
         return web.json_response({"id": name})
 
     async def _picture(self, request: web.Request) -> web.Response:

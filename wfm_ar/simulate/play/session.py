@@ -227,6 +227,8 @@ class Session:
         if self.beside and self.simulator is not None:
             self._show_real(self.simulator.step(np.zeros((len(frames), 2)) if actions is None else actions), frames)
             self._states[node.number] = self.simulator.state()
+            if len(self._states) > 2 * len(self.timeline.nodes):
+                self._states = {number: state for number, state in self._states.items() if number in self.timeline.nodes}
         if self.recording is not None:
             self._keep_recorded()
         if self.timeline.forgotten and not self._told_forgotten:

@@ -88,7 +88,7 @@ class Sources:
             try:
                 frames_THWC, told = self._read(path)
             except (BadClip, BadPrompt) as error:
-                raise type(error)(str(error).replace(str(path), "upload").replace("; fix: prompt_fps", "; or prompt_fps")) from None
+                raise type(error)(str(error).replace(str(path), "upload")) from None
         line = told_of(frames_THWC, self.world, None, "upload")
         name = f"{len(self._uploads)}-{np.random.default_rng().integers(2**31)}"
         while len(self._uploads) >= UPLOADS:
@@ -101,7 +101,11 @@ class Sources:
             return read_image(path), []
         told: list[str] = []
         world = self.world
-        numbers = numbers_at_rate(path, world, None, told)
+        try:
+            numbers = numbers_at_rate(path, world, None, told)
+        except BadPrompt:
+            numbers = np.arange(1)
+            told.append(f"it has fewer than the world's {world.fps:g} frames a second: its first one is taken")
         latents = min(GIVEN_LATENTS, world.parts.sequence.max_latents - 2, (len(numbers) - 1) // world.rate)
         count = 1 + world.rate * max(0, latents)
         if count < len(numbers):
@@ -109,4 +113,5 @@ class Sources:
         return read_frames(path, numbers[:count]), told
 
     def _fitted(self, frames_THWC: np.ndarray) -> np.ndarray:
-        return frames_THWC if self.world.codec.any_size else at_world_size(frames_THWC, self.world)
+        """Of the world's size, also where it takes others: what is kept is bounded, and the page has one size."""
+        return at_world_size(frames_THWC, self.world)

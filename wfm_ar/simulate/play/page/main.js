@@ -202,7 +202,8 @@ function layout() {
 
 async function begin() {
   const source = $("source").value, keys = { source, seed: Math.max(0, Math.trunc(Number($("seed").value))), refine: $("refine").checked };
-  if (world && !$("text-row").hidden) keys.text = $("text").value;
+  const words = $("text").value;
+  if (world && !$("text-row").hidden && (words || source !== "simulator")) keys.text = words; // the simulator has words of its own
   if (source === "upload") {
     const file = $("file").files[0];
     if (!file) return say("choose a picture or a clip first", true);
