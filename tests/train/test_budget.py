@@ -88,6 +88,15 @@ def test_clips_are_left_out_where_encoding_them_would_take_the_budget():
     assert fitting.usable_clips(1000, 100_000, 0.1, None) == 1000 and fitting.usable_clips(5, 10**9, 1.0, 60) == 1
 
 
+def test_a_sensible_budget_gives_every_stage_room():
+    wanted, looks = fitting.wanted_steps(30_000), dict.fromkeys(STEP, 60.0)
+    seconds = fitting.sensible_budget(STEP, wanted, looks, once_s=600)
+    steps = fitting.fit_steps(seconds * (1 - fitting.SPARE) - 600, STEP, wanted, looks)
+    assert steps["world_model"] >= fitting.ENOUGH * wanted["world_model"]
+    spent = sum(fitting.SENSIBLE * wanted[name] * STEP[name] + looks[name] for name in STEP) + 600
+    assert seconds == pytest.approx(spent / (1 - fitting.SPARE))
+
+
 def test_schedules_suit_the_number_of_steps():
     short, long = (fitting.schedule("world_model", steps, ema=0.998, warmup=200) for steps in (50, 8000))
     own = "stages.world_model"

@@ -39,6 +39,7 @@ LEAST_STEPS = {
 }  # for whatever data
 MOST_TIMES = 4.0  # the recipe's steps at most, however many frames there are
 ENOUGH = 0.1  # share of the wanted steps of a world model below which a smaller size does better
+SENSIBLE = 0.3  # share of the wanted steps that a short budget is advised to have room for
 ONCE = 0.3  # share of a budget that decoding, encoding and looking ahead may take; more, and fewer clips are used
 SPARE = 0.06  # share of a budget that is kept back: starting, packing, the verdict
 VALIDATIONS = 6  # of a stage, where they take no more than LOOKING of its time
@@ -159,6 +160,12 @@ def validations(seconds: float | None, validation_s: Mapping[str, float]) -> dic
         name: VALIDATIONS if seconds is None else max(1, min(VALIDATIONS, int(LOOKING * seconds * SHARES[name] / total / max(1e-9, each))))
         for name, each in validation_s.items()
     }
+
+
+def sensible_budget(step_s: Mapping[str, float], wanted: Mapping[str, int], looking_s: Mapping[str, float], once_s: float) -> float:
+    """Seconds of a budget in which every stage has SENSIBLE of the steps that the data can use, beside `once_s` of other work."""
+    steps = sum(SENSIBLE * wanted[name] * each for name, each in step_s.items())
+    return (steps + sum(looking_s.values()) + once_s) / (1 - SPARE)
 
 
 def usable_clips(clips: int, frames: int, once_s: float, budget_s: float | None) -> int:

@@ -6,6 +6,7 @@ Keys that the user sets go before all of this.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -182,6 +183,9 @@ def _made(settings: Settings, ranks: int) -> Plan:
         "peak_bytes": timings.peak_bytes,
         "spent": {"rehearsal": time.monotonic() - began},
     }
+    content["sensible_s"] = fitting.sensible_budget(
+        timings.step_s, wanted, looking_s, (frames + val_frames) * once + content["spent"]["rehearsal"]
+    )
     content["foretold_s"] = sum(seconds.values()) + content["spent"]["rehearsal"]
     return Plan(settings.run, json.loads(json.dumps(content)))
 
@@ -338,6 +342,12 @@ def block(content: Mapping[str, Any]) -> str:
     wanted = content["wanted"]
     if all(steps >= wanted[name] for name, steps in content["steps"].items()):
         lines.append("  the data can use no more steps than these; more clips could")
+    steps, most = content["steps"][stages.WORLD_MODEL], wanted[stages.WORLD_MODEL]
+    if content["budget_s"] is not None and "steps" not in content["given"] and steps < fitting.ENOUGH * most:
+        minutes = math.ceil(content["sensible_s"] / 60)
+        lines.append(
+            f"  TOO SHORT: the world model gets {steps} of the {most} steps that the data can use; budget={minutes}m would be sensible here"
+        )
     if content["given"]:
         lines.append(f"  set by you: {', '.join(content['given'])}")
     return "\n".join(lines) + "\n"
