@@ -11,6 +11,7 @@ from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import WorldModel, WorldModelConfig
+from wfm_ar.world_model.captured_roll import CapturedRoll
 from wfm_ar.world_model.forward_step import ForwardStep
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.sequence import Sequence, published_sequence
@@ -113,10 +114,10 @@ def test_the_text_is_in_the_cache_before_the_kernels_begin() -> None:
 
 def test_the_benchmarks_decode_through_the_kernels(device, monkeypatch) -> None:
     model, made = model_of("5b").to(device), []
-    rolling = KernelStep.roll
-    monkeypatch.setattr(KernelStep, "roll", lambda self, *args: made.append(rolling(self, *args)) or made[-1])
+    rolling = CapturedRoll.roll
+    monkeypatch.setattr(CapturedRoll, "roll", lambda self, *args: made.append(rolling(self, *args)) or made[-1])
     for module in (bench, bench_memory):
-        monkeypatch.setattr(module, "kernels_for", KernelStep)
+        monkeypatch.setattr(module, "captured_roll", lambda model, cache: CapturedRoll([KernelStep(model, cache)]))
         monkeypatch.setattr(module, "CODEBOOK" if module is bench_memory else "AHEAD", {bench_memory: CODES, bench: 2}[module])
     monkeypatch.setattr(bench, "MODEL", model.config)
     with torch.inference_mode():

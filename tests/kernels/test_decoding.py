@@ -16,6 +16,7 @@ from wfm_ar.rollout.engine import Actions, Row, Rows
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.attention import CrossAttention
+from wfm_ar.world_model.captured_roll import CapturedRoll
 from wfm_ar.world_model.decode_step import DecodeStep
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
@@ -173,26 +174,25 @@ class NoHostReadCalls(TorchFunctionMode):
 
 
 def prepared(model, step_class, rows: int = 2, guided: bool = False):
-    """A step behind three tokens; `guided`: with a second one beside it, whose plan says other hints."""
+    """What rolls steps behind three tokens; `guided`: with a second one beside it, whose plan says other hints."""
     steps = [step_class(model, model.new_cache(rows, 24)) for _ in range(1 + guided)]
-    if guided:
-        steps[0].guide(steps[1], 2.0)
     for hint, step in enumerate(steps):
         hints = torch.full((rows, 12, model.config.hint_width), float(hint))
         step.plan(torch.arange(12)[None, :, None].expand(rows, -1, 3).contiguous(), hints)
-    steps[0].step(torch.zeros(rows, 3, dtype=torch.int64, device=model.head.weight.device), 0)
-    return steps[0]
+    fed = CapturedRoll(steps, 2.0) if step_class is KernelStep else steps[0]
+    fed.step(torch.zeros(rows, 3, dtype=torch.int64, device=model.head.weight.device), 0)
+    return fed
 
 
 @pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
 def test_a_token_is_drawn_and_fed_without_a_host_read(model, guided) -> None:
     with torch.inference_mode():
-        step, library = prepared(model, KernelStep, guided=guided), prepared(on_the_cpu(model), DecodeStep)
-        step._planned_1.fill_(3)
+        kernels, library = prepared(model, KernelStep, guided=guided), prepared(on_the_cpu(model), DecodeStep)
+        kernels._planned_1.fill_(3)
         with NoHostReadOps(), NoHostReadCalls():
             for settings in (GREEDY.settings, SamplingConfig(top_k=3).settings):
-                step._body(settings, (0, 12))
-        assert step._made_1.item() == 2 and step.cache.lengths_B.tolist() == [5, 5]
+                kernels._body(settings, (0, 12))
+        assert kernels._made_1.item() == 2 and all(step.cache.lengths_B.tolist() == [5, 5] for step in kernels.steps)
         with pytest.raises(HostRead), NoHostReadOps(), NoHostReadCalls():  # the library's path reads lengths: the modes do see it
             library.step(torch.zeros(2, 1, dtype=torch.int64), 3)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wfm_ar.rollout import engine
+from wfm_ar.rollout import drawing, engine
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -179,7 +179,7 @@ def test_logits_are_bitwise_the_same_in_any_batch(model, sequence, dtype) -> Non
 
     def logits(members: list[int]) -> torch.Tensor:
         rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
-        return rows._step.step(rows._plan([None] * len(members)), 0)
+        return rows._drawing.step(rows._plan([None] * len(members)), 0)
 
     with torch.inference_mode():
         whole = logits(list(range(8)))
@@ -196,7 +196,7 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
     kind = Actions.GIVEN if sampling is DRIVEN else Actions.IMAGINED
     fed, each = [], DecodeStep.each
     monkeypatch.setattr(DecodeStep, "each", lambda step, ids, first: (fed.append(ids.shape[1]), each(step, ids, first))[1])
-    monkeypatch.setattr(engine, "FED", (4, 4))
+    monkeypatch.setattr(drawing, "WIDTHS", (4, 4))
     with monkeypatch.context() as patch:
         for step in (DecodeStep, GuidedStep):
             patch.setattr(step, "apart", 0)
@@ -337,7 +337,7 @@ def test_logits_of_a_shared_past_are_near_a_lone_rows(model, sequence, sharing) 
 
     def logits(members: list[int]) -> torch.Tensor:
         rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
-        return rows._step.step(rows._plan([None] * len(members)), 0)
+        return rows._drawing.step(rows._plan([None] * len(members)), 0)
 
     with torch.inference_mode():
         together, alone = logits([0, 1, 2, 3, 4]), logits([0])

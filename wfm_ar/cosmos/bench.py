@@ -26,7 +26,7 @@ from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.without_memory import without_memory
-from wfm_ar.world_model.kernel_step import kernels_for
+from wfm_ar.world_model.captured_roll import captured_roll
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
@@ -157,8 +157,8 @@ def _ahead(clock: Clock) -> int:
 
 def _decoder(model: WorldModel, cache: KVCache, rows: int) -> Callable[[], Tensor]:
     """Makes one token more in each of `rows` rows behind what the cache holds; on CUDA, AHEAD tokens, as a rollout makes them there."""
-    if not isinstance(cache, EverySlot) and (kernels := kernels_for(model, cache)) is not None:
-        kernels.plan(torch.tensor([2, 16, 0]).expand(rows, AHEAD + 1, -1), None)
+    if not isinstance(cache, EverySlot) and (kernels := captured_roll(model, cache)) is not None:
+        kernels.steps[0].plan(torch.tensor([2, 16, 0]).expand(rows, AHEAD + 1, -1), None)
         keys, greedy, allowed = [(0, 0, 0)] * rows, SamplingConfig(temperature=0.0).settings, (0, MODEL.out_vocab)
         return lambda: kernels.roll(keys, greedy, [allowed] * (AHEAD + 1), 0)
     ids = torch.zeros(rows, 1, dtype=torch.int64, device=cache.k.device)

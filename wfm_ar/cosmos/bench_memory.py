@@ -27,7 +27,7 @@ from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys,
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
-from wfm_ar.world_model.kernel_step import kernels_for
+from wfm_ar.world_model.captured_roll import captured_roll
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 from wfm_ar.world_model.sequence import published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
@@ -203,7 +203,7 @@ def _go_on(model: WorldModel, top_p: float, steps: int, clock: Clock, size: Size
     cache.advance(cache.capacity - cache.longest - 2 * steps - 1)
     sampling, row_keys = SamplingConfig(top_p=top_p), [keys(0, total - 1, Stream.VIDEO)]
     uniforms_Bn = draws_of_rows(row_keys, steps).to(device)
-    kernels = kernels_for(model, cache)
+    kernels = captured_roll(model, cache)
     if kernels is not None:
         kernels.begin(logits_BV)
 
@@ -211,7 +211,7 @@ def _go_on(model: WorldModel, top_p: float, steps: int, clock: Clock, size: Size
         nonlocal logits_BV
         positions_1n3 = positions_L3[None, cache.longest : cache.longest + steps + 1]
         if kernels is not None:
-            kernels.plan(positions_1n3.cpu(), None)
+            kernels.steps[0].plan(positions_1n3.cpu(), None)
             kernels.roll(row_keys, sampling.settings, [(0, CODEBOOK)] * (steps + 1), 0)
             return
         for i in range(steps):

@@ -16,20 +16,20 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from wfm_ar.rollout.drawing import drawing_of
 from wfm_ar.rollout.history import History
 from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
-from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
-from wfm_ar.world_model.kernel_step import KernelStep
+from wfm_ar.rollout.sampling import SamplingConfig, Stream, keys
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.sequence import Sequence
-from wfm_ar.world_model.steps import GuidedStep, guesses, steps_of
+from wfm_ar.world_model.steps import guesses, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
-FED = 4, 64  # tokens of a pass with guesses, at least and at most: twice as many as held in the last one
 GUESSING = 4  # lone rows with guesses that take as long, one after the other, as a batch of them without
 SMALL = 2**25  # parameters below which rolling leaves threads of the CPU to others
 
@@ -124,7 +124,7 @@ class Rows:
             bins_BrA, logits, fed = self._imagine()
         else:
             ids_BL = self._plan([None] * len(self.rows) if bins_BrA is None else bins_BrA)
-            logits, fed = self._step.step(ids_BL, 0), ids_BL.shape[1]
+            logits, fed = self._drawing.step(ids_BL, 0), ids_BL.shape[1]
         ranges = [(0, self.sequence.config.video_vocab)] * self.sequence.latent_size
         # the last token is fed with the next latent: only then is it known what follows it
         ids_Bn = self._draw(logits, Stream.VIDEO, ranges, fed)
@@ -193,12 +193,8 @@ class Rows:
     def _use(self, *caches: KVCache) -> None:
         self._caches = caches
         self._steps = [self._new.token(cache) for cache in caches]
-        self._step, *untold = self._steps
         guidance = self.sampling.action_guidance if self._without_actions else self.sampling.text_guidance
-        if untold and isinstance(self._step, KernelStep):
-            self._step.guide(*untold, guidance, self._hidden)
-        elif untold:
-            self._step = GuidedStep(*self._steps, guidance, self._hidden)
+        self._drawing = drawing_of(self._steps, guidance, self._hidden)
 
     def _guide_by_actions(self, guided: bool) -> None:
         """Begin or end the passes without actions beside those with them."""
@@ -269,11 +265,11 @@ class Rows:
         unknown_BrA = torch.zeros(len(self.rows), sequence.config.rate, channels, dtype=torch.int64)
         pending_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
         ranges = [sequence.action_range(i % channels) for i in range(sequence.action_size)]
-        ids_Bn = self._draw(self._step.step(pending_B1, 0), Stream.ACTION, ranges, 1)
+        ids_Bn = self._draw(self._drawing.step(pending_B1, 0), Stream.ACTION, ranges, 1)
         starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
         bins_BrA = ids_Bn.cpu().unflatten(1, (-1, channels)) - starts_A
         self._plan(bins_BrA, slice(sequence.action_size, None))  # only now is it known what leads to the video tokens
-        return bins_BrA, self._step.step(ids_Bn[:, -1:], 0), 1
+        return bins_BrA, self._drawing.step(ids_Bn[:, -1:], 0), 1
 
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
         """Plan the coming latent's tokens, or a part of them -> the known ones, int64 [B, 1 + r * A or 1]: the pending one, and the
@@ -340,20 +336,12 @@ class Rows:
 
     def _draw(self, logits_BV: Tensor, stream: Stream, ranges: Items[tuple[int, int]], first: int) -> Tensor:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
-        row_keys, sampling = [keys(row.seed, len(row.tokens), stream) for row in self.rows], self.sampling.of(stream)
-        self._passes += 1  # the one that gave logits_BV
-        if isinstance(self._step, KernelStep):
-            self._passes += len(ranges) - 1
-            return self._step.roll(row_keys, sampling.settings, ranges, first)
-        uniforms_Bn, ids = draws_of_rows(row_keys, len(ranges)).to(logits_BV.device), []
-        if len(self.rows) == 1 and self._step.apart and (draft := self._draft(stream)):
-            return self._draw_guessed(logits_BV, uniforms_Bn[0], sampling, ranges, first, draft)
-        for i, allowed in enumerate(ranges):
-            ids.append(sample(logits_BV, uniforms_Bn[:, i], sampling, allowed))
-            if i + 1 < len(ranges):
-                logits_BV = self._step.step(ids[-1].unsqueeze(1), first + i)
-        self._passes += len(ranges) - 1
-        return torch.stack(ids, 1)
+        row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
+        draft = partial(self._draft, stream) if len(self.rows) == 1 else None
+        drawn = self._drawing.draw(logits_BV, row_keys, self.sampling.of(stream), ranges, first, draft)
+        self._passes += 1 + drawn.passes  # and the one that gave logits_BV
+        self._drafted, self._accepted = self._drafted + drawn.drafted, self._accepted + drawn.accepted
+        return drawn.ids_Bn
 
     def _draft(self, stream: Stream) -> list[int]:
         """What a lone row's tokens may well be: what the lookahead expects or the tokens of its last latent, or the last action over and
@@ -365,42 +353,6 @@ class Rows:
             return row.tokens[-1].flatten().tolist() if row.tokens else []
         last = row.bins[-1]
         return [] if last is None else self.sequence.action_piece(0, last).ids[-len(self.sequence.channels) :].tolist()
-
-    def _draw_guessed(
-        self, logits_1V: Tensor, uniforms_n: Tensor, sampling: SamplingConfig, ranges: Items[tuple[int, int]], first: int, draft: list[int]
-    ) -> Tensor:
-        """The tokens that `_draw` would draw, several a pass: draft tokens hold while they are what is drawn.
-
-        Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) by Jacobi iteration (Teng et al. 2025, arXiv 2510.24211): what a
-        pass draws behind the first wrong draft is the next draft there, before it the token that stood as many places before as
-        `draft` is long. Each token is drawn by its own uniform from the very logits that it would have alone, so not only their
-        distribution is the same: the tokens are.
-        """
-        (least, most), count = FED, len(ranges)
-        known, held = [*draft, int(sample(logits_1V, uniforms_n[:1], sampling, ranges[0]))], most
-        redrawn: dict[int, int] = {}  # place -> what the last pass that came so far drew there
-        while (place := len(known) - len(draft)) < count:
-            width = min(max(least, 2 * held), most, count - place)
-            guessed = [redrawn.get(place + i, known[place + i % len(draft)]) for i in range(width - 1)]
-            logits_1TV = self._step.each(torch.tensor([[known[-1], *guessed]]), first + place - 1)
-            part = slice(place, place + width)
-            drawn = _sampled(logits_1TV[0], uniforms_n[part], sampling, ranges[part])
-            held = 1 + next((i for i, guess in enumerate(guessed) if drawn[i] != guess), len(guessed))
-            redrawn |= {place + i: token for i, token in enumerate(drawn[held:], held)}
-            self._step.take_back(width - held)
-            known += drawn[:held]
-            self._passes, self._drafted, self._accepted = self._passes + 1, self._drafted + len(guessed), self._accepted + held - 1
-        return torch.tensor([known[len(draft) :]])
-
-
-def _sampled(logits_TV: Tensor, uniforms_T: Tensor, sampling: SamplingConfig, ranges: Items[tuple[int, int]]) -> list[int]:
-    """A token of each row, from its own range of ids."""
-    tokens = [0] * len(ranges)
-    for allowed in set(ranges):
-        rows = [i for i, own in enumerate(ranges) if own == allowed]
-        for i, token in zip(rows, sample(logits_TV[rows], uniforms_T[rows], sampling, allowed).tolist(), strict=True):
-            tokens[i] = token
-    return tokens
 
 
 def _past(row: Row) -> tuple:

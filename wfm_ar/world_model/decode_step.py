@@ -21,6 +21,7 @@ from wfm_kernels.rms_norm.cpu import rms_norm
 from wfm_kernels.swiglu.cpu import swiglu
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.world_model.decode import Layer, run_layers
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import rotary_tables
 from wfm_ar.world_model.row_product import HalfProduct, product_for
@@ -28,7 +29,7 @@ from wfm_ar.world_model.transformer import WorldModel
 
 LONGEST = 320  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
 Read = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, queries, keys, values) -> [B, N, T, K]
-PRODUCTS = (1, 3, 5, 6)  # which parts of `DecodeWeights.layers` are weights of products
+PRODUCTS = ("qkv", "out", "gate_up", "down")  # the parts of a Layer that know how many rows there are
 
 
 class DecodeWeights:
@@ -46,14 +47,16 @@ class DecodeWeights:
         self.head = product(model.head.weight, padded=True)
         self.hints = None if model.hints is None else tuple(layer.weight.detach().t() for layer in (model.hints.up, model.hints.down))
         self.layers = [
-            (
-                block.attention_norm.weight.detach(),
-                product(block.attention.qkv.weight),
-                _per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads),
-                product(block.attention.out.weight),
-                block.ffn_norm.weight.detach(),
-                product(block.ffn.gate_up.weight),
-                product(block.ffn.down.weight),
+            Layer(
+                attention_norm=block.attention_norm.weight.detach(),
+                qkv=product(block.attention.qkv.weight),
+                head_norm=_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads),
+                out=product(block.attention.out.weight),
+                cross_norm=None,
+                cross=None,
+                ffn_norm=block.ffn_norm.weight.detach(),
+                gate_up=product(block.ffn.gate_up.weight),
+                down=product(block.ffn.down.weight),
             )
             for block in model.blocks
         ]
@@ -98,7 +101,7 @@ class DecodeStep:
         self._rows = [len(cache.lengths_B) for cache in caches]
         rows = sum(self._rows)
         self._head, self._hint_layers = weights.head.of(rows), weights.hints and [weight.expand(rows, -1, -1) for weight in weights.hints]
-        self._layers = [[part.of(rows) if i in PRODUCTS else part for i, part in enumerate(layer)] for layer in weights.layers]
+        self._layers = [layer._replace(**{name: getattr(layer, name).of(rows) for name in PRODUCTS}) for layer in weights.layers]
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
@@ -120,10 +123,10 @@ class DecodeStep:
         Their keys and values go into the cache. Raises BadPrompt when it is full.
         """
         rows, count = ids_BT.shape
-        x_RD = self._pass(ids_BT, first)
+        normed_RD = self._pass(ids_BT, first)
         if count > 1:
-            x_RD = x_RD.narrow(0, 0, rows * count).view(rows, count, -1).select(1, count - 1)
-        return self._logits(x_RD, rows)
+            normed_RD = normed_RD.narrow(0, 0, rows * count).view(rows, count, -1).select(1, count - 1)
+        return self._logits(normed_RD, rows)
 
     @property
     def apart(self) -> bool:
@@ -140,40 +143,62 @@ class DecodeStep:
         for cache in self._caches:
             cache.truncate(cache.longest - count)
 
-    def _logits(self, x_RD: Tensor, rows: int) -> Tensor:
+    def _logits(self, normed_RD: Tensor, rows: int) -> Tensor:
         """float32 [rows, V] of the first rows."""
-        x_RD = _padded(x_RD, -len(x_RD) % self._weights.group)
-        logits_RV = self._head(rms_norm(x_RD, self.model.norm.weight, eps=self.model.config.eps))
+        logits_RV = self._head(_padded(normed_RD, -len(normed_RD) % self._weights.group))
         return logits_RV.narrow(0, 0, rows).narrow(1, 0, self.model.config.out_vocab).float()
 
     def _pass(self, ids_BT: Tensor, first: int) -> Tensor:
         """What the head reads: the tokens of a row behind those of another, and rows that fill the last group, [B * T + missing, D]."""
-        config, (rows, count), group = self.model.config, ids_BT.shape, self._weights.group
-        N, H, K, eps, tokens = config.heads, config.kv_heads, config.head_dim, config.eps, rows * count
-        missing = -tokens % group
-        cos, sin = self._cos.narrow(1, first, count), self._sin.narrow(1, first, count)
+        rows, count = ids_BT.shape
         x = F.embedding(ids_BT, self.model.embedding.weight)
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
-        x = _padded(x.view(tokens, -1), missing)  # [tokens + missing, D] from here on
-        reads = [_reading(cache, spans, count) for cache, spans in zip(self._caches, self._spans, strict=True)]
-        for layer, (attention_norm, to_qkv, head_norm, out, ffn_norm, gate_up, down) in enumerate(self._layers):
-            qkv = to_qkv(rms_norm(x, attention_norm, eps=eps)).narrow(0, 0, tokens).view(rows, count, N + 2 * H, K)
-            qk = norm_and_turn(qkv.narrow(2, 0, N + H), head_norm, cos, sin, eps).transpose(1, 2)
-            y = self._attend(layer, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2), reads)
-            x = x + out(_padded(y.transpose(1, 2).reshape(tokens, N * K), missing))
-            gate, up = gate_up(rms_norm(x, ffn_norm, eps=eps)).chunk(2, -1)
-            x = x + down(swiglu(gate, up))
+        ops = _CpuOps(self, rows, count, first)
+        x = _padded(x.view(rows * count, -1), ops.missing)
+        normed_RD = run_layers(x, self._layers, self.model.norm.weight, ops)
         for cache in self._caches:
             cache.advance(count)
-        return x
+        return normed_RD
 
-    def _attend(self, layer: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, reads: Sequence[Read]) -> Tensor:
+
+class _CpuOps:
+    """The ops of one pass of a step; tensors are [B * T + missing, D]: the products take whole groups of rows."""
+
+    def __init__(self, step: DecodeStep, rows: int, count: int, first: int) -> None:
+        """Tokens first .. first + count - 1 of the plan, of `rows` rows."""
+        config = step.model.config
+        self._caches, self._cache_rows, self._eps = step._caches, step._rows, config.eps
+        self._rows, self._count, self._tokens = rows, count, rows * count
+        self._heads, self._kv_heads, self._head_dim = config.heads, config.kv_heads, config.head_dim
+        self._cos, self._sin = step._cos.narrow(1, first, count), step._sin.narrow(1, first, count)
+        self._reads = [_reading(cache, spans, count) for cache, spans in zip(step._caches, step._spans, strict=True)]
+        self.missing = -self._tokens % step._weights.group
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm(x, weight, eps=self._eps)
+
+    def add_norm(self, y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        x = x + y
+        return rms_norm(x, weight, eps=self._eps), x
+
+    def glu(self, gate_up: Tensor) -> Tensor:
+        return swiglu(*gate_up.chunk(2, -1))
+
+    def attend(self, index: int, layer: Layer, qkv: Tensor) -> Tensor:
+        rows, count, N, H, K = self._rows, self._count, self._heads, self._kv_heads, self._head_dim
+        qkv = qkv.narrow(0, 0, self._tokens).view(rows, count, N + 2 * H, K)
+        qk = norm_and_turn(qkv.narrow(2, 0, N + H), layer.head_norm, self._cos, self._sin, self._eps).transpose(1, 2)
+        y = self._read(index, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
+        return _padded(y.transpose(1, 2).reshape(self._tokens, N * K), self.missing)
+
+    def _read(self, index: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
         """Keys and values into the caches of their rows, and what the queries see there: [B, N, T, K]."""
-        if len(reads) == 1:
-            return reads[0](layer, q_BNTK, *self._caches[0].update(layer, k_BHTK, v_BHTK))
-        parts = zip(self._caches, reads, *(x.split(self._rows) for x in (q_BNTK, k_BHTK, v_BHTK)), strict=True)
-        return torch.cat([read(layer, q, *cache.update(layer, k, v)) for cache, read, q, k, v in parts])
+        if len(self._reads) == 1:
+            return self._reads[0](index, q_BNTK, *self._caches[0].update(index, k_BHTK, v_BHTK))
+        split = (x.split(self._cache_rows) for x in (q_BNTK, k_BHTK, v_BHTK))
+        parts = zip(self._caches, self._reads, *split, strict=True)
+        return torch.cat([read(index, q, *cache.update(index, k, v)) for cache, read, q, k, v in parts])
 
 
 def _reading(cache: KVCache, spans: "_Spans | None", count: int) -> Read:

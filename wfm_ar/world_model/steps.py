@@ -48,7 +48,7 @@ class GuidedStep:
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): what they make likelier counts more.
     """
 
-    def __init__(self, cond: DecodeStep | ForwardStep, uncond: DecodeStep | ForwardStep, guidance: float, hidden: int) -> None:
+    def __init__(self, cond: Step, uncond: Step, guidance: float, hidden: int) -> None:
         """hidden: tokens behind the first of a plan that `uncond` does not see."""
         self._cond, self._uncond, self._guidance, self._hidden = cond, uncond, guidance, hidden
 
