@@ -183,6 +183,16 @@ def test_memory_modes_that_cannot_be(place):
     for wrong in ({"offload": ("pictures",)}, {"int8": ("tokenizer",)}):
         with pytest.raises(BadConfig, match="expected some of"):
             load_world(place / "4b", **wrong)
+    with pytest.raises(BadConfig, match="text_encoder: got 'mine', expected none: world '4b' attends to no text"):
+        load_world(place / "4b", text_encoder="mine")
+
+
+def test_what_a_caller_without_wishes_gets(world):
+    """The trained length, the published refining, and top_p as recommended, but not beside a top_k."""
+    defaults = world.parts.defaults
+    assert world.default_frames == 1 + 8 * (world.parts.sequence.max_latents - 1) == 33
+    assert (defaults.refine_steps, defaults.keep_detail) == (15, False)
+    assert world.defaults()["top_p"] == world.parts.sampling.top_p < 1 == world.defaults(top_k=4)["top_p"]
 
 
 def test_prompts_that_cannot_be(world):
@@ -191,7 +201,7 @@ def test_prompts_that_cannot_be(world):
         (BadClip, "1 \\+ 8\\*n", {"video": clip(1), "num_frames": 32}),
         (BadPrompt, "no frames", {"video": None}),
         (BadPrompt, "takes no text", {"video": clip(1), "text": "words"}),
-        (BadActions, "take no actions", {"video": clip(1), "actions": np.zeros((8, 2))}),
+        (BadActions, "takes no actions", {"video": clip(1), "actions": np.zeros((8, 2))}),
         (BadPrompt, "at least the 17 given", {"video": clip(17), "num_frames": 9}),
         (BadPrompt, "seed", {"video": clip(1), "seed": -1}),
         (BadClip, "uint8", {"video": clip(1).astype(np.float32)}),

@@ -6,7 +6,7 @@ import pytest
 
 from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, BadData
-from wfm_ar.rollout.find_world import SHIPPED, STAGES, find_world, samples_of
+from wfm_ar.rollout.find_world import SHIPPED, STAGES, find_world, format_of, samples_of
 from wfm_ar.train import stages
 
 
@@ -24,6 +24,14 @@ def test_shipped_worlds_have_names_and_others_are_folders(tmp_path):
     (tmp_path / "drill" / "step-000500").mkdir(parents=True)  # of whatever lies beside it
     with pytest.raises(BadCheckpoint, match=r"no world.json in it, expected one of \['tabletop'\]"):
         find_world(tmp_path / "other")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"format": 3}', '{"version": 1}'], ids=str)
+def test_a_folder_that_names_no_format_has_none(text, tmp_path):
+    """What is wrong with it is for its reader to say."""
+    if text is not None:
+        (tmp_path / "world.json").write_text(text)
+    assert format_of(tmp_path) == "" and format_of(SHIPPED / "tabletop") == "wfm-ar world"
 
 
 def test_the_folders_of_a_run_are_those_of_its_stages():

@@ -101,7 +101,7 @@ def test_hints_describe_the_next_token_and_never_more():
     sequence, (tokens, bins) = make(), clip()
     row = sequence.weave(tokens, None, bins)
     last_action = 1 + 6 + 8 - 1  # its next token is place (0, 0) of latent 1
-    slots, around, acts = row.hints[last_action].split((sequence.slots, sequence._around, 1 + 2 * sequence.action_size))
+    slots, around, acts = row.hints[last_action].split((sequence.slots, sequence.layout._around, 1 + 2 * sequence.action_size))
     assert slots.nonzero().tolist() == [[1]]
     around = around.view(5, 5, -1)  # known, three codes, their squares
     known = torch.zeros(5, 5)

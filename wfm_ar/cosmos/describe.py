@@ -9,7 +9,8 @@ from wfm_ar.cosmos.recognise import release_of
 from wfm_ar.cosmos.shapes import DECODERS, LATENT_TOKENIZERS, VIDEO_TOKENIZERS, WORLD_MODELS, Config, cache_bytes, count_parameters, on_meta
 from wfm_ar.cosmos.survey import Found, survey
 from wfm_ar.plain_text import shown
-from wfm_ar.rollout.cosmos_folder import is_cosmos, read_cosmos_settings
+from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, read_cosmos_settings
+from wfm_ar.rollout.find_world import format_of
 from wfm_ar.rollout.int8 import quantisable
 from wfm_ar.schema import ActionSchema
 from wfm_ar.world_model.transformer import WorldModelConfig
@@ -23,18 +24,26 @@ def describe(path: str | Path) -> Iterator[str]:
     return map(shown, _described(Path(path)))
 
 
+def describe_world(folder: Path) -> list[str] | None:
+    """The same of a converted world, None of any other folder. Raises BadCheckpoint."""
+    return list(map(shown, _of_world(folder))) if format_of(folder) == COSMOS_FORMAT else None
+
+
+def _of_world(path: Path) -> Iterator[str]:
+    settings, files = read_cosmos_settings(path)
+    yield f"{path}: a converted Cosmos world, {settings.release or 'other widths than the published'}, {settings.dtype}"
+    for config in (settings.world_model, settings.video_tokenizer, settings.latent_tokenizer, settings.diffusion_decoder):
+        if config is not None:
+            yield f"  {_said(config)}"
+    if settings.action_schema is not None:
+        channels = ActionSchema.from_json(settings.action_schema).channels
+        yield f"  takes actions: {', '.join(one.name for one in channels)}"
+    yield f"  {_size(sum(one['bytes'] for one in files.values()) / GB)} in {len(files)} files"
+
+
 def _described(path: Path) -> Iterator[str]:
-    if path.is_dir() and is_cosmos(path):
-        settings, files = read_cosmos_settings(path)
-        yield f"{path}: a converted Cosmos world, {settings.release or 'other widths than the published'}, {settings.dtype}"
-        parts = (settings.world_model, settings.video_tokenizer, settings.latent_tokenizer, settings.diffusion_decoder)
-        for config in parts:
-            if config is not None:
-                yield f"  {_said(config)}"
-        if settings.action_schema is not None:
-            channels = ActionSchema.from_json(settings.action_schema).channels
-            yield f"  takes actions: {', '.join(one.name for one in channels)}"
-        yield f"  {_size(sum(one['bytes'] for one in files.values()) / GB)} in {len(files)} files"
+    if (lines := describe_world(path)) is not None:
+        yield from lines
         return
     surveyed = survey(path)
     for found in surveyed.found:

@@ -13,14 +13,12 @@ from wfm_ar.tokenizers.action import ActionTokenizer, ActionVocabulary
 class ActionCodec:
     """Checks, encodes and decodes the actions of one robot; `schema` and `tokenizer` are None where none acts."""
 
-    def __init__(self, schema: Schema | None, rate: int, embodiment: str | None = None, no_actions: str = ""):
+    def __init__(self, schema: Schema | None, rate: int, embodiment: str | None = None):
         """schema: of the world, maybe of several robots, of which `embodiment` names one. rate: actions a latent.
 
-        no_actions: why a world without a schema refuses actions. Raises BadConfig for a robot that is not there, BadData for a
-        schema that makes no tokens.
+        Raises BadConfig for a robot that is not there, BadData for a schema that makes no tokens.
         """
         self.world_schema, self.embodiment, self.rate = schema, embodiment, rate
-        self._why = no_actions or "this world takes no actions"
         self.schema: ActionSchema | None = None
         self.tokenizer: ActionTokenizer | None = None
         self.columns: range | None = None  # of the action vocabulary; None = all
@@ -93,4 +91,4 @@ class ActionCodec:
         if isinstance(self.world_schema, MixedSchema):
             robots = ", ".join(self.world_schema.names)
             return BadActions(f"{where}: got actions, expected embodiment= too, one of {robots}; fix: name the robot that acts")
-        return BadActions(f"{where}: got actions, expected none: {self._why}; fix: leave them out")
+        return BadActions(f"{where}: got actions, expected none: this world takes no actions; fix: leave them out, or train it with some")

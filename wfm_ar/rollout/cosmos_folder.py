@@ -27,11 +27,11 @@ from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
-from wfm_ar.rollout.find_world import SETTINGS
+from wfm_ar.rollout.find_world import SETTINGS, SETTINGS_BYTES
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.sampling import SamplingConfig
-from wfm_ar.rollout.world_folder import WorldParts, _check_keys, _config, _need, _verify
+from wfm_ar.rollout.world_folder import ClipDefaults, WorldParts, _check_keys, _config, _need, _verify
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
@@ -42,8 +42,7 @@ from wfm_ar.world_model.rotary import rotary_frequencies
 from wfm_ar.world_model.sequence import SequenceConfig, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
-FORMAT, VERSION = "wfm-ar cosmos world", 1
-SETTINGS_BYTES = 16 << 20
+COSMOS_FORMAT, VERSION = "wfm-ar cosmos world", 1
 DECODER_CONTEXT = "decoder_context.safetensors"
 MOST = 1 << 16  # latents of a window, rows of a text: memory is taken for all of them
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -224,7 +223,7 @@ def save_cosmos(
             (temporary / "README.md").write_text(card)
             names = sorted(path.name for path in temporary.iterdir())
             files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
-            written = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
+            written = {"format": COSMOS_FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
             (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
     except OSError as error:
         raise NoSpace(
@@ -244,15 +243,6 @@ def save_cosmos_parts(folder: str | Path, parts: WorldParts, *, card: str = "", 
     return save_cosmos(folder, CosmosSettings.of(parts), sources, decoder_context=parts.decoder_context, card=card, overwrite=overwrite)
 
 
-def is_cosmos(folder: Path) -> bool:
-    """Whether a folder's world.json is of a converted Cosmos world; False where it cannot be read."""
-    try:
-        settings = read_json(folder / SETTINGS, SETTINGS_BYTES)
-    except (OSError, ValueError):
-        return False
-    return isinstance(settings, dict) and settings.get("format") == FORMAT
-
-
 def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[str, Any]]]:
     """-> (settings, files). Raises BadCheckpoint."""
     where = folder / SETTINGS
@@ -260,8 +250,8 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
         values = read_json(where, SETTINGS_BYTES)
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: convert it again") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:
-        raise BadCheckpoint(f"{where}: expected a {FORMAT} of version {VERSION}; fix: convert it again with this wfm-ar")
+    if not isinstance(values, dict) or values.get("format") != COSMOS_FORMAT or values.get("version") != VERSION:
+        raise BadCheckpoint(f"{where}: expected a {COSMOS_FORMAT} of version {VERSION}; fix: convert it again with this wfm-ar")
     fields = {field.name for field in dataclasses.fields(CosmosSettings)}
     _check_keys(values, fields | {"format", "version", "files"}, str(where))
     plain = {key: values[key] for key in fields - NETWORKS.keys()}
@@ -318,6 +308,9 @@ def read_cosmos(
         decoder_context=_read_context(folder / DECODER_CONTEXT, settings) if DECODER_CONTEXT in files else None,
         text_tokens=settings.text_tokens,
         sampling=SamplingConfig(top_p=settings.top_p),
+        defaults=ClipDefaults(
+            num_frames=1 + sequence.rate * (sequence.max_latents - 1), refine_steps=15, keep_detail=False, top_k_alone=True
+        ),
         release=settings.release,
         stored_dtype=settings.dtype,
     )

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, BadData, nearest
 
 SETTINGS = "world.json"
+SETTINGS_BYTES = 16 << 20
 STAGES = {
     "video_tokenizer",
     "frame_predictor",
@@ -28,6 +30,16 @@ def find_world(name: str | Path) -> Path:
     raise BadCheckpoint(
         f'world "{name}": {what}{nearest(str(name), shipped)}, expected one of {shipped} or a world folder; fix: check the name'
     )
+
+
+def format_of(folder: Path) -> str:
+    """The format that a folder's world.json names; "" where it cannot be read, which a reader then tells of."""
+    try:
+        settings = read_json(folder / SETTINGS, SETTINGS_BYTES)
+    except (OSError, ValueError):
+        return ""
+    found = settings.get("format") if isinstance(settings, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def refuse_run(path: Path) -> None:

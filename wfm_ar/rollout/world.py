@@ -24,9 +24,9 @@ from torch import Tensor
 from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError, nearest
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
-from wfm_ar.rollout.cosmos_folder import OFFLOAD, is_cosmos, read_cosmos
+from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
-from wfm_ar.rollout.find_world import find_world
+from wfm_ar.rollout.find_world import find_world, format_of
 from wfm_ar.rollout.given import prompt_of
 from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
@@ -76,8 +76,7 @@ class World:
         """
         self.parts, self.name, self.embodiment, self.text_encoder = parts, name, embodiment, text_encoder or ENCODER
         self.placement = placement or Placement(parts.modules(), parts.device)
-        why = "the published Cosmos models take no actions without fine-tuning" if parts.sequence.published else ""
-        self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment, why)
+        self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment)
         self.action_schema, self.action_tokenizer = self.actions.schema, self.actions.tokenizer
         several = self.action_schema is not None and embodiment is not None  # each robot acts at its own rate
         self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if several else parts.fps
@@ -156,8 +155,8 @@ class World:
             BadClip, BadPrompt, BadActions, BadConfig: before any work; the message names the prompt.
         """
         config = self._sampling(sampling)
-        refine_steps = self._defaults["refine_steps"] if refine_steps is None else refine_steps
-        keep_detail = self._defaults["keep_detail"] if keep_detail is None else keep_detail
+        refine_steps = self.parts.defaults.refine_steps if refine_steps is None else refine_steps
+        keep_detail = self.parts.defaults.keep_detail if keep_detail is None else keep_detail
         if self._refiner is None and (published or guidance is not None):
             what = "published: got true, expected false" if published else f"guidance: got {guidance}, expected none"
             raise BadConfig(f"{what}: only a Cosmos world has a published way of refining; fix: leave it out")
@@ -249,9 +248,9 @@ class World:
         video = prompt.video
         prompt = replace(prompt, num_frames=1 if video is None else len(video))
         checked = self._check(prompt, self._text_reader())
-        painter = self._painter(checked.size, seed, refine, self._defaults["refine_steps"] if refine_steps is None else refine_steps)
+        painter = self._painter(checked.size, seed, refine, self.parts.defaults.refine_steps if refine_steps is None else refine_steps)
         row = self._job(prompt, checked).row
-        if video is not None and (self._defaults["keep_detail"] if keep_detail is None else keep_detail):
+        if video is not None and (self.parts.defaults.keep_detail if keep_detail is None else keep_detail):
             painter.keep_detail(video)
         with self.placement.at_work("world_model"):
             rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
@@ -282,21 +281,14 @@ class World:
         return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(mark.sampling, **sampling))
 
     def defaults(self, top_k: int | None = None) -> dict[str, Any]:
-        """The settings of a caller who has no wish; a published model's top_p and top_k were not meant to go together."""
-        own = asdict(self.parts.sampling) | {"refine_steps": self._defaults["refine_steps"]}
-        return own | {"top_p": 1.0} if top_k is not None and self.parts.sequence.published else own
+        """The settings of a caller who has no wish, or no other than `top_k`."""
+        own = asdict(self.parts.sampling) | {"refine_steps": self.parts.defaults.refine_steps}
+        return own | {"top_p": 1.0} if top_k is not None and self.parts.defaults.top_k_alone else own
 
     @property
     def default_frames(self) -> int:
         """Of a clip that nobody gave a length."""
-        return self._defaults["num_frames"]
-
-    @property
-    def _defaults(self) -> dict[str, Any]:
-        sequence = self.parts.sequence
-        if sequence.published:
-            return {"num_frames": 1 + sequence.rate * (sequence.max_latents - 1), "refine_steps": 15, "keep_detail": False}
-        return {"num_frames": 49, "refine_steps": 2, "keep_detail": True}
+        return self.parts.defaults.num_frames
 
     def at_size(self, height: int, width: int) -> "World":
         """This world at another picture size, with the same networks, where it takes any. Raises BadConfig."""
@@ -432,8 +424,7 @@ class World:
         if text is None:
             return [], None
         if parts.text_tokenizer is None:
-            what = "this model takes no text (5B and 13B do)" if parts.sequence.published else "this world was trained without texts"
-            raise BadPrompt(f"text: got {text!r}, expected none: {what}; fix: leave the text out")
+            raise BadPrompt(f"text: got {text!r}, expected none: this world takes no text, it was trained without texts; fix: leave it out")
         ids = parts.text_tokenizer.encode(text)
         if unknown := parts.text_tokenizer.never_trained(text):
             told = ", ".join(f'"{word}"{nearest(word, parts.text_tokenizer.words)}' for word in unknown[:8])
@@ -484,13 +475,23 @@ def load_world(
         BadConfig: for settings that the world does not have.
     """
     folder = find_world(name)
-    if is_cosmos(folder):
-        parts, placement = read_cosmos(folder, device, dtype, offload, int8)
-        return World(parts, folder.name, embodiment, placement=placement, text_encoder=text_encoder)
-    if offload or int8 or text_encoder or dtype:
-        key = "offload" if offload else "int8" if int8 else "text_encoder" if text_encoder else "dtype"
+    parts, placement = READERS.get(format_of(folder), read_small)(folder, device, dtype, offload, int8)
+    if text_encoder and not parts.world_model.config.context_dim:
+        raise BadConfig(f"text_encoder: got {text_encoder!r}, expected none: world {folder.name!r} attends to no text; fix: leave it out")
+    return World(parts, folder.name, embodiment, placement=placement, text_encoder=text_encoder)
+
+
+def read_small(
+    folder: Path, device: torch.device | str, dtype: torch.dtype | None, offload: Sequence[str], int8: Sequence[str]
+) -> tuple[WorldParts, Placement | None]:
+    """As `read_cosmos`, of a world of our own, whose networks all fit on the device in float32."""
+    if offload or int8 or dtype:
+        key = "offload" if offload else "int8" if int8 else "dtype"
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
-    return World(read_world(folder, device), name=folder.name, embodiment=embodiment)
+    return read_world(folder, device), None
+
+
+READERS = {COSMOS_FORMAT: read_cosmos}  # by the format that world.json names; others are read, or refused, as our own
 
 
 def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:

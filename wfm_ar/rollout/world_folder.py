@@ -61,6 +61,16 @@ Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipDefaults:
+    """What a world makes of a clip whose caller has no wish; how tokens are drawn is `WorldParts.sampling`."""
+
+    num_frames: int = 49
+    refine_steps: int = 2
+    keep_detail: bool = True  # given frames, and what stands still, are shown as given
+    top_k_alone: bool = False  # with a top_k and no top_p, top_p keeps all
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldParts:
     """Everything a world is made of. Raises BadCheckpoint where two parts do not fit each other."""
 
@@ -77,6 +87,7 @@ class WorldParts:
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
     text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
     sampling: SamplingConfig = SamplingConfig()  # of a caller who has no wish: what it was measured with
+    defaults: ClipDefaults = ClipDefaults()
     release: str = ""  # the published name, where the networks have one
     stored_dtype: str = "float16"  # of the weights on disk
 

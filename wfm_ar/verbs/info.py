@@ -17,12 +17,11 @@ def run(settings: Settings) -> int:
     from wfm_ar.rollout.find_world import find_world
 
     folder = find_world(settings.world)  # a wrong name is told before torch is imported
-    from wfm_ar.cosmos.describe import describe
-    from wfm_ar.rollout.cosmos_folder import is_cosmos
+    from wfm_ar.cosmos.describe import describe_world
     from wfm_ar.rollout.world import load_world
 
-    if is_cosmos(folder):
-        print("\n".join(describe(folder)))
+    if (lines := describe_world(folder)) is not None:  # without its gigabytes
+        print("\n".join(lines))
         return 0
     world = load_world(settings.world)
     parts, tokenizer, model = world.parts, world.parts.video_tokenizer, world.parts.world_model.config

@@ -56,10 +56,11 @@ def _run(settings: Settings, ranks: Ranks) -> int:
             settings, plan = planned(settings, ranks.size)
         plan.begin("start")
     before = None if settings.init is None else load_world(settings.init)
-    if before is not None and not before.parts.sequence.published and before.parts.action_schema is not None:
+    tunes = before is not None and before.parts.sequence.published
+    if before is not None and not tunes and before.parts.action_schema is not None:
         kept_schema(settings.run / SCHEMA, before.parts.action_schema)  # ranges found in data are to be those it was trained with
     train_set, val_set = training_sets(settings.data, settings.run, settings.episodes, **_view(settings))
-    if before is not None and before.parts.sequence.published:
+    if before is not None and tunes:
         if ranks.size > 1:
             raise BadConfig(f"init: got {ranks.size} ranks, expected one: Cosmos worlds are not sharded; fix: run it without torchrun")
         return _finetune(settings, before, train_set, val_set)
