@@ -9,7 +9,7 @@ import tiny_world as tiny
 import torch
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
-from wfm_ar.rollout.painter import Painting
+from wfm_ar.rollout.frame_decoder import BackgroundDecoder
 from wfm_ar.rollout.world import Prompt, World
 
 VIDEO, ACTIONS, TEXT = tiny.make_video(5), tiny.make_actions(20), tiny.TEXTS[0]
@@ -177,14 +177,14 @@ def test_refined_frames_differ_and_keep_the_tokens(world: World) -> None:
     assert not np.array_equal(refined.frames, refined.raw_frames) and refined.frames.shape == raw.frames.shape
 
 
-def test_frames_painted_beside_are_those_painted_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_decoded_in_the_background_are_those_decoded_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = []
 
-    def seen(painters, threads: int) -> Painting:
+    def seen(decoders, threads: int) -> BackgroundDecoder:
         beside.append(threads)
-        return Painting(painters, threads)
+        return BackgroundDecoder(decoders, threads)
 
-    monkeypatch.setattr("wfm_ar.rollout.world.Painting", seen)
+    monkeypatch.setattr("wfm_ar.rollout.world.BackgroundDecoder", seen)
     before, made = torch.get_num_threads(), []
     try:
         for threads in (1, 3):

@@ -21,8 +21,8 @@ from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, dit_noise, dit_sample
 from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import materialise
+from wfm_ar.rollout.frame_decoder import to_uint8
 from wfm_ar.rollout.int8 import put_int8, quantisable
-from wfm_ar.rollout.painter import to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig

@@ -5,7 +5,7 @@ compared with its own first frame, once a second: which of its objects are still
 their colour), in one piece, of their shape; how many things came from nothing; how far the background drifted; whether the peg is
 found. The policy sees what is imagined and wanders among it: to objects, past them, into walls.
 
-Runs are rolled as one batch, latent by latent, and painted as they are decoded: nothing is pasted and nothing is kept but the
+Runs are rolled as one batch, latent by latent, and shown as they are decoded: nothing is pasted and nothing is kept but the
 frames that are looked at.
 """
 
@@ -21,7 +21,7 @@ from wfm_ar.evaluate.intervals import mean_interval
 from wfm_ar.evaluate.permanence import PIECE, THING, VANISHED, pieces
 from wfm_ar.evaluate.silhouettes import MARGIN, peg_silhouette, shape_fits
 from wfm_ar.rollout.engine import Actions, Row, Rows
-from wfm_ar.rollout.painter import Painter, to_uint8
+from wfm_ar.rollout.frame_decoder import FrameDecoder, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World
 from wfm_ar.worlds.tabletop_policy import RandomPolicy
@@ -92,12 +92,12 @@ def free_run(
     """
     parts, rate, fps = world.parts, world.rate, max(1, round(world.fps))
     runs = [_Wanderer(clip, np.random.default_rng([seed, 1])) for clip, seed in zip(clips, seeds, strict=True)]
-    painters = [Painter(parts.video_tokenizer, None, seed, None) for seed in seeds]
+    decoders = [FrameDecoder(parts.video_tokenizer, None, seed, None) for seed in seeds]
     given = [torch.from_numpy(world.encode(clip.frames[:1])) for clip in clips]
     rows = [Row(seed=seed, tokens=tuple(tokens), bins=(None,)) for seed, tokens in zip(seeds, given, strict=True)]
     watchers, kept, last = [], [[] for _ in clips], []
-    for k, (clip, painter, tokens) in enumerate(zip(clips, painters, given, strict=True)):
-        last.append(_painted(painter, tokens[0])[-1])
+    for k, (clip, decoder, tokens) in enumerate(zip(clips, decoders, given, strict=True)):
+        last.append(_frames(decoder, tokens[0])[-1])
         watchers.append(Watcher(names=clip.names, first=clip.frames[0], copy=last[-1]))
         kept[k].append(last[-1])
     batch = Rows(parts.world_model, world.sequence, rows, sampling, world.lookahead)
@@ -106,7 +106,7 @@ def free_run(
         actions_BrA = [run.act(frame, rate) for run, frame in zip(runs, last, strict=True)]
         bins_BrA = torch.stack([world.bins_of(actions_rA)[0] for actions_rA in actions_BrA])
         for k, tokens_hw in enumerate(batch.advance(Actions.GIVEN, bins_BrA)):
-            made = _painted(painters[k], tokens_hw)
+            made = _frames(decoders[k], tokens_hw)
             last[k] = made[-1]
             for number, frame in enumerate(made, 1 + latent * rate):
                 if number % fps == 0:
@@ -164,5 +164,5 @@ class _Wanderer:
 
 
 @torch.inference_mode()
-def _painted(painter: Painter, tokens_hw: torch.Tensor) -> np.ndarray:
-    return to_uint8(painter.decode(tokens_hw))
+def _frames(decoder: FrameDecoder, tokens_hw: torch.Tensor) -> np.ndarray:
+    return to_uint8(decoder.decode(tokens_hw))

@@ -7,7 +7,7 @@ from torch import Tensor
 from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.diffusion_decoder.dit_sampler import CHUNK, blend_chunks, dit_noise, dit_sample, overlap_frames, split_chunks
 from wfm_ar.errors import BadConfig
-from wfm_ar.rollout.painter import to_uint8
+from wfm_ar.rollout.frame_decoder import to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer
 

@@ -399,16 +399,16 @@ def roll(
 
 
 def shared_threads(model: WorldModel, rows: int) -> tuple[int, int]:
-    """(threads of the CPU that roll, threads that may paint meanwhile; 0: none, they are needed).
+    """(threads of the CPU that roll, threads that may decode frames meanwhile; 0: none, they are needed).
 
     The calls of a small model are short: of a lone row a second thread saves nothing, and costs them all where another process
-    holds its core, as it is waited for; a batch is done sooner with half the threads while the others paint.
+    holds its core, as it is waited for; a batch is done sooner with half the threads while the others decode frames.
     """
     threads = torch.get_num_threads()
     if threads == 1 or model.head.weight.is_cuda or sum(p.numel() for p in model.parameters()) >= SMALL:
         return threads, 0
-    painting = threads - 1 if rows == 1 else threads // 2
-    return threads - painting, painting
+    decoding = threads - 1 if rows == 1 else threads // 2
+    return threads - decoding, decoding
 
 
 @contextmanager

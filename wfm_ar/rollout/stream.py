@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.engine import Actions, Row, Rows
-from wfm_ar.rollout.painter import Painter
+from wfm_ar.rollout.frame_decoder import FrameDecoder
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 
@@ -22,7 +22,7 @@ class Mark:
 
     row: Row
     sampling: SamplingConfig
-    painter: Painter | None  # None: the pictures since an earlier mark are decoded again
+    painter: FrameDecoder | None  # None: the pictures since an earlier mark are decoded again
 
     @property
     def latents(self) -> int:
@@ -42,12 +42,12 @@ class WorldStream:
     """A rollout driven step by step; `World.start` makes it. A fork goes on from here on its own."""
 
     def __init__(
-        self, rows: Rows, actions: ActionCodec, painter: Painter, imagine: bool, size: tuple[int, int], placement: Placement
+        self, rows: Rows, actions: ActionCodec, decoder: FrameDecoder, imagine: bool, size: tuple[int, int], placement: Placement
     ) -> None:
         """rows: a batch of one. size: pixels (H, W) of a frame. placement: where the world model works."""
-        self._rows, self._codec, self._painter, self._placement = rows, actions, painter, placement
+        self._rows, self._codec, self._decoder, self._placement = rows, actions, decoder, placement
         self._imagine = imagine and rows.sequence.predicts_actions
-        given = [self._painter.paint(tokens_hw) for tokens_hw in rows.rows[0].tokens]
+        given = [self._decoder.frames(tokens_hw) for tokens_hw in rows.rows[0].tokens]
         self.given_frames = np.concatenate([np.empty((0, *size, 3), np.uint8), *given])
 
     def step(self, actions: np.ndarray | None = None) -> np.ndarray:
@@ -58,7 +58,7 @@ class WorldStream:
         kind, ids_rA = self._coming(actions)
         with self._placement.at_work("world_model"):
             tokens_Bhw = self._rows.advance(kind, None if ids_rA is None else ids_rA[None])
-        return self._painter.paint(tokens_Bhw[0])
+        return self._decoder.frames(tokens_Bhw[0])
 
     def _coming(self, actions: np.ndarray | None) -> tuple[Actions, Tensor | None]:
         """What leads to the next latent, and the ids [r, A] of actions that are given. Raises BadActions."""
@@ -86,12 +86,12 @@ class WorldStream:
             draws(seed, 0, Stream.VIDEO, 0)
         other = copy(self)
         other._rows = self._rows.select([0], None if seed is None else [seed])
-        other._painter = self._painter.fork()
+        other._decoder = self._decoder.fork()
         return other
 
     def mark(self) -> Mark:
         """This point, to come back to with `resume`."""
-        return Mark(row=self._rows.rows[0], sampling=self._rows.sampling, painter=self._painter.fork())
+        return Mark(row=self._rows.rows[0], sampling=self._rows.sampling, painter=self._decoder.fork())
 
     def resume(
         self, mark: Mark, before: Mark | None = None, *, row: Row | None = None, sampling: SamplingConfig | None = None
@@ -107,9 +107,9 @@ class WorldStream:
         other = copy(self)
         with self._placement.at_work("world_model"):
             other._rows = self._rows.begun_anew([mark.row if row is None else row], sampling or mark.sampling)
-        other._painter = anchor.painter.fork()
+        other._decoder = anchor.painter.fork()
         for tokens_hw in mark.row.tokens[anchor.latents :]:
-            other._painter.paint(tokens_hw)
+            other._decoder.frames(tokens_hw)
         return other
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wfm_ar.errors import BadClip, BadPrompt, Note
-from wfm_ar.rollout.painter import Painter, to_uint8
+from wfm_ar.rollout.frame_decoder import FrameDecoder, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.model import VideoTokenizer
@@ -85,9 +85,9 @@ class VideoCodec:
         if tokens_thw.dtype.kind not in "iu" or tokens_thw.min() < 0 or tokens_thw.max() >= codebook:
             got = f"{tokens_thw.dtype} from {tokens_thw.min()} to {tokens_thw.max()}"
             raise BadPrompt(f"tokens: got {got}, expected whole numbers from 0 to {codebook - 1}; fix: use this world's tokens")
-        painter = Painter(self.tokenizer, placement=self.placement)
+        decoder = FrameDecoder(self.tokenizer, placement=self.placement)
         with self.placement.at_work("video_tokenizer"):
-            return np.concatenate([to_uint8(painter.decode(torch.from_numpy(one.astype(np.int64)))) for one in tokens_thw])
+            return np.concatenate([to_uint8(decoder.decode(torch.from_numpy(one.astype(np.int64)))) for one in tokens_thw])
 
 
 def check_frames(num_frames: int, rate: int, where: str) -> int:

@@ -27,8 +27,8 @@ from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
 from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
 from wfm_ar.rollout.find_world import find_world, format_of
+from wfm_ar.rollout.frame_decoder import BackgroundDecoder, FrameDecoder, note_poor_copies, to_uint8
 from wfm_ar.rollout.given import prompt_of
-from wfm_ar.rollout.painter import Painter, Painting, note_poor_copies, to_uint8
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
@@ -167,39 +167,39 @@ class World:
         clock, texts = Clock(), self._text_reader()
         checked = [self._check(prompt, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         del texts  # and the encoder that it may hold
-        painters = [self._painter(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
+        decoders = [self._frame_decoder(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
         jobs = [self._job(prompt, one) for prompt, one in zip(prompts, checked, strict=True)]
-        for prompt, painter in zip(prompts, painters, strict=True):
+        for prompt, decoder in zip(prompts, decoders, strict=True):
             if keep_detail and prompt.video is not None:
-                painter.keep_detail(prompt.video)
+                decoder.keep_detail(prompt.video)
         clock.lap("encode")
         made_of = [(job.num_latents - len(job.row.tokens)) for job in jobs]
         tell = counter(progress, sum(made_of))
         beside = 0 if self.placement.stay else shared_threads(self.parts.world_model, len(jobs))[1]
-        with Painting(painters, beside) as painting:
+        with BackgroundDecoder(decoders, beside) as background:
             for i, job in enumerate(jobs):
-                painting.add(i, *job.row.tokens)
+                background.add(i, *job.row.tokens)
 
             def made(i: int, tokens_hw: Tensor) -> None:
-                painting.add(i, tokens_hw)
+                background.add(i, tokens_hw)
                 tell(1)
 
             rows = self._roll(jobs, [one.size for one in checked], config, made)
             clock.lap("roll")
             with self.placement.at_work("video_tokenizer"):
-                painted = painting.finish()
+                shown_and_raw = background.finish()
             clock.lap("paint")
-        note_poor_copies(painters)
+        note_poor_copies(decoders)
         tokens = [row.tokens.stacked() for row in rows]
         if refine and self._refiner is not None:
-            painted = [
+            shown_and_raw = [
                 (self._refined(tokens_thw, job.row, one.size, refine_steps, guidance, published), raw)
-                for tokens_thw, job, one, (_, raw) in zip(tokens, jobs, checked, painted, strict=True)
+                for tokens_thw, job, one, (_, raw) in zip(tokens, jobs, checked, shown_and_raw, strict=True)
             ]
             clock.lap("refine")
-        imagined = sum(len(raw) - given_frames(prompt.video) for (_, raw), prompt in zip(painted, prompts, strict=True))
+        imagined = sum(len(raw) - given_frames(prompt.video) for (_, raw), prompt in zip(shown_and_raw, prompts, strict=True))
         made_tokens = sum(count * tokens_thw[0].numel() for count, tokens_thw in zip(made_of, tokens, strict=True))
-        timings = {f"{name}_s": value for name, value in painting.seconds.items()}
+        timings = {f"{name}_s": value for name, value in background.seconds.items()}
         timings |= clock.summary(tokens=made_tokens, frames=imagined)
         return [
             Rollout(
@@ -212,11 +212,11 @@ class World:
                 seed=prompt.seed,
                 fps=self.fps,
                 refined=refine,
-                kept_detail=painter.keeps_detail,
+                kept_detail=decoder.keeps_detail,
                 timings=timings | row.pass_rates(count),
             )
-            for prompt, painter, row, count, tokens_thw, (frames, raw_frames) in zip(
-                prompts, painters, rows, made_of, tokens, painted, strict=True
+            for prompt, decoder, row, count, tokens_thw, (frames, raw_frames) in zip(
+                prompts, decoders, rows, made_of, tokens, shown_and_raw, strict=True
             )
         ]
 
@@ -248,14 +248,16 @@ class World:
         video = prompt.video
         prompt = replace(prompt, num_frames=1 if video is None else len(video))
         checked = self._check(prompt, self._text_reader())
-        painter = self._painter(checked.size, seed, refine, self.parts.defaults.refine_steps if refine_steps is None else refine_steps)
+        decoder = self._frame_decoder(
+            checked.size, seed, refine, self.parts.defaults.refine_steps if refine_steps is None else refine_steps
+        )
         row = self._job(prompt, checked).row
         if video is not None and (self.parts.defaults.keep_detail if keep_detail is None else keep_detail):
-            painter.keep_detail(video)
+            decoder.keep_detail(video)
         with self.placement.at_work("world_model"):
             rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
-        stream = WorldStream(rows, self.actions, painter, imagine, checked.size, self.placement)
-        note_poor_copies([painter])
+        stream = WorldStream(rows, self.actions, decoder, imagine, checked.size, self.placement)
+        note_poor_copies([decoder])
         return stream
 
     def resume(
@@ -321,15 +323,15 @@ class World:
         """
         tokens_thw, side = torch.from_numpy(np.asarray(tokens)), self.parts.video_tokenizer.config.spatial_compression
         size = (tokens_thw.shape[1] * side, tokens_thw.shape[2] * side)
-        painter = self._painter(size, seed, refine_steps is not None, refine_steps or 0)
+        decoder = self._frame_decoder(size, seed, refine_steps is not None, refine_steps or 0)
         if given is not None:
-            painter.keep_detail(given)
+            decoder.keep_detail(given)
         raw, shown = [], []
         with self.placement.at_work("video_tokenizer"):
             for tokens_hw in tokens_thw:
-                decoded = painter.decode(tokens_hw)
+                decoded = decoder.decode(tokens_hw)
                 raw.append(to_uint8(decoded))
-                shown.append(to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else raw[-1])
+                shown.append(to_uint8(decoder.shown(tokens_hw, decoded)) if decoder.changes else raw[-1])
         if refine_steps is not None and self._refiner is not None:
             return np.concatenate(raw), self._refined(tokens_thw, Row(seed=seed), size, refine_steps, GUIDANCE, False)
         return np.concatenate(raw), np.concatenate(shown)
@@ -370,12 +372,12 @@ class World:
     def _text_reader(self) -> TextReader:
         return TextReader(self.parts.text_tokens, self.parts.world_model.config.context_dim, self.text_encoder)
 
-    def _painter(self, size: Size, seed: int, refine: bool, refine_steps: int) -> Painter:
+    def _frame_decoder(self, size: Size, seed: int, refine: bool, refine_steps: int) -> FrameDecoder:
         denoiser = self.parts.diffusion_decoder
         if refine and denoiser is None:
             raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
         steps = refine_steps if refine and self._refiner is None else None
-        return Painter(self.parts.video_tokenizer, denoiser, seed, steps, size=size, placement=self.placement)
+        return FrameDecoder(self.parts.video_tokenizer, denoiser, seed, steps, size=size, placement=self.placement)
 
     def _check(self, prompt: Prompt, texts: TextReader, name: str = "") -> _Checked:
         """Checks all of a prompt; errors begin with `name`."""

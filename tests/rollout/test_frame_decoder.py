@@ -1,15 +1,15 @@
-"""Painting: the same frames in the end or beside, and what happens when somebody stops or fails."""
+"""Decoding of frames: the same frames in the end or beside, and what happens when somebody stops or fails."""
 
 import threading
 
 import pytest
 import torch
 
-from wfm_ar.rollout.painter import Painting
+from wfm_ar.rollout.frame_decoder import BackgroundDecoder
 
 
 class Slow:
-    """Stands for a Painter: a latent of number n gives one frame full of n."""
+    """Stands for a FrameDecoder: a latent of number n gives one frame full of n."""
 
     changes = False  # what is shown is what was decoded
 
@@ -28,26 +28,26 @@ def latent(number: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
-def test_clips_come_in_order_whoever_paints(threads: int) -> None:
+def test_clips_come_in_order_whichever_thread_decodes(threads: int) -> None:
     slow = Slow()
-    with Painting([slow, slow], threads) as painting:
-        painting.add(1, latent(7))
-        painting.add(0, latent(1), latent(2))
-        painting.add(1, latent(8))
-        clips = painting.finish()
+    with BackgroundDecoder([slow, slow], threads) as background:
+        background.add(1, latent(7))
+        background.add(0, latent(1), latent(2))
+        background.add(1, latent(8))
+        clips = background.finish()
     assert [raw[:, 0, 0, 0].tolist() for _, raw in clips] == [[1, 2], [7, 8]]
-    assert all(refined is raw for refined, raw in clips) and set(painting.seconds) == {"decode", "refine"}
-    painted_by, counts, inference = (set(each) for each in zip(*slow.threads, strict=True))
-    assert inference == {True} and len(painted_by) == 1
-    assert (painted_by == {threading.main_thread()}) == (threads == 0)
+    assert all(refined is raw for refined, raw in clips) and set(background.seconds) == {"decode", "refine"}
+    decoded_by, counts, inference = (set(each) for each in zip(*slow.threads, strict=True))
+    assert inference == {True} and len(decoded_by) == 1
+    assert (decoded_by == {threading.main_thread()}) == (threads == 0)
     assert counts == {threads or torch.get_num_threads()}
 
 
 @pytest.mark.parametrize("threads", [0, 1])
 def test_a_failure_is_the_callers(threads: int) -> None:
-    with pytest.raises(MemoryError, match="no room"), Painting([Slow(broken=2)], threads) as painting:
-        painting.add(0, *map(latent, range(5)))
-        painting.finish()
+    with pytest.raises(MemoryError, match="no room"), BackgroundDecoder([Slow(broken=2)], threads) as background:
+        background.add(0, *map(latent, range(5)))
+        background.finish()
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
@@ -55,8 +55,8 @@ def test_who_is_stopped_waits_for_one_latent_at_most() -> None:
     slow, begun, go_on = Slow(), threading.Event(), threading.Event()
     decode = slow.decode
     slow.decode = lambda tokens_hw: (begun.set(), go_on.wait(10), decode(tokens_hw))[2]
-    with pytest.raises(KeyboardInterrupt), Painting([slow], 1) as painting:
-        painting.add(0, *map(latent, range(50)))
+    with pytest.raises(KeyboardInterrupt), BackgroundDecoder([slow], 1) as background:
+        background.add(0, *map(latent, range(50)))
         begun.wait(10)
         go_on.set()
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from wfm_ar.rollout.placement import Placement
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
 
-class Painter:
+class FrameDecoder:
     """Latents to frames for one row, one latent at a time, with the state that decoding and refining carry."""
 
     def __init__(
@@ -73,13 +73,13 @@ class Painter:
             made_BCTHW = self.refining.push(self.tokenizer.codes(tokens_hw[None, None].to(self._device)), decoded_BCTHW)
         return made_BCTHW if self.detail is None else self.detail.restore(decoded_BCTHW, made_BCTHW)
 
-    def paint(self, tokens_hw: Tensor) -> np.ndarray:
+    def frames(self, tokens_hw: Tensor) -> np.ndarray:
         """int64 [h, w] -> uint8 frames [r or 1, H, W, 3], as they are shown."""
         return to_uint8(self.shown(tokens_hw, self.decode(tokens_hw)))
 
     @property
     def keeps_detail(self) -> bool:
-        """Whether imagined frames keep anything of the given ones; known once those are painted."""
+        """Whether imagined frames keep anything of the given ones; known once those are decoded."""
         return self.detail is not None and self.detail.keeps
 
     @property
@@ -88,7 +88,7 @@ class Painter:
         carried = [] if self.refining is None else self.refining.carried
         return sum(tensor.nbytes for tensor in (*self.decoding.memory.values(), *carried))
 
-    def fork(self) -> "Painter":
+    def fork(self) -> "FrameDecoder":
         other = copy(self)
         other.decoding = DecodeStream(self.tokenizer)
         other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
@@ -97,26 +97,26 @@ class Painter:
         return other
 
 
-class Painting(AbstractContextManager):
-    """The clips of a batch, painted in the end, or by a thread of its own while the next latents are rolled."""
+class BackgroundDecoder(AbstractContextManager):
+    """Decodes the clips of a batch, in a background thread while the next latents are generated, or all at the end."""
 
-    def __init__(self, painters: Sequence[Painter], threads: int) -> None:
-        """`threads` of the CPU that paint beside the caller; 0: he paints himself, in `finish`."""
+    def __init__(self, decoders: Sequence[FrameDecoder], threads: int) -> None:
+        """threads: of the CPU, that decode beside the caller; 0 = decode synchronously in `finish`."""
         self.seconds = {"decode": 0.0, "refine": 0.0}
-        self._painters, self._painted = painters, [[] for _ in painters]
+        self._decoders, self._latents = decoders, [[] for _ in decoders]
         self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) if threads else None
 
     def add(self, clip: int, *latents: Tensor) -> None:
         """The next latents of a clip, int64 [h, w] each."""
         for tokens_hw in latents:
-            paint = partial(self._paint, self._painters[clip], tokens_hw)
-            self._painted[clip].append(paint if self._pool is None else self._pool.submit(paint).result)
+            decode = partial(self._decode, self._decoders[clip], tokens_hw)
+            self._latents[clip].append(decode if self._pool is None else self._pool.submit(decode).result)
 
     def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(shown, raw) frames of every clip, uint8 [T, H, W, 3] each; the same array where what is shown is what was decoded."""
         clips = []
-        for painted in self._painted:
-            shown, raw = zip(*(latent() for latent in painted), strict=True)
+        for latents in self._latents:
+            shown, raw = zip(*(latent() for latent in latents), strict=True)
             raw_frames = np.concatenate(raw)
             clips.append((raw_frames if shown[0] is None else np.concatenate(shown), raw_frames))
         return clips
@@ -126,12 +126,12 @@ class Painting(AbstractContextManager):
             self._pool.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
-    def _paint(self, painter: Painter, tokens_hw: Tensor) -> tuple[np.ndarray | None, np.ndarray]:
+    def _decode(self, decoder: FrameDecoder, tokens_hw: Tensor) -> tuple[np.ndarray | None, np.ndarray]:
         begun = time.perf_counter()
-        decoded = painter.decode(tokens_hw)
+        decoded = decoder.decode(tokens_hw)
         raw = to_uint8(decoded)
         between = time.perf_counter()
-        shown = to_uint8(painter.shown(tokens_hw, decoded)) if painter.changes else None
+        shown = to_uint8(decoder.shown(tokens_hw, decoded)) if decoder.changes else None
         self.seconds["decode"] += between - begun
         self.seconds["refine"] += time.perf_counter() - between
         return shown, raw
@@ -142,9 +142,9 @@ def to_uint8(video_BCTHW: Tensor) -> np.ndarray:
     return ((video_BCTHW[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
-def note_poor_copies(painters: Sequence[Painter]) -> None:
+def note_poor_copies(decoders: Sequence[FrameDecoder]) -> None:
     """One line where a given picture is not kept, as the tokenizer's own copy of it is poor."""
-    poor = [painter.detail.copy_db for painter in painters if painter.detail is not None and not painter.keeps_detail]
+    poor = [decoder.detail.copy_db for decoder in decoders if decoder.detail is not None and not decoder.keeps_detail]
     if poor:
         copy = f"the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
         why = "it is unlike the pictures of the training data, or the tokenizer copies these poorly too"
