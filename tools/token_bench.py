@@ -2,7 +2,7 @@
 
 "In order" is every clip of the store, one after another. "Shuffled windows" is `WorldModelStage.batch` itself, which draws each
 window from (seed, step) - one integer is the whole position - with rows left as they were read; "as rows of the model" is the same
-with text, actions, hints and targets woven in. Tokens are video tokens as int64; actions are read and converted too, but not
+with text, actions, hints and targets packed in. Tokens are video tokens as int64; actions are read and converted too, but not
 counted. Every figure is the best of three. Run it under `taskset -c 0,1` for the two-core goals: 50 M tokens/s in order, 2 M
 tokens/s in shuffled windows.
 """

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wfm_ar.errors import BadActions
-from wfm_ar.rollout.engine import Rows
+from wfm_ar.rollout.engine import Batch
 from wfm_ar.rollout.world import Prompt, World
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.simulate.environment import WorldEnv
@@ -86,8 +86,8 @@ def test_futures_of_one_past_with_actions_of_their_own(tuned, monkeypatch):
         monkeypatch.setattr(f"{module}.SHARED_FROM", 8)
     prompts = [Prompt(video=clip(1), actions=moves(16, seed), num_frames=17, seed=seed) for seed in (1, 2, 3)]
     kinds = []
-    use = Rows._use
-    monkeypatch.setattr(Rows, "_use", lambda self, *caches: kinds.append(caches[0].prefix is not None) or use(self, *caches))
+    use = Batch._use
+    monkeypatch.setattr(Batch, "_use", lambda self, *caches: kinds.append(caches[0].prefix is not None) or use(self, *caches))
     rows = tuned.generate_batch(prompts, refine=False, **FEW)
     assert kinds == [True]
     for prompt, row in zip(prompts, rows, strict=True):
@@ -110,8 +110,8 @@ def test_actions_that_cannot_be(tuned, world):
 def test_clips_of_different_lengths_are_one_batch_and_leave_it_when_done(tuned, monkeypatch):
     """Given frames and lengths of their own, also beyond the trained length: each has the tokens it has alone."""
     prompts = [Prompt(video=clip(g), num_frames=n, seed=s, actions=moves(n - 1, s)) for g, n, s in ((1, 17, 1), (9, 25, 2), (9, 49, 3))]
-    sizes, advance = [], Rows.advance
-    monkeypatch.setattr(Rows, "advance", lambda self, *args: sizes.append(len(self.rows)) or advance(self, *args))
+    sizes, advance = [], Batch.advance
+    monkeypatch.setattr(Batch, "advance", lambda self, *args: sizes.append(len(self.rows)) or advance(self, *args))
     together = tuned.generate_batch(prompts, refine=False, **FEW)
     assert sizes == [3, 3, 1, 1, 1]
     for prompt, row in zip(prompts, together, strict=True):
@@ -140,7 +140,7 @@ def test_the_guided_scores_are_those_of_two_passes(tuned):
     scores = []
     with torch.inference_mode():
         for led_by in (ids_rA[None], None):
-            ids, positions, _ = sequence.weave(torch.cat((tokens, torch.from_numpy(rolled.tokens[1:]))), None, led_by)
+            ids, positions, _ = sequence.pack(torch.cat((tokens, torch.from_numpy(rolled.tokens[1:]))), None, led_by)
             logits = model(ids[None], positions[None])[0, len(ids) - len(first) - 1 : -1]
             scores.append(logits)
     guided = scores[1] + 2.0 * (scores[0] - scores[1])

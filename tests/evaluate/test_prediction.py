@@ -29,14 +29,14 @@ def test_the_loss_is_that_of_each_token_given_all_before_it(model, with_actions)
     tokens[3, 0, 0] = (tokens[2, 0, 0] + 1) % 20
     bins = torch.randint(4, (3, 2, 2), generator=torch.Generator().manual_seed(2)) if with_actions else None
     row = prediction_row(world_model, sequence, tokens, [1, 2], bins)
-    woven = sequence.weave(tokens, [1, 2], bins)
+    packed = sequence.pack(tokens, [1, 2], bins)
     expected, hits = [], []
     with torch.inference_mode():
-        for i in range(1, len(woven.ids)):
-            if woven.ids[i] < 20:
-                logits = world_model(woven.ids[None, :i], woven.positions[None, :i], hints_BLF=woven.hints[None, :i])[0, -1]
-                expected.append(float(torch.nn.functional.cross_entropy(logits, woven.ids[i])))
-                hits.append(bool(logits.argmax() == woven.ids[i]))
+        for i in range(1, len(packed.ids)):
+            if packed.ids[i] < 20:
+                logits = world_model(packed.ids[None, :i], packed.positions[None, :i], hints_BLF=packed.hints[None, :i])[0, -1]
+                expected.append(float(torch.nn.functional.cross_entropy(logits, packed.ids[i])))
+                hits.append(bool(logits.argmax() == packed.ids[i]))
     np.testing.assert_allclose(row.loss.ravel(), expected, atol=1e-5)
     assert row.correct.ravel().tolist() == hits
     assert row.changed[3].sum() == 1 and row.changed[3, 0, 0] and not row.changed[:2].any()

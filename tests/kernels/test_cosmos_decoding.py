@@ -8,7 +8,7 @@ import torch
 from wfm_ar.cosmos import bench, bench_memory
 from wfm_ar.cosmos.clock import Clock
 from wfm_ar.errors import BadConfig
-from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.engine import Actions, Batch, Row
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import WorldModel, WorldModelConfig
 from wfm_ar.world_model.captured_roll import CapturedRoll
@@ -55,7 +55,7 @@ def rolled(
     """Tokens [B, 1 + latents, 1, 3]; behind the second of them the given `futures` of the first row, by their seeds."""
     order = published_sequence(video_vocab=CODES, vocab=CODES + 1 + BINS, bov=bool(model.config.context_dim), grid=(1, 3), rate=1,
                                max_latents=2 if futures is None else 3, action_bins=(BINS,))  # fmt: skip
-    batch, kind = Rows(model, Sequence(order), rows, sampling), Actions.ABSENT if action is None else Actions.GIVEN
+    batch, kind = Batch(model, Sequence(order), rows, sampling), Actions.ABSENT if action is None else Actions.GIVEN
     for made in range(latents):
         batch = batch.select([0] * len(futures), futures) if futures and made == 1 else batch
         batch.advance(kind, None if action is None else torch.full((len(batch.rows), 1, 1), action))

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wfm_kernels.attention.triton import attention as triton_attention
 
 from wfm_ar.errors import BadPrompt
-from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.engine import Actions, Batch, Row
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.attention import CrossAttention
@@ -71,7 +71,7 @@ def both(model, sequence, rows, sampling, kinds, monkeypatch) -> tuple[torch.Ten
     out = []
     for step in (DecodeStep, KernelStep):
         monkeypatch.setattr("wfm_ar.rollout.engine.steps_of", lambda model, step=step: Steps(*[partial(step, model)] * 2))
-        batch = Rows(on_the_cpu(model) if step is DecodeStep else model, sequence, rows, sampling)
+        batch = Batch(on_the_cpu(model) if step is DecodeStep else model, sequence, rows, sampling)
         bins = torch.tensor([[[1, 2]]]).expand(len(rows), -1, -1)
         out.append(torch.stack([batch.advance(kind, bins if kind is Actions.GIVEN else None) for kind in kinds], 1).cpu())
         if Actions.IMAGINED in kinds:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wfm_ar.rollout import drawing, engine
-from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll
+from wfm_ar.rollout.engine import Actions, Batch, Request, Row, roll
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
@@ -68,7 +68,7 @@ def _row(seed: int, latents: int = 1, text: int = 0, with_bins: bool = True) -> 
     return Row(seed=seed, text_ids=list(range(text)), tokens=_tokens(latents, seed), bins=(None, *bins[1:])[:latents])
 
 
-def _roll(rows: Rows, kinds: list[Actions], seed: int = 5) -> torch.Tensor:
+def _roll(rows: Batch, kinds: list[Actions], seed: int = 5) -> torch.Tensor:
     """Advance once a kind; given actions depend on the row's seed and the latent alone."""
     out = []
     for kind in kinds:
@@ -78,7 +78,7 @@ def _roll(rows: Rows, kinds: list[Actions], seed: int = 5) -> torch.Tensor:
 
 
 def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sampling: SamplingConfig) -> Row:
-    """One latent by whole forward passes over sequence.weave alone: the specification of `advance`."""
+    """One latent by whole forward passes over sequence.pack alone: the specification of `advance`."""
     latent, bins = len(row.tokens), None
     video, action = draws(row.seed, latent, Stream.VIDEO, 6), draws(row.seed, latent, Stream.ACTION, 4)
 
@@ -137,7 +137,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
 @pytest.mark.parametrize("latents,text", [(1, 0), (1, 4), (3, 6)])
 def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, latents, text) -> None:
     row = _row(11, latents, text, with_bins=kind is Actions.GIVEN)
-    rows = Rows(model, sequence, [row], sampling)
+    rows = Batch(model, sequence, [row], sampling)
     for _ in range(2):
         rows.advance(kind, _bins(1, 2, seed=97 * row.seed + len(row.tokens)) if kind is Actions.GIVEN else None)
         row = _uncached(model, sequence, row, kind, sampling)
@@ -150,7 +150,7 @@ def test_cached_tokens_equal_uncached_ones(model, sequence, sampling, kind, late
 def test_a_first_latent_from_text_and_from_nothing(model, sequence, sampling) -> None:
     for text in ([], [1, 2, 3]):
         row = Row(seed=3, text_ids=text)
-        rows = Rows(model, sequence, [row], sampling)
+        rows = Batch(model, sequence, [row], sampling)
         rows.advance(Actions.ABSENT)
         rows.advance(Actions.IMAGINED)
         row = _uncached(model, sequence, row, Actions.ABSENT, sampling)
@@ -165,10 +165,10 @@ def test_a_first_latent_from_text_and_from_nothing(model, sequence, sampling) ->
 def test_a_row_gives_the_same_tokens_in_any_batch(model, sequence, sampling, kind, kept) -> None:
     model = _halves(model) if kept == "halves" else copy.deepcopy(model).to(getattr(torch, kept))
     prompts = [_row(seed, latents=1 + seed % 4, text=seed % 3 * 2) for seed in range(8)]  # ragged, some roll on midway
-    whole = _roll(Rows(model, sequence, prompts, sampling), [kind] * 5)
+    whole = _roll(Batch(model, sequence, prompts, sampling), [kind] * 5)
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 8
     for members in ([0], [3], [7], [5, 2], [6, 1, 4], [7, 6, 5, 4, 3, 2, 1, 0]):
-        part = _roll(Rows(model, sequence, [prompts[i] for i in members], sampling), [kind] * 5)
+        part = _roll(Batch(model, sequence, [prompts[i] for i in members], sampling), [kind] * 5)
         assert torch.equal(part, whole[members])
 
 
@@ -178,7 +178,7 @@ def test_logits_are_bitwise_the_same_in_any_batch(model, sequence, dtype) -> Non
     prompts = [_row(seed, latents=1 + seed % 3, text=seed % 5) for seed in range(8)]
 
     def logits(members: list[int]) -> torch.Tensor:
-        rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
+        rows = Batch(model, sequence, [prompts[i] for i in members], SAMPLED)
         return rows._drawing.step(rows._plan([None] * len(members)), 0)
 
     with torch.inference_mode():
@@ -200,11 +200,11 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
     with monkeypatch.context() as patch:
         for step in (DecodeStep, GuidedStep):
             patch.setattr(step, "apart", 0)
-        tokens = _roll(Rows(model, sequence, [row], sampling), [kind] * 2)[0]
+        tokens = _roll(Batch(model, sequence, [row], sampling), [kind] * 2)[0]
     assert not fed
     guesses = tokens[0].flatten().clone()
     guesses[wrong] = (guesses[wrong] + 1) % CONFIG.video_vocab
-    rows = Rows(model, sequence, [row], sampling)
+    rows = Batch(model, sequence, [row], sampling)
     monkeypatch.setattr(rows, "_draft", lambda stream: guesses.tolist() if stream is Stream.VIDEO else [])
     made = [_roll(rows, [kind])[0, 0] for _ in range(2)]  # the second latent stands on what the first has left in the cache
     assert torch.equal(torch.stack(made), tokens)
@@ -218,15 +218,15 @@ def test_guesses_right_and_wrong_give_the_same_tokens(model, sequence, sampling,
 
 def test_seeds_differ_and_repeat(model, sequence) -> None:
     same = [replace(_row(1), seed=seed) for seed in (1, 2, 1)]
-    a, b, c = _roll(Rows(model, sequence, same, SAMPLED), [Actions.ABSENT] * 3)
+    a, b, c = _roll(Batch(model, sequence, same, SAMPLED), [Actions.ABSENT] * 3)
     assert torch.equal(a, c) and not torch.equal(a, b)
-    a, b, _ = _roll(Rows(model, sequence, same, GREEDY), [Actions.ABSENT] * 3)
+    a, b, _ = _roll(Batch(model, sequence, same, GREEDY), [Actions.ABSENT] * 3)
     assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("sampling", [SAMPLED, GUIDED, DRIVEN], ids=["sampled", "guided", "driven"])
 def test_a_fork_goes_on_as_the_original_would(model, sequence, sampling) -> None:
-    rows = Rows(model, sequence, [_row(1), _row(2, 3, 4)], sampling)
+    rows = Batch(model, sequence, [_row(1), _row(2, 3, 4)], sampling)
     _roll(rows, [Actions.GIVEN])
     forks = rows.select([1, 0, 1])
     ahead = _roll(forks, [Actions.IMAGINED, Actions.GIVEN, Actions.GIVEN])
@@ -237,31 +237,31 @@ def test_a_fork_goes_on_as_the_original_would(model, sequence, sampling) -> None
 def test_guidance_is_for_rows_with_a_text(model, sequence) -> None:
     """A row without one costs and gives what it does unguided, and goes on so beside others, joined or parted."""
     plain, told = _row(1), _row(2, 3, 4)
-    lone, other = Rows(model, sequence, [plain], GUIDED), Rows(model, sequence, [told], GUIDED)
-    expected = _roll(Rows(model, sequence, [plain], SAMPLED), [Actions.IMAGINED] * 5)[0]
-    joined = Rows.stack([lone, other])
+    lone, other = Batch(model, sequence, [plain], GUIDED), Batch(model, sequence, [told], GUIDED)
+    expected = _roll(Batch(model, sequence, [plain], SAMPLED), [Actions.IMAGINED] * 5)[0]
+    joined = Batch.stack([lone, other])
     assert [len(rows._caches) for rows in (lone, other, joined, joined.select([0]))] == [1, 2, 2, 1]
     assert torch.equal(_roll(joined, [Actions.IMAGINED] * 5)[0], expected)
-    assert not torch.equal(_roll(Rows(model, sequence, [told], SAMPLED), [Actions.IMAGINED] * 2), _roll(other, [Actions.IMAGINED] * 2))
+    assert not torch.equal(_roll(Batch(model, sequence, [told], SAMPLED), [Actions.IMAGINED] * 2), _roll(other, [Actions.IMAGINED] * 2))
     parted = joined.select([0])
     assert torch.equal(_roll(parted, [Actions.IMAGINED]), _roll(joined, [Actions.IMAGINED])[:1])
 
 
 def test_guidance_by_actions_is_for_given_ones(model, sequence) -> None:
     """It comes and goes with them, and a row goes on so beside others, joined or parted."""
-    rows, other = (Rows(model, sequence, [_row(seed)], DRIVEN) for seed in (1, 2))
+    rows, other = (Batch(model, sequence, [_row(seed)], DRIVEN) for seed in (1, 2))
     _roll(rows, [Actions.GIVEN])
     _roll(other, [Actions.IMAGINED])
-    assert not torch.equal(rows.rows[0].tokens[-1], _roll(Rows(model, sequence, [_row(1)], SAMPLED), [Actions.GIVEN])[0, 0])
-    assert torch.equal(other.rows[0].tokens[-1], _roll(Rows(model, sequence, [_row(2)], SAMPLED), [Actions.IMAGINED])[0, 0])
-    joined = Rows.stack([rows, other])
+    assert not torch.equal(rows.rows[0].tokens[-1], _roll(Batch(model, sequence, [_row(1)], SAMPLED), [Actions.GIVEN])[0, 0])
+    assert torch.equal(other.rows[0].tokens[-1], _roll(Batch(model, sequence, [_row(2)], SAMPLED), [Actions.IMAGINED])[0, 0])
+    joined = Batch.stack([rows, other])
     assert [len(each._caches) for each in (rows, other, joined)] == [2, 1, 1]
     kinds = [Actions.GIVEN, Actions.IMAGINED, Actions.ABSENT, Actions.GIVEN, Actions.GIVEN]  # beyond the trained length
     assert torch.equal(_roll(joined, kinds), torch.cat([_roll(rows, kinds), _roll(other, kinds)]))
 
 
 def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, sequence) -> None:
-    rows = Rows(model, sequence, [_row(4, text=3)], SAMPLED)
+    rows = Batch(model, sequence, [_row(4, text=3)], SAMPLED)
     _roll(rows, [Actions.GIVEN] * 4)
     assert rows.rows[0].base == 0 and len(rows.rows[0].tokens) == 5
     before = rows.rows[0]
@@ -269,20 +269,20 @@ def test_beyond_the_trained_length_a_row_rolls_on_from_its_last_latents(model, s
     assert rows.rows[0].base == 3  # two latents were kept, the third is new
     # the same as a prompt of the last two latents, but for the count that the draws go by
     prompt = replace(before, base=3)
-    fresh = Rows(model, sequence, [prompt], SAMPLED)
+    fresh = Batch(model, sequence, [prompt], SAMPLED)
     assert torch.equal(_roll(fresh, [Actions.GIVEN])[0, 0], rows.rows[0].tokens[-1])
     _roll(rows, [Actions.GIVEN] * 10)
     assert len(rows.rows[0].tokens) == 16 and rows._caches[0].capacity == sequence.max_length
 
 
 def test_a_prompt_longer_than_the_trained_length_keeps_its_end(model, sequence) -> None:
-    rows = Rows(model, sequence, [_row(4, latents=9)], SAMPLED)
+    rows = Batch(model, sequence, [_row(4, latents=9)], SAMPLED)
     assert rows.rows[0].base == 7 and rows._caches[0].longest == 1 + 2 * 6 + 4 - 1
     assert rows.advance(Actions.ABSENT).shape == (1, 2, 3)
 
 
 def test_tokens_stay_in_their_ranges(model, sequence) -> None:
-    rows = Rows(model, sequence, [_row(seed) for seed in range(4)], SamplingConfig(temperature=50.0, top_p=1.0))
+    rows = Batch(model, sequence, [_row(seed) for seed in range(4)], SamplingConfig(temperature=50.0, top_p=1.0))
     tokens = _roll(rows, [Actions.IMAGINED] * 4)
     assert 0 <= tokens.min() and tokens.max() < 40 and tokens.unique().numel() > 30
     bins = torch.stack([b for row in rows.rows for b in row.bins[1:]])
@@ -301,20 +301,20 @@ def sharing(monkeypatch) -> None:
 @pytest.mark.parametrize("kind", list(Actions), ids=lambda kind: kind.value)
 def test_futures_of_one_prompt_share_its_past_and_give_the_tokens_of_lone_rows(model, sequence, sampling, kind, sharing) -> None:
     prompts = [replace(_row(3, 3, 4, with_bins=kind is Actions.GIVEN), seed=seed) for seed in range(5)]
-    rows = Rows(model, sequence, prompts, sampling)
+    rows = Batch(model, sequence, prompts, sampling)
     length = 4 + 1 + 3 * 6 + (2 * 4 if kind is Actions.GIVEN else 0) - 1
     assert rows._caches[0].prefix[0].shape == (2, 2, length, 12)  # once for all five rows
     assert rows._caches[0].k.shape == (2, 5, 2, sequence.max_length - length, 12)
     together = _roll(rows, [kind] * 2)
     assert rows._caches[0].prefix is not None and rows._caches[0].longest > 0
-    alone = [_roll(Rows(model, sequence, [prompt], sampling), [kind] * 2) for prompt in prompts]
+    alone = [_roll(Batch(model, sequence, [prompt], sampling), [kind] * 2) for prompt in prompts]
     assert torch.equal(together, torch.cat(alone))
     _roll(rows, [kind] * 2)  # beyond the trained length every row goes on from its own last latents
     assert rows._caches[0].prefix is None
 
 
 def test_a_fork_copies_no_past(model, sequence, sharing) -> None:
-    rows = Rows(model, sequence, [_row(2, 2, 4)], SAMPLED)
+    rows = Batch(model, sequence, [_row(2, 2, 4)], SAMPLED)
     _roll(rows, [Actions.GIVEN])
     forks = rows.select([0] * 4)
     length = rows._caches[0].longest
@@ -326,7 +326,7 @@ def test_a_fork_copies_no_past(model, sequence, sharing) -> None:
     assert torch.equal(_roll(again, [Actions.GIVEN])[0], _roll(forks, [Actions.GIVEN])[1])
     rows.rows = [replace(rows.rows[0], seed=3)]  # the original goes on in the same memory, behind what its forks see
     assert torch.equal(_roll(rows, [Actions.GIVEN])[0], ahead[3])
-    mixed = Rows.stack([forks, rows])  # different pasts: each row gets its own copy
+    mixed = Batch.stack([forks, rows])  # different pasts: each row gets its own copy
     assert mixed._caches[0].prefix is None and len(mixed.rows) == 5
     expected = torch.cat((_roll(forks, [Actions.ABSENT]), _roll(rows, [Actions.ABSENT])))
     assert torch.equal(_roll(mixed, [Actions.ABSENT]), expected)
@@ -336,7 +336,7 @@ def test_logits_of_a_shared_past_are_near_a_lone_rows(model, sequence, sharing) 
     prompts = [replace(_row(3, 4, 4), seed=seed) for seed in range(5)]
 
     def logits(members: list[int]) -> torch.Tensor:
-        rows = Rows(model, sequence, [prompts[i] for i in members], SAMPLED)
+        rows = Batch(model, sequence, [prompts[i] for i in members], SAMPLED)
         return rows._drawing.step(rows._plan([None] * len(members)), 0)
 
     with torch.inference_mode():
@@ -346,19 +346,19 @@ def test_logits_of_a_shared_past_are_near_a_lone_rows(model, sequence, sharing) 
 
 
 def test_roll_puts_rows_of_one_past_together(model, sequence, sharing, monkeypatch) -> None:
-    sizes, use = [], Rows._use
+    sizes, use = [], Batch._use
 
     def seen(self, cache) -> None:
         sizes.append((len(self.rows), cache.prefix is not None))
         use(self, cache)
 
-    monkeypatch.setattr(Rows, "_use", seen)
+    monkeypatch.setattr(Batch, "_use", seen)
     rows = [replace(_row(3, 3), seed=seed) for seed in range(3)] + [_row(5, 2), _row(6, 1)]
-    jobs = [Job(row=row, num_latents=4, actions=Actions.ABSENT) for row in rows]
-    finished = roll(model, sequence, jobs, SAMPLED)
+    requests = [Request(row=row, num_latents=4, actions=Actions.ABSENT) for row in rows]
+    finished = roll(model, sequence, requests, SAMPLED)
     assert (3, True) in sizes and (2, False) in sizes
-    for job, row in zip(jobs, finished, strict=True):
-        (alone,) = roll(model, sequence, [job], SAMPLED)
+    for request, row in zip(requests, finished, strict=True):
+        (alone,) = roll(model, sequence, [request], SAMPLED)
         assert len(row.tokens) == 4 and torch.equal(alone.tokens.stacked(), row.tokens.stacked())
 
 
@@ -366,15 +366,15 @@ def test_rolling_leaves_threads_to_others(model, sequence, monkeypatch) -> None:
     monkeypatch.setattr(engine, "SMALL", 0)
     assert engine.shared_threads(model, 1) == (torch.get_num_threads(), 0)
     monkeypatch.undo()
-    jobs = [Job(row=_row(seed), num_latents=2, actions=Actions.ABSENT) for seed in (1, 2)]
+    requests = [Request(row=_row(seed), num_latents=2, actions=Actions.ABSENT) for seed in (1, 2)]
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(4)
     try:
-        for some in (jobs[:1], jobs):
+        for some in (requests[:1], requests):
             roll(model, sequence, some, SAMPLED, lambda *made: seen.append(torch.get_num_threads()))
             assert torch.get_num_threads() == 4
         with pytest.raises(InterruptedError):
-            roll(model, sequence, jobs[:1], SAMPLED, lambda *made: (_ for _ in ()).throw(InterruptedError))
+            roll(model, sequence, requests[:1], SAMPLED, lambda *made: (_ for _ in ()).throw(InterruptedError))
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

@@ -45,7 +45,7 @@ def test_a_world_model_learns_of_action_sums_and_begins_as_it_was(tmp_path):
     model = WorldModel(WorldModelConfig(**state["describe"]["model"]))
     model.load_state_dict(tensors["model"])
     tokens, bins = torch.randint(20, (3, 2, 3)), torch.randint(9, (2, 2, 2))
-    before, after = (Sequence(each).weave(tokens, [1], bins) for each in (parts.sequence, config))
+    before, after = (Sequence(each).pack(tokens, [1], bins) for each in (parts.sequence, config))
     assert after.hints.shape[1] > before.hints.shape[1]
     old, new = (
         m(row.ids[None], row.positions[None], hints_BLF=row.hints[None]) for m, row in ((parts.world_model, before), (model, after))

@@ -73,7 +73,7 @@ def test_rows_that_keep_all_have_the_loss_of_dense_rows(store, monkeypatch, own_
     monkeypatch.setattr("wfm_ar.train.world_model_stage.keep_probability", lambda tokens, usual, ahead: np.ones(tokens.shape, np.float32))
     stage = make(store, sparse=1.0, own_errors=own_errors)
     cuts = [stage._cut(store, 5, np.random.default_rng(i)) for i in range(3)]
-    dense, sparse = stage._woven(cuts, 5), stage._woven(cuts, 5, np.random.default_rng(0))
+    dense, sparse = stage._packed(cuts, 5), stage._packed(cuts, 5, np.random.default_rng(0))
     first = (dense["video"] >= 0) & (dense["video"] < 64)
     dense["weights"][first] = 0  # of a sparse row the first latent is seen, not asked for
     L = dense["ids"].shape[1]

@@ -54,13 +54,13 @@ def test_the_windows_of_a_seed_and_step_never_change(store):
     """A run that goes on under a newer version reads what it would have read; the numbers are those of the first version."""
     stage, drawn = make(store, corrupt=0.0, short_share=1.0), []
 
-    def woven(cuts, latents):
+    def packed(cuts, latents):
         for cut in cuts:
             start = next(s for s in range(5) if np.array_equal(store[cut.clip].video[s : s + latents], cut.truth))
             drawn.append((cut.clip, start, len(cut.truth), cut.text is not None, cut.bins is not None))
         return {}
 
-    stage._woven = woven
+    stage._packed = packed
     for step in (0, 3):
         stage.batch(step, 2, 7)  # short windows: three of 3 latents for two of 5
     assert drawn == [
@@ -84,7 +84,7 @@ def test_reading_is_fast_enough(tmp_path):
     sequence = SequenceConfig(**grid, action_bins=(), text_vocab=0, max_text=0, max_latents=9)
 
     class Windows(WorldModelStage):
-        def _woven(self, cuts, latents):
+        def _packed(self, cuts, latents):
             return {"ids": torch.from_numpy(np.stack([cut.seen for cut in cuts]))}
 
     stage = Windows(MODEL, sequence, WorldModelTraining(short_share=0.0, corrupt=0.0), store, store, None)
@@ -129,7 +129,7 @@ def test_targets_are_the_next_tokens_and_text_is_never_one(store):
 def test_corruption_touches_the_input_alone(store):
     clean, dirty = make(store, corrupt=0.0), make(store, corrupt=0.5)
     cuts = [stage._cut(store, 5, np.random.default_rng(0)) for stage in (clean, dirty)]
-    one, two = (clean._woven([cut], 5) for cut in cuts)
+    one, two = (clean._packed([cut], 5) for cut in cuts)
     assert torch.equal(one["targets"], two["targets"]) and not torch.equal(one["ids"], two["ids"])
     assert torch.equal(one["tokens"][:, 0], two["tokens"][:, 0])  # the first latent is given
 

@@ -13,15 +13,15 @@ TOKENS = torch.arange(12).reshape(3, 2, 2) % 11
 
 def test_all_channels_named_are_the_default():
     bins = torch.tensor([[[1, 2, 0], [3, 4, 1]]]).repeat(2, 1, 1)
-    for a, b in zip(Sequence(CONFIG).weave(TOKENS, [1], bins), Sequence(CONFIG, (0, 1, 2)).weave(TOKENS, [1], bins), strict=True):
+    for a, b in zip(Sequence(CONFIG).pack(TOKENS, [1], bins), Sequence(CONFIG, (0, 1, 2)).pack(TOKENS, [1], bins), strict=True):
         assert torch.equal(a, b)
 
 
 def test_robots_share_no_id_and_all_vocabularies():
     first, second = Sequence(CONFIG, (0, 1)), Sequence(CONFIG, (2,))
     rows = [
-        first.weave(TOKENS, None, torch.ones(2, 2, 2, dtype=torch.int64)),
-        second.weave(TOKENS, None, torch.ones(2, 2, 1, dtype=torch.int64)),
+        first.pack(TOKENS, None, torch.ones(2, 2, 2, dtype=torch.int64)),
+        second.pack(TOKENS, None, torch.ones(2, 2, 1, dtype=torch.int64)),
     ]
     acting = [set(row.ids[(row.ids >= 11) & (row.ids < first.text_start)].tolist()) for row in rows]
     assert acting == [{11 + 1, 11 + 5 + 1}, {11 + 5 + 7 + 1}]
@@ -40,7 +40,7 @@ def test_a_row_of_some_channels_is_the_whole_row_less_the_others():
 
 def test_no_channels_at_all():
     silent = Sequence(CONFIG, ())
-    assert silent.action_size == 0 and torch.equal(silent.weave(TOKENS).ids, Sequence(CONFIG).weave(TOKENS).ids)
+    assert silent.action_size == 0 and torch.equal(silent.pack(TOKENS).ids, Sequence(CONFIG).pack(TOKENS).ids)
     assert len(silent.action_piece(1, torch.zeros(2, 0, dtype=torch.int64)).ids) == 0
 
 
@@ -49,7 +49,7 @@ def test_no_channels_at_all():
 @pytest.mark.parametrize("latents", [1, 2, 4])
 @pytest.mark.parametrize("text", [None, [1, 3]])
 @pytest.mark.parametrize("sums", [False, True])
-def test_a_row_woven_at_once_is_its_pieces_joined(channels, acting, latents, text, sums):
+def test_a_row_packed_at_once_is_its_pieces_joined(channels, acting, latents, text, sums):
     config, generator = replace(CONFIG, video_vocab=12, levels=(4, 3), action_sums=sums), torch.Generator().manual_seed(0)
     sequence = Sequence(config, channels)
     tokens = torch.randint(12, (latents, 2, 2), generator=generator)
@@ -58,5 +58,5 @@ def test_a_row_woven_at_once_is_its_pieces_joined(channels, acting, latents, tex
     for k in range(1, latents):
         pieces += [sequence.action_piece(k, bins[k - 1])] if acting else []
         pieces.append(sequence.latent_piece(k, tokens[k], tokens[:k], bins[:k] if acting else ()))
-    for name, a, b in zip(("ids", "positions", "hints"), sequence.weave(tokens, text, bins), sequence.join(pieces), strict=True):
+    for name, a, b in zip(("ids", "positions", "hints"), sequence.pack(tokens, text, bins), sequence.join(pieces), strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b), name

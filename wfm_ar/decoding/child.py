@@ -117,7 +117,7 @@ def _put(target: int, *contents) -> dict:
 
 
 class _Work:
-    """The CPU time of one request, which grows with what was decoded, and signs of life for a patient parent."""
+    """The CPU time of one request, which grows with what was decoded, and a heartbeat for a patient parent."""
 
     def __init__(self, channel: socket.socket, limits: DecodeLimits):
         self.channel, self.rate = channel, limits.pixels_per_cpu_second

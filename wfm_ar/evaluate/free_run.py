@@ -20,7 +20,7 @@ from wfm_ar.evaluate.heldout import Clip
 from wfm_ar.evaluate.intervals import mean_interval
 from wfm_ar.evaluate.permanence import PIECE, THING, VANISHED, pieces
 from wfm_ar.evaluate.silhouettes import MARGIN, peg_silhouette, shape_fits
-from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.engine import Actions, Batch, Row
 from wfm_ar.rollout.frame_decoder import FrameDecoder, to_uint8
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World
@@ -100,7 +100,7 @@ def free_run(
         last.append(_frames(decoder, tokens[0])[-1])
         watchers.append(Watcher(names=clip.names, first=clip.frames[0], copy=last[-1]))
         kept[k].append(last[-1])
-    batch = Rows(parts.world_model, world.sequence, rows, sampling, world.lookahead)
+    batch = Batch(parts.world_model, world.sequence, rows, sampling, world.lookahead)
     latents = -(-(frames - 1) // rate)
     for latent in track(range(latents), "free run", latents):
         actions_BrA = [run.act(frame, rate) for run, frame in zip(runs, last, strict=True)]

@@ -31,7 +31,7 @@ def prediction_row(
     bins_tra: Tensor | None = None,
     lookahead: Lookahead | None = None,
 ) -> PredictionRow:
-    """tokens int64 [t, h, w], text ids, action bins int64 [t - 1, r, A] (None: no actions), as `Sequence.weave` takes them.
+    """tokens int64 [t, h, w], text ids, action bins int64 [t - 1, r, A] (None: no actions), as `Sequence.pack` takes them.
 
     lookahead: of a sequence that has one.
     """
@@ -40,11 +40,11 @@ def prediction_row(
         if lookahead is None or (bins_tra is None and sequence.config.action_bins)
         else lookahead.along(tokens_thw, None if bins_tra is None else sequence.of_all_channels(bins_tra)[:, 0])
     )
-    woven, device = sequence.weave(tokens_thw, text_ids, bins_tra, ahead_thwK), model.head.weight.device
-    ids = woven.ids.to(device)
+    packed, device = sequence.pack(tokens_thw, text_ids, bins_tra, ahead_thwK), model.head.weight.device
+    ids = packed.ids.to(device)
     places = (ids[1:] < sequence.config.video_vocab).nonzero().squeeze(1)  # of what is known before each video token
-    hints = woven.hints[None].to(device) if model.hints is not None else None
-    features = model.features(ids[None], woven.positions[None].to(device), hints)[0, places]
+    hints = packed.hints[None].to(device) if model.hints is not None else None
+    features = model.features(ids[None], packed.positions[None].to(device), hints)[0, places]
     log_p = model.head(features).float().log_softmax(-1)
     targets = ids[places + 1]
     changed = torch.zeros_like(tokens_thw, dtype=torch.bool)

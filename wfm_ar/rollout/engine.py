@@ -1,4 +1,4 @@
-"""Rows of tokens rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
+"""A batch of token rows rolled on together, one latent at a time: prefill what is given, then decode through the KV cache.
 
 Promises: a row's draws depend on its own prompt, actions, seed and the settings alone, whatever its neighbours and however many
 there are; with DecodeStep (our own worlds on a CPU) its logits do so bit for bit, with the other steps up to rounding. A fork goes
@@ -81,8 +81,8 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What `roll` makes of a row."""
+class Request:
+    """What `roll` is asked for: a row to go on with, and how far."""
 
     row: Row
     num_latents: int  # of the finished row, those given included
@@ -90,7 +90,7 @@ class Job:
     bins_nrA: Tensor | None = None  # int64 [num_latents - 1, r, A] when GIVEN
 
 
-class Rows:
+class Batch:
     """A batch of rollouts and their cache. All methods leave the batch ready for the next latent."""
 
     @torch.inference_mode()
@@ -107,7 +107,7 @@ class Rows:
         self._ahead: list[Tensor | None] = [None] * len(rows)  # of the latent that is being drawn
         self._passes = self._drafted = self._accepted = 0  # of the latent that is being drawn
         self._without_actions = False
-        self._use(*(self._prefilled(told) for told in self._told()))
+        self._use(*(self._prefilled(each) for each in self._cond_and_uncond()))
 
     @torch.inference_mode()
     def advance(self, actions: Actions, bins_BrA: Tensor | None = None) -> Tensor:
@@ -138,7 +138,7 @@ class Rows:
         return tokens_Bhw
 
     @torch.inference_mode()
-    def select(self, indices: Items[int], seeds: Items[int] | None = None) -> "Rows":
+    def select(self, indices: Items[int], seeds: Items[int] | None = None) -> "Batch":
         """A batch of its own whose row i goes on from here as row `indices[i]` would; a row may occur more than once.
 
         seeds: of the rows from here on; None keeps those they have.
@@ -147,23 +147,23 @@ class Rows:
         other.rows = [self.rows[i] for i in indices]
         if seeds is not None:
             other.rows = [replace(row, seed=seed) for row, seed in zip(other.rows, seeds, strict=True)]
-        other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._told())]))
+        other._use(*(cache.fork(torch.tensor(indices)) for cache in self._caches[: len(other._cond_and_uncond())]))
         return other
 
-    def begun_anew(self, rows: Items[Row], sampling: SamplingConfig) -> "Rows":
+    def begun_anew(self, rows: Items[Row], sampling: SamplingConfig) -> "Batch":
         """A batch of other rows of the same model, prefilled."""
-        return Rows(self.model, self.sequence, rows, sampling, self._lookahead)
+        return Batch(self.model, self.sequence, rows, sampling, self._lookahead)
 
     @staticmethod
     @torch.inference_mode()
-    def stack(batches: Items["Rows"]) -> "Rows":
+    def stack(batches: Items["Batch"]) -> "Batch":
         """One batch whose rows go on as those of `batches` (of the same model and settings) would, in order."""
         if len(batches) == 1:
             return batches[0]
         other = copy(batches[0])
         other.rows = [row for batch in batches for row in batch.rows]
         other._without_actions = all(batch._without_actions for batch in batches)
-        each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._told()))]
+        each = [[batch._caches[min(k, len(batch._caches) - 1)] for batch in batches] for k in range(len(other._cond_and_uncond()))]
         other._use(*(KVCache.stack([cache.row(i) for cache in caches for i in range(len(cache.lengths_B))]) for caches in each))
         return other
 
@@ -200,18 +200,18 @@ class Rows:
         """Begin or end the passes without actions beside those with them."""
         if guided != self._without_actions:
             self._without_actions = guided
-            self._use(self._caches[0], *(self._prefilled(untold) for untold in self._told()[1:]))
+            self._use(self._caches[0], *(self._prefilled(uncond) for uncond in self._cond_and_uncond()[1:]))
 
     @property
     def _hidden(self) -> int:
         """Tokens of a latent's plan, behind the pending one, that the second pass does not see."""
         return self.sequence.action_size if self._without_actions else 0
 
-    def _told(self) -> list[list[Row]]:
-        """The rows as the model is to see them: as they are, and where it is guided by texts or actions without these too."""
+    def _cond_and_uncond(self) -> list[list[Row]]:
+        """The rows as the model is to see them: with their condition, and where texts or actions guide it without that too."""
         if self._without_actions:
-            blind = [(row, History.missing(len(row.bins))) for row in self.rows]
-            return [self.rows, [replace(row, bins=missing, ahead=missing) for row, missing in blind]]
+            missing = [History.missing(len(row.bins)) for row in self.rows]
+            return [self.rows, [replace(row, bins=none, ahead=none) for row, none in zip(self.rows, missing, strict=True)]]
         guided = self.sampling.text_guidance != 1.0 and any(row.has_text for row in self.rows)
         return [self.rows, [row.without_text() for row in self.rows]] if guided else [self.rows]
 
@@ -237,7 +237,7 @@ class Rows:
         if all(kept):
             return
         self.rows = rolled
-        pairs = zip(self._caches, self._told(), strict=True)
+        pairs = zip(self._caches, self._cond_and_uncond(), strict=True)
         each = ([cache.row(i) if kept[i] else self._prefill(row) for i, row in enumerate(rows)] for cache, rows in pairs)
         self._use(*(KVCache.stack(caches) for caches in each))
 
@@ -277,15 +277,15 @@ class Rows:
         ahead = [None] * len(self.rows)
         if part != slice(self.sequence.action_size):  # with video tokens in it
             ahead = self._ahead = self._look_ahead(bins)
-        for step, rows in zip(self._steps, self._told(), strict=True):
-            blind = self._without_actions and step is not self._steps[0]
-            led_by = [(None, None)] * len(rows) if blind else zip(bins, ahead, strict=True)
+        for step, rows in zip(self._steps, self._cond_and_uncond(), strict=True):
+            uncond = self._without_actions and step is not self._steps[0]
+            led_by = [(None, None)] * len(rows) if uncond else zip(bins, ahead, strict=True)
             coming = [
                 self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], bins_rA, ahead_hwK)
                 for row, (bins_rA, ahead_hwK) in zip(rows, led_by, strict=True)
             ]
             ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
-            if blind:  # the video tokens have the same place in both plans
+            if uncond:  # the video tokens have the same place in both plans
                 positions_BL3, hints_BLF = (
                     torch.cat((x[:, :1].expand(-1, 1 + self._hidden, -1), x[:, 1:]), 1) for x in (positions_BL3, hints_BLF)
                 )
@@ -362,40 +362,40 @@ def _past(row: Row) -> tuple:
     return tuple(row.text_ids), context, tuple(tokens.numpy().tobytes() for tokens in row.tokens[begin:]), bins, ahead
 
 
-def _lots(sequence: Sequence, jobs: Items[Job], members: list[int]) -> list[list[int]]:
+def _batches(sequence: Sequence, requests: Items[Request], members: list[int]) -> list[list[int]]:
     """`members` in batches: those of one long past together, so that they share it, and all others in one."""
     groups: dict[tuple, list[int]] = {}
     for i in members:
-        groups.setdefault(_past(jobs[i].row), []).append(i)
+        groups.setdefault(_past(requests[i].row), []).append(i)
     shared, rest = [], []
-    for lot in groups.values():
-        together = len(lot) > 1 and len(jobs[lot[0]].row.tokens) * sequence.latent_size >= SHARED_FROM
-        shared, rest = (shared + [lot], rest) if together else (shared, rest + lot)
+    for group in groups.values():
+        shares = len(group) > 1 and len(requests[group[0]].row.tokens) * sequence.latent_size >= SHARED_FROM
+        shared, rest = (shared + [group], rest) if shares else (shared, rest + group)
     return shared + ([sorted(rest)] if rest else [])
 
 
 def roll(
     model: WorldModel,
     sequence: Sequence,
-    jobs: Items[Job],
+    requests: Items[Request],
     sampling: SamplingConfig,
     made: Callable[[int, Tensor], None] | None = None,
     lookahead: Lookahead | None = None,
 ) -> list[Row]:
-    """Finish every job -> its row. Rows with the same kind of actions run as one batch, but with a lookahead alone where that guesses
-    tokens; `made` is given (job, tokens int64 [h, w]) of every latent as it is made.
+    """Finish every request -> its row. Rows with the same kind of actions run as one batch, but with a lookahead alone where that guesses
+    tokens; `made` is given (request, tokens int64 [h, w]) of every latent as it is made.
 
     On a CPU it takes the first part of `shared_threads`.
     """
-    finished: dict[int, Row] = {i: job.row for i, job in enumerate(jobs)}
-    with _on_threads(shared_threads(model, len(jobs))[0]):
+    finished: dict[int, Row] = {i: request.row for i, request in enumerate(requests)}
+    with _on_threads(shared_threads(model, len(requests))[0]):
         # alone a row has most tokens of a latent guessed: a pass holds more of them than a batch has rows
         alone = lookahead is not None and guesses(model)
         for kind in Actions:
-            waiting = [i for i, job in enumerate(jobs) if job.actions is kind and len(job.row.tokens) < job.num_latents]
-            for lot in [[i] for i in waiting] if alone else _lots(sequence, jobs, waiting):
-                finished |= _roll_lot(model, sequence, jobs, lot, kind, sampling, made, lookahead)
-    return [finished[i] for i in range(len(jobs))]
+            waiting = [i for i, request in enumerate(requests) if request.actions is kind and len(request.row.tokens) < request.num_latents]
+            for members in [[i] for i in waiting] if alone else _batches(sequence, requests, waiting):
+                finished |= _roll_batch(model, sequence, requests, members, kind, sampling, made, lookahead)
+    return [finished[i] for i in range(len(requests))]
 
 
 def shared_threads(model: WorldModel, rows: int) -> tuple[int, int]:
@@ -421,28 +421,26 @@ def _on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _roll_lot(model, sequence, jobs: Items[Job], lot: list[int], kind: Actions, sampling, made, lookahead) -> dict[int, Row]:
-    """Finish the jobs `lot` as one batch -> {index: row}."""
-    finished: dict[int, Row] = {}
-    begun, fresh = ([i for i in lot if bool(jobs[i].row.tokens) is has] for has in (True, False))
-    batches = [Rows(model, sequence, [jobs[i].row for i in part], sampling, lookahead) for part in (begun, fresh) if part]
-    if fresh:
-        _advance(batches[-1], fresh, Actions.ABSENT, None, made)
-    members, rows = begun + fresh, Rows.stack(batches)
-    while members:
-        finished |= {i: row for i, row in zip(members, rows.rows, strict=True)}
-        going = [place for place, i in enumerate(members) if len(finished[i].tokens) < jobs[i].num_latents]
-        if len(going) < len(members):
-            members = [members[place] for place in going]
-            rows = rows.select(going) if going else rows
-            continue
-        bins = [jobs[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
-        _advance(rows, members, kind, None if bins is None else torch.stack(bins), made)
-    return finished
+def _roll_batch(model, sequence, requests: Items[Request], members: list[int], kind: Actions, sampling, made, lookahead) -> dict[int, Row]:
+    """Finish the requests `members` as one batch -> {index: row}."""
 
-
-def _advance(rows: Rows, members: list[int], kind: Actions, bins_BrA: Tensor | None, made: Callable[[int, Tensor], None] | None) -> None:
-    tokens_Bhw = rows.advance(kind, bins_BrA)
-    if made is not None:
+    def tell(members: list[int], tokens_Bhw: Tensor) -> None:
         for i, tokens_hw in zip(members, tokens_Bhw, strict=True):
             made(i, tokens_hw)
+
+    tell, finished = tell if made is not None else lambda *_: None, {}
+    begun, fresh = ([i for i in members if bool(requests[i].row.tokens) is has] for has in (True, False))
+    batches = [Batch(model, sequence, [requests[i].row for i in part], sampling, lookahead) for part in (begun, fresh) if part]
+    if fresh:
+        tell(fresh, batches[-1].advance(Actions.ABSENT))
+    members, batch = begun + fresh, Batch.stack(batches)
+    while members:
+        finished |= {i: row for i, row in zip(members, batch.rows, strict=True)}
+        going = [place for place, i in enumerate(members) if len(finished[i].tokens) < requests[i].num_latents]
+        if len(going) < len(members):  # the finished ones leave
+            members = [members[place] for place in going]
+            batch = batch.select(going) if going else batch
+            continue
+        bins = [requests[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
+        tell(members, batch.advance(kind, None if bins is None else torch.stack(bins)))
+    return finished

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wfm_ar.rollout.action_codec import ActionCodec
-from wfm_ar.rollout.engine import Actions, Row, Rows
+from wfm_ar.rollout.engine import Actions, Batch, Row
 from wfm_ar.rollout.frame_decoder import FrameDecoder
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
@@ -42,7 +42,7 @@ class WorldStream:
     """A rollout driven step by step; `World.start` makes it. A fork goes on from here on its own."""
 
     def __init__(
-        self, rows: Rows, actions: ActionCodec, decoder: FrameDecoder, imagine: bool, size: tuple[int, int], placement: Placement
+        self, rows: Batch, actions: ActionCodec, decoder: FrameDecoder, imagine: bool, size: tuple[int, int], placement: Placement
     ) -> None:
         """rows: a batch of one. size: pixels (H, W) of a frame. placement: where the world model works."""
         self._rows, self._codec, self._decoder, self._placement = rows, actions, decoder, placement

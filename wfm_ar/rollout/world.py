@@ -25,7 +25,7 @@ from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError, nearest
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
-from wfm_ar.rollout.engine import Actions, Job, Row, Rows, roll, shared_threads
+from wfm_ar.rollout.engine import Actions, Batch, Request, Row, roll, shared_threads
 from wfm_ar.rollout.find_world import find_world, format_of
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder, FrameDecoder, note_poor_copies, to_uint8
 from wfm_ar.rollout.given import prompt_of
@@ -168,23 +168,23 @@ class World:
         checked = [self._check(prompt, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         del texts  # and the encoder that it may hold
         decoders = [self._frame_decoder(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
-        jobs = [self._job(prompt, one) for prompt, one in zip(prompts, checked, strict=True)]
+        requests = [self._request(prompt, one) for prompt, one in zip(prompts, checked, strict=True)]
         for prompt, decoder in zip(prompts, decoders, strict=True):
             if keep_detail and prompt.video is not None:
                 decoder.keep_detail(prompt.video)
         clock.lap("encode")
-        made_of = [(job.num_latents - len(job.row.tokens)) for job in jobs]
+        made_of = [(request.num_latents - len(request.row.tokens)) for request in requests]
         tell = counter(progress, sum(made_of))
-        beside = 0 if self.placement.stay else shared_threads(self.parts.world_model, len(jobs))[1]
+        beside = 0 if self.placement.stay else shared_threads(self.parts.world_model, len(requests))[1]
         with BackgroundDecoder(decoders, beside) as background:
-            for i, job in enumerate(jobs):
-                background.add(i, *job.row.tokens)
+            for i, request in enumerate(requests):
+                background.add(i, *request.row.tokens)
 
             def made(i: int, tokens_hw: Tensor) -> None:
                 background.add(i, tokens_hw)
                 tell(1)
 
-            rows = self._roll(jobs, [one.size for one in checked], config, made)
+            rows = self._roll(requests, [one.size for one in checked], config, made)
             clock.lap("roll")
             with self.placement.at_work("video_tokenizer"):
                 shown_and_raw = background.finish()
@@ -193,8 +193,8 @@ class World:
         tokens = [row.tokens.stacked() for row in rows]
         if refine and self._refiner is not None:
             shown_and_raw = [
-                (self._refined(tokens_thw, job.row, one.size, refine_steps, guidance, published), raw)
-                for tokens_thw, job, one, (_, raw) in zip(tokens, jobs, checked, shown_and_raw, strict=True)
+                (self._refined(tokens_thw, request.row, one.size, refine_steps, guidance, published), raw)
+                for tokens_thw, request, one, (_, raw) in zip(tokens, requests, checked, shown_and_raw, strict=True)
             ]
             clock.lap("refine")
         imagined = sum(len(raw) - given_frames(prompt.video) for (_, raw), prompt in zip(shown_and_raw, prompts, strict=True))
@@ -251,11 +251,11 @@ class World:
         decoder = self._frame_decoder(
             checked.size, seed, refine, self.parts.defaults.refine_steps if refine_steps is None else refine_steps
         )
-        row = self._job(prompt, checked).row
+        row = self._request(prompt, checked).row
         if video is not None and (self.parts.defaults.keep_detail if keep_detail is None else keep_detail):
             decoder.keep_detail(video)
         with self.placement.at_work("world_model"):
-            rows = Rows(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
+            rows = Batch(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
         stream = WorldStream(rows, self.actions, decoder, imagine, checked.size, self.placement)
         note_poor_copies([decoder])
         return stream
@@ -405,13 +405,13 @@ class World:
             raise type(error)(f"{name}{error}") from None
         return _Checked(num_latents=num_latents, size=size, text_ids=text_ids, context_SC=context_SC, ids_nrA=ids_nrA, actions=kind)
 
-    def _job(self, prompt: Prompt, checked: _Checked) -> Job:
+    def _request(self, prompt: Prompt, checked: _Checked) -> Request:
         """Encodes the given frames."""
         tokens = () if prompt.video is None else tuple(self.codec.encode(prompt.video))
         ids_nrA = checked.ids_nrA
         known = [None] * len(tokens) if ids_nrA is None else [None, *ids_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
         row = Row(seed=prompt.seed, text_ids=checked.text_ids, context_SC=checked.context_SC, tokens=tokens, bins=tuple(known))
-        return Job(row=row, num_latents=checked.num_latents, actions=checked.actions, bins_nrA=ids_nrA)
+        return Request(row=row, num_latents=checked.num_latents, actions=checked.actions, bins_nrA=ids_nrA)
 
     def _text(self, text: str | None, texts: TextReader) -> tuple[list[int], Tensor | None]:
         """(ids of its tokens, the context that the model attends to), each where the model has that."""
@@ -433,8 +433,8 @@ class World:
             warnings.warn(Note(f"text: no training text had {told}: what comes of it is a guess"), stacklevel=6)
         return ids, None
 
-    def _roll(self, jobs: list[Job], sizes: list[Size], config: SamplingConfig, made: Callable[[int, Tensor], None]) -> list[Row]:
-        """Finishes every job; those of one grid run together."""
+    def _roll(self, requests: list[Request], sizes: list[Size], config: SamplingConfig, made: Callable[[int, Tensor], None]) -> list[Row]:
+        """Finishes every request; those of one grid run together."""
         grids: dict[tuple[int, int], list[int]] = {}
         for i, size in enumerate(sizes):
             grids.setdefault(self.codec.grid(size), []).append(i)
@@ -442,9 +442,9 @@ class World:
         with self.placement.at_work("world_model"):
             for grid, members in grids.items():
                 told = lambda k, tokens_hw, members=members: made(members[k], tokens_hw)  # noqa: E731
-                finished = roll(self.parts.world_model, self._sequence(grid), [jobs[i] for i in members], config, told, self.lookahead)
+                finished = roll(self.parts.world_model, self._sequence(grid), [requests[i] for i in members], config, told, self.lookahead)
                 rows |= dict(zip(members, finished, strict=True))
-        return [rows[i] for i in range(len(jobs))]
+        return [rows[i] for i in range(len(requests))]
 
     def _refined(self, tokens_thw: Tensor, row: Row, size: Size, steps: int, guidance: float, published: bool) -> np.ndarray:
         """The clip as a published decoder sees it, uint8 [T, H, W, 3]."""

@@ -133,7 +133,7 @@ class CosmosStage:
         bins_trA = None
         if self.schema is not None:
             bins_trA = torch.from_numpy(clip.bins[start : start + len(video_thw) - 1].astype(np.int64))[None]
-        ids, positions, video, _ = (each[0] for each in self.sequence.weave_rows(video_thw[None], [None], bins_trA))
+        ids, positions, video, _ = (each[0] for each in self.sequence.pack_rows(video_thw[None], [None], bins_trA))
         weights = torch.zeros(len(ids))
         weights[video[self.sequence.latent_size :]] = 1
         row = {"ids": ids[:-1], "positions": positions[:-1], "targets": ids[1:] * (weights[1:] > 0), "weights": weights[1:]}

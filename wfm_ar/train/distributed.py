@@ -5,7 +5,7 @@ NCCL on GPUs. The micro-batches of a step (`accumulate`) are dealt out to the ra
 the same samples, losses and gradients on one rank or on many, up to rounding. A run can be resumed on another number of ranks.
 
 A rank that dies takes the others with it: torchrun ends or restarts them all. One that stands still (stopped, swapped out, its
-host gone) is noticed by the others, which read each other's signs of life in the run folder and end with its name.
+host gone) is noticed by the others, which read each other's heartbeats in the run folder and end with its name.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from wfm_ar.errors import BadConfig, WfmError
-from wfm_ar.train.signs_of_life import SignsOfLife
+from wfm_ar.train.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -70,15 +70,15 @@ ALONE = Ranks()
 class Group(Ranks):
     """All ranks that torchrun started."""
 
-    def __init__(self, device: torch.device, signs: SignsOfLife):
+    def __init__(self, device: torch.device, heartbeat: Heartbeat):
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh
 
-        # Hangs are found by signs of life and by section, not by this time-out: waiting for another rank may be right for hours.
+        # Hangs are found by heartbeats and by section, not by this time-out: waiting for another rank may be right for hours.
         backend, limit = "nccl" if device.type == "cuda" else "gloo", timedelta(days=1)
         store, self.rank, self.size = _meeting_place(limit)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=limit)
-        self.dist, self.device, self.signs = dist, device, signs
+        self.dist, self.device, self.heartbeat = dist, device, heartbeat
         self.first = self.rank == 0
         self.mesh = init_device_mesh(device.type, (self.size,), mesh_dim_names=("shard",))
 
@@ -109,7 +109,7 @@ class Group(Ranks):
         self.sum(torch.zeros((), device=self.device))
 
     def at(self, section: str, step: int) -> None:
-        self.signs.doing = (section, step)
+        self.heartbeat.doing = (section, step)
 
     @contextlib.contextmanager
     def one_after_another(self) -> Iterator[None]:
@@ -156,22 +156,22 @@ def all_ranks(run: Path, device: str, silence: float) -> Iterator[Ranks]:
         if place.index >= torch.cuda.device_count():
             raise BadConfig(f"rank {os.environ['RANK']}: got {torch.cuda.device_count()} GPUs, expected one a rank; fix: --nproc_per_node")
         torch.cuda.set_device(place)
-    signs = SignsOfLife(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), silence)
+    heartbeat = Heartbeat(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), silence)
     late = threading.Timer(TOGETHER, _never_together)
     late.daemon = True
     late.start()
     ranks = None
-    with signs:
+    with heartbeat:
         try:
-            ranks = Group(place, signs)
+            ranks = Group(place, heartbeat)
             late.cancel()
-            signs.all_here()
+            heartbeat.all_here()
             yield ranks
             ranks.wait()
         except RuntimeError as error:
             if not re.search(r"gloo|nccl|connection|Dist(Backend|Network|Store)", f"{type(error).__name__} {error}", re.IGNORECASE):
                 raise
-            who = " and ".join(f"rank {each}" for each in signs.gone()) or "another rank"
+            who = " and ".join(f"rank {each}" for each in heartbeat.gone()) or "another rank"
             what = str(error).strip().splitlines()[0][:160]
             raise WfmError(
                 f"{run}: {who} has gone ({what}); checkpoints are whole; fix: see its own message, then run again with resume=auto"

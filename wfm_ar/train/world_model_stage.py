@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from wfm_ar.data.shards import TokenStore
 from wfm_ar.errors import BadData
-from wfm_ar.rollout.engine import Actions, Job, Row, roll
+from wfm_ar.rollout.engine import Actions, Request, Row, roll
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.schema import Schema
@@ -127,11 +127,11 @@ class WorldModelStage:
             return self._image_batch(size, rng)
         if of_sparse < training.sparse:
             cuts = [self._cut(store, latents, rng) for _ in range(size * SPARSE_ROWS)]
-            batch = self._woven(cuts, latents, rng)
+            batch = self._packed(cuts, latents, rng)
         else:
             if training.short < latents and rng.random() < training.short_share:
                 size, latents = size * latents // training.short, training.short
-            batch = self._woven([self._cut(store, latents, rng) for _ in range(size)], latents)
+            batch = self._packed([self._cut(store, latents, rng) for _ in range(size)], latents)
         return batch | self._swaps(batch, rng) if step >= training.own_errors_after and of_own_errors < training.own_errors else batch
 
     def _image_batch(self, size: int, rng: np.random.Generator) -> Batch:
@@ -145,7 +145,7 @@ class WorldModelStage:
             truth = clip.video[start : start + 1].astype(np.int64)
             text = clip.text if rng.random() >= self.training.text_dropout else None
             cuts.append(Cut(index, truth, truth, text, None))
-        return self._woven(cuts, 1)
+        return self._packed(cuts, 1)
 
     def _cut(self, store: TokenStore, latents: int, rng: np.random.Generator) -> Cut:
         """A window of a clip, drawn."""
@@ -197,7 +197,7 @@ class WorldModelStage:
         else:
             share = self.training.policy_share
             raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
-        batch = self._woven(cuts, 2)
+        batch = self._packed(cuts, 2)
         batch["weights"][batch["targets"] < sequence.action_start] = 0
         return batch | {name: batch[name][:, : length - 1] for name in BY_TOKEN}
 
@@ -206,7 +206,7 @@ class WorldModelStage:
         clips = dict.fromkeys(batch["clip"].tolist())  # those of the policy's store are counted from -1 down
         return [self.stores["train"][i].id if i >= 0 else self.stores["policy"][-1 - i].id for i in clips]
 
-    def _woven(self, cuts: list[Cut], latents: int, sparse: np.random.Generator | None = None) -> Batch:
+    def _packed(self, cuts: list[Cut], latents: int, sparse: np.random.Generator | None = None) -> Batch:
         """The batch of these windows. A shorter one stands still at its end, where nothing counts and causal attention never looks.
 
         sparse: draws which tokens the rows keep (see sparse_rows.py); None: all of them.
@@ -221,7 +221,7 @@ class WorldModelStage:
         for row, cut in enumerate(cuts):
             if cut.bins is not None:
                 bins[row, : len(cut.bins)] = torch.from_numpy(cut.bins.astype(np.int64))
-        ids, positions, video, actions = sequence.weave_rows(seen, [self._encode(cut.text) for cut in cuts], bins, length)
+        ids, positions, video, actions = sequence.pack_rows(seen, [self._encode(cut.text) for cut in cuts], bins, length)
         row = torch.arange(len(cuts))[:, None]
         targets, weights = ids.clone(), torch.zeros(len(cuts), length + 1)
         targets[row, video] = truth.flatten(1)
@@ -331,7 +331,7 @@ class WorldModelStage:
                 clip, tokens = store[i], store[i].video[:limit].astype(np.int64)
                 bins = None if clip.bins is None else clip.bins[: limit - 1]
                 cuts.append(Cut(i, tokens, tokens, clip.text, bins, self._ahead["val"][i][1][:limit] if self._ahead else None))
-            batch = {name: tensor.to(device) for name, tensor in self._woven(cuts, limit).items()}
+            batch = {name: tensor.to(device) for name, tensor in self._packed(cuts, limit).items()}
             logits = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
             each = F.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
             hit = (logits.argmax(-1) == batch["targets"]).float()
@@ -353,8 +353,8 @@ class WorldModelStage:
             sequence, bins = self._acting(None if clip.bins is None else clip.bins[: limit - 1])
             row = Row(seed=i, text_ids=self._encode(clip.text) or [], tokens=(truth[0],), bins=(None,))
             actions = Actions.ABSENT if bins is None else Actions.GIVEN
-            job = Job(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
-            (made,) = roll(model, sequence, [job], SamplingConfig(), lookahead=self.lookahead)
+            request = Request(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
+            (made,) = roll(model, sequence, [request], SamplingConfig(), lookahead=self.lookahead)
             both = self.tokenizer.decode(torch.stack((truth, made.tokens.stacked())).to(next(self.tokenizer.parameters()).device))
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))

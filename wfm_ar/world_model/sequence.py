@@ -26,10 +26,10 @@ __all__ = [
     "TOLD_SCALE",
     "WAVES",
     "Piece",
-    "Rows",
+    "PackedRows",
     "Sequence",
     "SequenceConfig",
-    "Woven",
+    "Packed",
     "published_sequence",
 ]
 
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
     hints: torch.Tensor
 
 
-class Woven(NamedTuple):
+class Packed(NamedTuple):
     """A whole row as the transformer takes it: hints[i] describes token i + 1 (or what comes after the end)."""
 
     ids: torch.Tensor
@@ -50,7 +50,7 @@ class Woven(NamedTuple):
     hints: torch.Tensor
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """Rows of equally many latents, padded at the end to one length L, and the place of each of their tokens in its row.
 
     ids int64 [B, L], positions int64 [B, L, 3], video int64 [B, t * h * w], actions int64 [B, (t - 1) * r * A]: L where a row does not
@@ -191,10 +191,10 @@ class Sequence:
         every[..., self._channels.to(every.device)] = bins_btra
         return every
 
-    def weave_rows(
+    def pack_rows(
         self, tokens_Bthw: torch.Tensor, texts: Items[list[int] | None], bins_BtrA: torch.Tensor | None = None, length: int | None = None
-    ) -> Rows:
-        """Many rows at once: int64 tokens [B, t, h, w], text ids, bins [B, t - 1, r, A] -> Rows, padded to `length` (None: the longest).
+    ) -> PackedRows:
+        """Many rows at once: int64 tokens [B, t, h, w], text ids, bins [B, t - 1, r, A] -> padded to `length` (None: the longest).
 
         bins: a column for each channel of the whole action vocabulary, below 0 where a row has no such action; None = none at all.
         """
@@ -218,10 +218,10 @@ class Sequence:
         latent = F.pad(torch.arange(t)[:, None, None], (0, 2))
         positions[row, video_BM] = (self._places + latent).flatten(0, 1)
         positions[row, actions_BK] = (self._every_action_place + latent[1:]).flatten(0, 1)
-        return Rows(ids[:, :L], positions[:, :L], video_BM, actions_BK)
+        return PackedRows(ids[:, :L], positions[:, :L], video_BM, actions_BK)
 
     def kinds(self, video_BM: torch.Tensor, actions_BK: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each token of rows woven to `length` is, int64 [B, length] twice, as `hints` takes it; places as in `Rows`."""
+        """What each token of rows packed to `length` is, int64 [B, length] twice, as `hints` takes it; places as in `PackedRows`."""
         (B, M), row = video_BM.shape, torch.arange(len(video_BM))[:, None]
         video, slots = (torch.full((B, length + 1), -1) for _ in range(2))
         slots[:, :length][torch.arange(length) < video_BM[:, :1]] = 0
@@ -230,13 +230,13 @@ class Sequence:
         slots[row, actions_BK] = action_slots.repeat(actions_BK.shape[1] // max(1, len(action_slots)))
         return video[:, :length], slots[:, :length]
 
-    def weave(
+    def pack(
         self,
         tokens_thw: torch.Tensor,
         text_ids: list[int] | None = None,
         bins_tra: torch.Tensor | None = None,
         ahead_thwK: torch.Tensor | None = None,
-    ) -> Woven:
+    ) -> Packed:
         """Video tokens [n, h, w], text ids, bins [n - 1, r, A] of this sequence's channels (None = no actions), and what a lookahead
         tells [n, h, w, K] (None = nothing) -> the whole row.
 
@@ -244,11 +244,11 @@ class Sequence:
         """
         tokens = tokens_thw[None].cpu()
         bins = self._no_bins(*tokens.shape[:2]) if bins_tra is None else self.of_all_channels(bins_tra[None, : len(tokens_thw) - 1].cpu())
-        (ids,), (positions,), video, actions = self.weave_rows(tokens, [text_ids], bins)
+        (ids,), (positions,), video, actions = self.pack_rows(tokens, [text_ids], bins)
         at_video, at_slots = self.kinds(video, actions, len(ids))
         ahead_1thwK = None if ahead_thwK is None else ahead_thwK[None]
         hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:], ahead_1thwK)[0]
-        return Woven(ids, positions, torch.cat((hints, self.layout.none[None])))
+        return Packed(ids, positions, torch.cat((hints, self.layout.none[None])))
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
@@ -259,7 +259,7 @@ class Sequence:
         tokens: Items[torch.Tensor],
         bins: Items[torch.Tensor | None],
         ahead: Items[torch.Tensor | None] | None = None,
-    ) -> Woven:
+    ) -> Packed:
         """The row so far, of a rollout: its text, and each latent [h, w] behind the actions [r, A] that led to it, None where none did.
 
         ahead: what a lookahead told of each latent [h, w, K], None where it told nothing.
@@ -279,7 +279,7 @@ class Sequence:
         bins: Items[torch.Tensor | None],
         coming_rA: torch.Tensor | None,
         ahead_hwK: torch.Tensor | None = None,
-    ) -> Woven:
+    ) -> Packed:
         """What is fed behind a row that is `begun`, but for its last token, to predict its next latent, which `coming_rA` leads to.
 
         ids: that last token and the actions; positions of these and of all video tokens but the last; hints of what follows each.
@@ -291,13 +291,13 @@ class Sequence:
         pieces = [video] if coming_rA is None else [self.action_piece(latent, coming_rA), video]
         ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
-        return Woven(ids, positions, torch.cat([piece.hints for piece in pieces]))
+        return Packed(ids, positions, torch.cat([piece.hints for piece in pieces]))
 
-    def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Woven:
+    def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Packed:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
         ids, positions, hints = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         last = self.layout.none if next_hint is None else next_hint
-        return Woven(ids, positions, torch.cat((hints[1:], last[None])))
+        return Packed(ids, positions, torch.cat((hints[1:], last[None])))
 
     def unpack(self, ids: torch.Tensor) -> torch.Tensor:
         """A row's ids -> its video tokens [n, h, w], whatever text and actions stand between. BadPrompt on a broken latent."""

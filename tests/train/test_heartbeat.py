@@ -1,4 +1,4 @@
-"""Signs of life between ranks, look by look: no clock, no thread, no second process but where one must die."""
+"""Heartbeats between ranks, look by look: no clock, no thread, no second process but where one must die."""
 
 import json
 import os
@@ -7,29 +7,29 @@ import time
 
 import pytest
 
-from wfm_ar.train import signs_of_life
-from wfm_ar.train.signs_of_life import NAME, SignsOfLife
+from wfm_ar.train import heartbeat
+from wfm_ar.train.heartbeat import NAME, Heartbeat
 
 
 @pytest.fixture
 def ends(monkeypatch):
     """What would have ended the process."""
     codes = []
-    monkeypatch.setattr(signs_of_life.os, "_exit", codes.append)
+    monkeypatch.setattr(heartbeat.os, "_exit", codes.append)
     return codes
 
 
 def pair(run, silence=3.0):
-    return SignsOfLife(run, 0, 2, silence), SignsOfLife(run, 1, 2, silence)
+    return Heartbeat(run, 0, 2, silence), Heartbeat(run, 1, 2, silence)
 
 
-def look(signs, times=1):
+def look(heartbeat, times=1):
     """As its thread does."""
     for _ in range(times):
-        for other, heard in signs.others.items():
-            signs._look(signs.run / NAME.format(other), heard)
-            if (heard.began or signs.together) and heard.looks > signs.silence:
-                signs._end(other, heard)
+        for other, heard in heartbeat.others.items():
+            heartbeat._look(heartbeat.run / NAME.format(other), heard)
+            if (heard.began or heartbeat.together) and heard.looks > heartbeat.silence:
+                heartbeat._end(other, heard)
 
 
 def test_a_rank_that_falls_silent_is_named_with_what_it_did(tmp_path, ends, capsys):
@@ -63,7 +63,7 @@ def test_the_sign_of_an_earlier_start_is_not_one(tmp_path, ends, capsys):
     assert ends == [] and not one.others[1].began  # it may be importing still: the ranks have not met
     one.all_here()
     look(one, 4)
-    assert ends == [2] and "for 4 s, last before its first sign of life" in capsys.readouterr().err
+    assert ends == [2] and "for 4 s, last before its first heartbeat" in capsys.readouterr().err
 
 
 def test_a_full_disk_does_not_silence_a_rank(tmp_path, ends, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_full_disk_does_not_silence_a_rank(tmp_path, ends, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(signs_of_life.Path, "write_text", full)
+    monkeypatch.setattr(heartbeat.Path, "write_text", full)
     for turn in range(6):
         other._give()
         os.utime(tmp_path / NAME.format(1), ns=(turn, turn))  # stands for the time that passes

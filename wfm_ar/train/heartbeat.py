@@ -1,4 +1,4 @@
-"""Signs of life: a file of each rank in the run folder, written every second by a thread of it and read by the other ranks.
+"""Heartbeats: a file of each rank in the run folder, written every second by a thread of it and read by the other ranks.
 
 They begin before the ranks have found each other, so that one that stands still is named whatever it was doing. Silence is
 counted in looks, about one a second, and not by a clock: hosts whose clocks differ, a machine that slept and a starved one that
@@ -30,7 +30,7 @@ class Heard:
     step: int = 0
 
 
-class SignsOfLife:
+class Heartbeat:
     """`silence`: looks without a sign after which a rank is taken for lost, which ends this process with that rank's name."""
 
     def __init__(self, run: Path, rank: int, size: int, silence: float):
@@ -40,9 +40,9 @@ class SignsOfLife:
         self.start = [socket.gethostname(), *_identity(os.getppid()), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")]
         self.others = {other: Heard() for other in range(size) if other != rank}
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="sign of life", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> "SignsOfLife":
+    def __enter__(self) -> "Heartbeat":
         self.run.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
@@ -99,7 +99,7 @@ class SignsOfLife:
             heard.section, heard.step = about["section"], about["step"]
 
     def _end(self, other: int, heard: Heard) -> None:
-        where = f"in {heard.section} of step {heard.step}" if heard.began else "before its first sign of life"
+        where = f"in {heard.section} of step {heard.step}" if heard.began else "before its first heartbeat"
         text = f"rank {other} has not been heard of for {heard.looks * EVERY:.0f} s, last {where}; the run stops, its checkpoints are whole"
         print(f"wfm train: {text}; fix: look at that rank, then run again with resume=auto", file=sys.stderr, flush=True)
         os._exit(2)
