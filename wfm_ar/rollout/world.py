@@ -10,10 +10,9 @@ rounding); every mistake in a prompt is one clear line before any work is done. 
 their parts alone: a published model has no picture size of its own, attends to its text, and refines whole clips.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wfm_ar.errors import BadConfig, BadPrompt, Note, WfmError, nearest
+from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
-from wfm_ar.rollout.engine import Actions, Batch, Request, Row, roll, shared_threads
+from wfm_ar.rollout.engine import Batch, Request, Row, roll, shared_threads
 from wfm_ar.rollout.find_world import find_world, format_of
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder, FrameDecoder, note_poor_copies, to_uint8
 from wfm_ar.rollout.given import prompt_of
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
+from wfm_ar.rollout.request import check_prompt, request_of, text_inputs
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import Mark, WorldStream
 from wfm_ar.rollout.text_context import ENCODER, TextReader
-from wfm_ar.rollout.video_codec import Size, VideoCodec, check_frames
+from wfm_ar.rollout.video_codec import Size, VideoCodec
 from wfm_ar.rollout.world_folder import WorldParts, read_world, save_world
 from wfm_ar.schema import Schema
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
@@ -43,18 +43,6 @@ __all__ = ["OFFLOAD", "Prompt", "Rollout", "World", "WorldParts", "WorldStream",
 
 SIDE = 16384  # pixels a side, as of tokenizers
 SAME = "\0"  # in the place of a text: the one that is there
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """A prompt that can be, before its frames are encoded."""
-
-    num_latents: int
-    size: Size
-    text_ids: list[int]
-    context_SC: Tensor | None
-    ids_nrA: Tensor | None  # of the actions
-    actions: Actions
 
 
 class World:
@@ -165,10 +153,10 @@ class World:
             self._refiner.check(refine_steps, guidance)
         prompts = [prompt_of(prompt, self, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         clock, texts = Clock(), self._text_reader()
-        checked = [self._check(prompt, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        checked = [check_prompt(prompt, self, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
         del texts  # and the encoder that it may hold
         decoders = [self._frame_decoder(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
-        requests = [self._request(prompt, one) for prompt, one in zip(prompts, checked, strict=True)]
+        requests = [request_of(prompt, one, self.codec) for prompt, one in zip(prompts, checked, strict=True)]
         for prompt, decoder in zip(prompts, decoders, strict=True):
             if keep_detail and prompt.video is not None:
                 decoder.keep_detail(prompt.video)
@@ -247,11 +235,11 @@ class World:
         prompt = prompt_of(given, self)
         video = prompt.video
         prompt = replace(prompt, num_frames=1 if video is None else len(video))
-        checked = self._check(prompt, self._text_reader())
+        checked = check_prompt(prompt, self, self._text_reader())
         decoder = self._frame_decoder(
             checked.size, seed, refine, self.parts.defaults.refine_steps if refine_steps is None else refine_steps
         )
-        row = self._request(prompt, checked).row
+        row = request_of(prompt, checked, self.codec).row
         if video is not None and (self.parts.defaults.keep_detail if keep_detail is None else keep_detail):
             decoder.keep_detail(video)
         with self.placement.at_work("world_model"):
@@ -278,7 +266,7 @@ class World:
         if seed is not None:
             draws(seed, 0, Stream.VIDEO, 0)  # refuses one that cannot be
         if text is not SAME:
-            ids, context_SC = self._text(text, self._text_reader())
+            ids, context_SC = text_inputs(text, self.parts, self._text_reader())
             changed |= {"text_ids": ids, "context_SC": context_SC}
         return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(mark.sampling, **sampling))
 
@@ -378,60 +366,6 @@ class World:
             raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
         steps = refine_steps if refine and self._refiner is None else None
         return FrameDecoder(self.parts.video_tokenizer, denoiser, seed, steps, size=size, placement=self.placement)
-
-    def _check(self, prompt: Prompt, texts: TextReader, name: str = "") -> _Checked:
-        """Checks all of a prompt; errors begin with `name`."""
-        try:
-            draws(prompt.seed, 0, Stream.VIDEO, 0)  # refuses a seed that cannot be
-            num_latents = check_frames(prompt.num_frames, self.rate, "num_frames")
-            size = (self.height, self.width)
-            if prompt.video is not None:
-                size = self.codec.check(prompt.video)
-            else:
-                self.codec.warn_of(size)
-            text_ids, context_SC = self._text(prompt.text, texts)
-            if prompt.video is not None and len(prompt.video) > prompt.num_frames:
-                raise BadPrompt(
-                    f"num_frames: got {prompt.num_frames}, expected at least the {len(prompt.video)} given frames; "
-                    "fix: ask for more, or give a shorter video"
-                )
-            if prompt.video is None and not self.parts.sequence.bov:
-                release = self.parts.release or self.name
-                raise BadPrompt(f"prompt: got no frames, expected a picture or a video: {release} goes on from one; fix: give one")
-            ids_nrA, kind = None, Actions.IMAGINED if prompt.imagine and self.sequence.predicts_actions else Actions.ABSENT
-            if prompt.actions is not None:
-                ids_nrA, kind = self.actions.encode_clip(prompt.actions, prompt.num_frames), Actions.GIVEN
-        except WfmError as error:
-            raise type(error)(f"{name}{error}") from None
-        return _Checked(num_latents=num_latents, size=size, text_ids=text_ids, context_SC=context_SC, ids_nrA=ids_nrA, actions=kind)
-
-    def _request(self, prompt: Prompt, checked: _Checked) -> Request:
-        """Encodes the given frames."""
-        tokens = () if prompt.video is None else tuple(self.codec.encode(prompt.video))
-        ids_nrA = checked.ids_nrA
-        known = [None] * len(tokens) if ids_nrA is None else [None, *ids_nrA[: max(0, len(tokens) - 1)]][: len(tokens)]
-        row = Row(seed=prompt.seed, text_ids=checked.text_ids, context_SC=checked.context_SC, tokens=tokens, bins=tuple(known))
-        return Request(row=row, num_latents=checked.num_latents, actions=checked.actions, bins_nrA=ids_nrA)
-
-    def _text(self, text: str | None, texts: TextReader) -> tuple[list[int], Tensor | None]:
-        """(ids of its tokens, the context that the model attends to), each where the model has that."""
-        parts, width = self.parts, self.parts.world_model.config.context_dim
-        if width and text is None:
-            raise BadPrompt(
-                f"text: got none, expected a file of T5 embeddings [tokens, {width}] (.safetensors or .npy): this model "
-                "attends to a text; fix: text=FILE, or words where the package transformers is installed"
-            )
-        if width:
-            return [], texts.read(text)
-        if text is None:
-            return [], None
-        if parts.text_tokenizer is None:
-            raise BadPrompt(f"text: got {text!r}, expected none: this world takes no text, it was trained without texts; fix: leave it out")
-        ids = parts.text_tokenizer.encode(text)
-        if unknown := parts.text_tokenizer.never_trained(text):
-            told = ", ".join(f'"{word}"{nearest(word, parts.text_tokenizer.words)}' for word in unknown[:8])
-            warnings.warn(Note(f"text: no training text had {told}: what comes of it is a guess"), stacklevel=6)
-        return ids, None
 
     def _roll(self, requests: list[Request], sizes: list[Size], config: SamplingConfig, made: Callable[[int, Tensor], None]) -> list[Row]:
         """Finishes every request; those of one grid run together."""

@@ -8,7 +8,6 @@ Nothing is read back to the host, and lengths are device tensors, so a captured 
 Source: Flash-Decoding (Dao et al. 2023); the packing of query heads follows vLLM's unified attention (arXiv 2511.11581).
 """
 
-import functools
 import math
 import os
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from wfm_kernels.attention.masks import CAUSAL, FULL, Causal, Full, Mask, RingWindow, Slots, Tree
 from wfm_kernels.attention.partials import begin, fold, fold_and_store, fold_kernel, fold_shape, store_out, store_partial
+from wfm_kernels.attention.splits import multiprocessors, number_of_splits
 from wfm_kernels.errors import KernelError
 
 MAX_CHUNKS = 16  # the fold is sequential: more chunks help a lone row little and cost the fold
@@ -348,7 +348,7 @@ def _plan(q_BNTK, k_BHLK, v_BHLK, quantised: bool, slots: int, splits: int, tile
     row_tiles = triton.cdiv(T * group, block_m)
     chunk_size = chunk_length(slots, block_n, chunks)
     max_chunks, blocks = triton.cdiv(slots, chunk_size), row_tiles * B * H
-    splits = splits or number_of_splits(blocks, max_chunks, _multiprocessors(q_BNTK.device))
+    splits = splits or number_of_splits(blocks, max_chunks, multiprocessors(q_BNTK.device))
     fold_m, at_once = fold_shape(T * group, K, block_d, options["num_warps"])
     shapes = dict(GROUP=group, HEAD=K, BLOCK_M=block_m, BLOCK_D=block_d, FOLD_M=fold_m, AT_ONCE=at_once, enable_fp_fusion=False)
     return _Plan(row_tiles, blocks, splits, chunk_size, max_chunks, block_n, alike, shapes, options)
@@ -446,15 +446,3 @@ def tile_shape(
 def chunk_length(max_length: int, block_n: int, chunks: int = MAX_CHUNKS) -> int:
     """Keys in a chunk: whole tiles, two or more, at most `chunks` chunks. A function of max_length alone, never of the batch."""
     return block_n * max(2, triton.cdiv(triton.cdiv(max_length, block_n), chunks))
-
-
-def number_of_splits(blocks: int, max_chunks: int, multiprocessors: int) -> int:
-    """Blocks to share one row's keys: 1 once the rows alone fill the device, else about two blocks a multiprocessor."""
-    if blocks >= 0.8 * multiprocessors:
-        return 1
-    return max(1, min(max_chunks, 2 * multiprocessors // blocks))
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4  # interpreter
