@@ -18,7 +18,7 @@ from wfm_ar.data.tfrecord import features_of, index_records, values_of
 from wfm_ar.decoding import avi, matroska, mp4
 from wfm_ar.decoding.limits import Refused
 from wfm_ar.errors import WfmError
-from wfm_ar.rollout.world_folder import _read_tensors, _Shape
+from wfm_ar.rollout.world_files import Shape, read_tensors
 from wfm_ar.train.checkpoint import load_checkpoint, read_manifest
 
 _FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # goes with the process
@@ -57,7 +57,7 @@ def checkpoint(content: bytes) -> None:
 
 def shapes(content: bytes) -> None:
     (WORK / "x.safetensors").write_bytes(content)
-    _read_tensors(WORK / "x.safetensors", {"a": _Shape((2, 3), True), "b": _Shape((4,), True)})
+    read_tensors(WORK / "x.safetensors", {"a": Shape((2, 3), True), "b": Shape((4,), True)})
 
 
 def tfrecord(content: bytes) -> None:

@@ -31,7 +31,8 @@ from wfm_ar.rollout.find_world import SETTINGS, SETTINGS_BYTES
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.sampling import SamplingConfig
-from wfm_ar.rollout.world_folder import ClipDefaults, WorldParts, _check_keys, _config, _need, _verify
+from wfm_ar.rollout.world_files import check_keys, listed_file, open_tensors, shapes_of, verify_files
+from wfm_ar.rollout.world_folder import ClipDefaults, WorldParts, config_of
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
@@ -253,9 +254,9 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
     if not isinstance(values, dict) or values.get("format") != COSMOS_FORMAT or values.get("version") != VERSION:
         raise BadCheckpoint(f"{where}: expected a {COSMOS_FORMAT} of version {VERSION}; fix: convert it again with this wfm-ar")
     fields = {field.name for field in dataclasses.fields(CosmosSettings)}
-    _check_keys(values, fields | {"format", "version", "files"}, str(where))
+    check_keys(values, fields | {"format", "version", "files"}, str(where))
     plain = {key: values[key] for key in fields - NETWORKS.keys()}
-    parts = {name: values[name] and _config(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()}
+    parts = {name: values[name] and config_of(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()}
     kinds = {"release": str, "dtype": str, "clip_latents": int, "text_tokens": int, "fps": (int, float), "top_p": (int, float)}
     for key, kind in kinds.items():
         if not isinstance(plain[key], kind) or isinstance(plain[key], bool):
@@ -294,12 +295,12 @@ def read_cosmos(
         sequence = settings.sequence(ActionVocabulary(schema).bins if schema else ())
     except (BadData, BadConfig) as error:
         raise BadCheckpoint(f"cosmos world {folder.name}: action schema: {error}") from None
-    _verify(folder, files)
+    verify_files(folder, files)
     built: dict[str, nn.Module] = {}
     for name, (_, kind) in NETWORKS.items():
         if (config := getattr(settings, name)) is not None:
             place, rounded = "cpu" if name in stay else device, any(small[part] == name for part in int8)
-            built[name] = _read_part(kind, config, _need(folder, f"{name}.safetensors", files), place, dtype, rounded)
+            built[name] = _read_part(kind, config, listed_file(folder, f"{name}.safetensors", files), place, dtype, rounded)
     parts = WorldParts(
         **built,
         sequence=sequence,
@@ -333,18 +334,12 @@ def _read_context(path: Path, settings: CosmosSettings) -> Tensor:
 def _read_part(kind: type[nn.Module], config: Any, path: Path, device: torch.device | str, dtype: torch.dtype, int8: bool) -> nn.Module:
     with without_memory():
         module = kind(config)
-    own = {name: tuple(p.shape) for name, p in module.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-            if wrong := sorted(f"{name} {found.get(name)}/{own.get(name)}" for name, _ in found.items() ^ own.items()):
-                raise BadCheckpoint(f"{path}: {'; '.join(wrong[:6])} (found/expected); fix: weights and {SETTINGS} must be of one world")
-            for name in quantisable(module) if int8 else ():
-                put_int8(module, name, file.get_tensor(f"{name}.weight"), device, dtype)
-            module = materialise(module, lambda name: file.get_tensor(name).to(device, dtype, copy=True), device)
-            for name, buffer in module.named_buffers():
-                if name in found:
-                    buffer.copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: convert it again") from None
+    with open_tensors(path, shapes_of(kind, config, str(path))) as file:
+        for name in quantisable(module) if int8 else ():
+            put_int8(module, name, file.get_tensor(f"{name}.weight"), device, dtype)
+        module = materialise(module, lambda name: file.get_tensor(name).to(device, dtype, copy=True), device)
+        stored = set(file.keys())
+        for name, buffer in module.named_buffers():
+            if name in stored:
+                buffer.copy_(file.get_tensor(name))
     return module

@@ -15,36 +15,42 @@ This file knows files, bytes and settings; `world.py` knows what a world does.
 import dataclasses
 import errno
 import json
-import math
 import shutil
-import types
-import typing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from wfm_ar.data.claims import claim, whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
-from wfm_ar.data.listing import stays_inside
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
-from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
+from wfm_ar.rollout.world_files import (
+    Config,
+    check_keys,
+    check_listed_sizes,
+    config_from,
+    listed_file,
+    read_tensors,
+    shapes_of,
+    stored_tensors,
+    verify_files,
+)
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER, VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
 from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 
@@ -53,11 +59,6 @@ TEXT_MODEL = "text_tokenizer.model"
 _OPTIONAL = ("frame_predictor", "diffusion_decoder", "inverse_dynamics")  # networks
 _KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "sampling", "files"}
 _FORMAT = "wfm-ar world"
-_HEADER_BYTES = 16 << 20  # of a safetensors file's table
-_OTHER_BYTES = 4 << 30  # of a sample, a card, a text model
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-
-Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def save_world(
     try:
         with whole_folder(folder, overwrite=overwrite) as temporary:
             for name, module in parts.modules().items():
-                save_file(_packed(name, module, dtype), temporary / f"{name}.safetensors")
+                save_file(stored_tensors(name, module, dtype), temporary / f"{name}.safetensors")
             if parts.text_tokenizer is not None:
                 (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
             (temporary / "README.md").write_text(card)
@@ -198,16 +199,16 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
                 f"{folder / SETTINGS}: {name}: got null, expected the settings of {file}, which is listed; fix: copy it again"
             )
     configs = {
-        name: _config(kind, settings[name], f"{folder / SETTINGS}: {name}")
+        name: config_of(kind, settings[name], f"{folder / SETTINGS}: {name}")
         for name, (kind, _) in _NETWORKS.items()
         if settings[name] is not None or name not in _OPTIONAL
     }
-    shapes = {name: _shapes(_NETWORKS[name][1], config, f"{folder / SETTINGS}: {name}") for name, config in configs.items()}
-    _check_listed_sizes(folder, settings["files"], {f"{name}.safetensors": expected for name, expected in shapes.items()})
-    _verify(folder, settings["files"])
+    shapes = {name: shapes_of(_NETWORKS[name][1], config, f"{folder / SETTINGS}: {name}") for name, config in configs.items()}
+    check_listed_sizes(folder, settings["files"], {f"{name}.safetensors": expected for name, expected in shapes.items()})
+    verify_files(folder, settings["files"])
     built: dict[str, Any] = {}
     for name, config in configs.items():
-        tensors = _read_tensors(_need(folder, f"{name}.safetensors", settings["files"]), shapes[name])
+        tensors = read_tensors(listed_file(folder, f"{name}.safetensors", settings["files"]), shapes[name])
         module = _NETWORKS[name][1](config)
         module.load_state_dict(tensors)
         built[name] = module.to(device).eval().requires_grad_(False)
@@ -215,8 +216,8 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         built["video_tokenizer"].to(memory_format=torch.channels_last_3d)  # tokenizers/video/causal_conv.py says why
     if settings["text"] is not None:
         where = f"{folder / SETTINGS}: text"
-        text = _config(_TextSettings, settings["text"], where)
-        model_bytes = _need(folder, TEXT_MODEL, settings["files"]).read_bytes()
+        text = config_of(_TextSettings, settings["text"], where)
+        model_bytes = listed_file(folder, TEXT_MODEL, settings["files"]).read_bytes()
         built["text_tokenizer"] = TextTokenizer.from_bytes(
             model_bytes, settings["files"][TEXT_MODEL]["sha256"], max_tokens=text.max_tokens, words=text.words
         )
@@ -224,8 +225,8 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
         schema = None if settings["action_schema"] is None else schema_from_json(settings["action_schema"])
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
-    sequence = _config(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
-    sampling = _config(SamplingConfig, settings["sampling"], f"{folder / SETTINGS}: sampling")
+    sequence = config_of(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
+    sampling = config_of(SamplingConfig, settings["sampling"], f"{folder / SETTINGS}: sampling")
     try:
         return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"], sampling=sampling)
     except BadData as error:  # actions that no tokenizer can tell apart
@@ -293,7 +294,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         "inverse_dynamics": None,
         "sampling": dataclasses.asdict(SamplingConfig()),
     } | settings  # older files leave them unsaid
-    _check_keys(settings, _KEYS, str(where))
+    check_keys(settings, _KEYS, str(where))
     files = settings["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in files.values()):
         raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: copy the world again")
@@ -302,126 +303,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _verify(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    for name, expected in files.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BadCheckpoint(f"{folder / SETTINGS}: file {name!r} lies outside the world, expected a name within; fix: get another copy")
-        if not stays_inside(folder, path):
-            raise BadCheckpoint(f"{path}: leads out of the world's folder, expected a file inside; fix: copy it in")
-        if not path.is_file():
-            raise BadCheckpoint(f"{folder}: {name} is missing, expected {expected['bytes']} bytes; fix: copy the world again")
-        if path.stat().st_size != expected["bytes"]:
-            raise BadCheckpoint(f"{path}: got {path.stat().st_size} bytes, expected {expected['bytes']}; fix: copy the world again")
-        if (found := sha256_of(path)) != expected["sha256"]:
-            raise BadCheckpoint(f"{path}: got sha256 {found}, expected {expected['sha256']}; fix: copy the world again, it was changed")
-
-
-def _need(folder: Path, name: str, files: dict[str, Any]) -> Path:
-    if name not in files:
-        raise BadCheckpoint(f"{folder / SETTINGS}: files: {name} is not listed, expected it with its hash; fix: copy the world again")
-    return folder / name
-
-
-def _packed(name: str, module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    packed = {}
-    for key, tensor in module.state_dict().items():
-        stored = tensor.detach().cpu().contiguous()
-        if stored.is_floating_point():
-            stored = stored.to(dtype)
-            if not stored.isfinite().all():
-                raise BadCheckpoint(
-                    f"{name}: tensor {key}: got values that are not finite in {dtype}, expected finite ones; fix: dtype=float32"
-                )
-        packed[key] = stored
-    return packed
-
-
-class _Shape(NamedTuple):
-    shape: tuple[int, ...]
-    floating: bool
-
-
-def _shapes(kind: type[nn.Module], config: Any, where: str) -> dict[str, _Shape]:
-    """What a network's file must hold, from a network that has no memory for weights."""
-    try:
-        with without_memory():
-            own = kind(config).state_dict()
-    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that torch cannot even name
-        raise BadCheckpoint(f"{where}: makes no network ({str(error).splitlines()[0]}); fix: copy the world again") from None
-    return {name: _Shape(tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in own.items()}
-
-
-def _check_listed_sizes(folder: Path, files: dict[str, dict[str, Any]], networks: dict[str, dict[str, _Shape]]) -> None:
-    """Raises BadCheckpoint for a file larger than what it is for, before a byte of it is read."""
-    for name, listed in files.items():
-        most = _OTHER_BYTES
-        if name in networks:
-            most = _HEADER_BYTES + sum(8 * math.prod(each.shape) for each in networks[name].values())
-        if not 0 <= listed["bytes"] <= most:
-            raise BadCheckpoint(
-                f"{folder / SETTINGS}: {name}: got {listed['bytes']} bytes, expected at most {most}; fix: copy the world again"
-            )
-
-
-def _read_tensors(path: Path, expected: dict[str, _Shape]) -> dict[str, torch.Tensor]:
-    """Strict: missing, extra and misshapen tensors are named in one line, and values that are not finite too."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            found = {name: _Shape(tuple(part.get_shape()), part.get_dtype() in _FLOATS) for name, part in slices.items()}
-            wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
-            wrong += [f"{name} is not known" for name in found.keys() - expected.keys()]
-            for name in expected.keys() & found.keys():
-                if expected[name].shape != found[name].shape:
-                    wrong.append(f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}")
-                elif expected[name].floating != found[name].floating:
-                    wrong.append(
-                        f"{name} is {slices[name].get_dtype()}, expected {'floats' if expected[name].floating else 'whole numbers'}"
-                    )
-            if wrong:
-                shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-                raise BadCheckpoint(f"{path}: {shown}; fix: weights and {SETTINGS} must be of one world")
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except (OSError, SafetensorError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error}), expected safetensors; fix: copy the world again") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise BadCheckpoint(f"{path}: {name} holds values that are not finite, expected numbers; fix: copy the world again")
-    return tensors
-
-
-def _config(kind: type[Config], values: Any, where: str) -> Config:
-    """A settings dataclass from JSON. Every key must be there: a default that changed later would change the network."""
-    if not isinstance(values, dict):
-        raise BadCheckpoint(f"{where}: got {type(values).__name__}, expected an object; fix: copy the world again")
-    values, hints = _EARLIER.get(kind, {}) | values, typing.get_type_hints(kind)
-    _check_keys(values, {field.name for field in dataclasses.fields(kind)}, where)
-    try:
-        return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
-    except BadConfig as error:
-        fix = "" if "; fix: " in str(error) else "; fix: copy the world again"
-        raise BadCheckpoint(f"{where}: {error}{fix}") from None
-
-
-def _check_keys(values: dict[str, Any], known: set[str], where: str) -> None:
-    for key in sorted(values.keys() - known):
-        raise BadCheckpoint(f"{where}: unknown key {key!r}{nearest(key, known)}; fix: a wfm-ar that knows it, or remove it")
-    for key in sorted(known - values.keys()):
-        raise BadCheckpoint(f"{where}: key {key!r} is missing; fix: copy the world again")
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A JSON value as the field's type; lists become tuples."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            items = typing.get_args(option)
-            items = items[:1] * len(value) if items[-1] is Ellipsis else items
-            if len(items) == len(value):
-                return tuple(_value(item, one, where) for item, one in zip(items, value, strict=True))
-        elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(option, type) and type(value) is option:
-            return value
-    raise BadCheckpoint(f"{where}: got {value!r}, expected {hint}; fix: copy the world again")
+def config_of(kind: type[Config], values: Any, where: str) -> Config:
+    """As `config_from`, with what earlier worlds leave unsaid."""
+    return config_from(kind, values, where, _EARLIER.get(kind))
