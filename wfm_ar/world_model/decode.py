@@ -20,7 +20,7 @@ class Layer(NamedTuple):
     head_norm: Any  # weights of the norms of queries and keys
     out: Product
     cross_norm: Tensor | None  # of a layer that attends to a text, as the next one
-    cross: Product | None  # cross-attention to the text of each row
+    cross: Any  # what the ops need for cross-attention; None = the layer has none
     ffn_norm: Tensor
     gate_up: Product
     down: Product
@@ -38,6 +38,9 @@ class Ops(Protocol):
     def attend(self, index: int, layer: Layer, qkv: Tensor) -> Tensor:
         """Norms and turns queries and keys, puts keys and values into the cache, and reads it: [..., N * K]."""
 
+    def cross(self, index: int, layer: Layer, normed: Tensor) -> Tensor:
+        """Cross-attention to the text of each row, [..., D]; asked only of a layer that has it."""
+
     def glu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up."""
 
@@ -53,7 +56,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], last_norm: Tensor, ops: Ops, 
         y = layer.out(ops.attend(index, layer, layer.qkv(normed)))
         if layer.cross is not None:
             normed, x = ops.add_norm(y, x, layer.cross_norm)
-            y = layer.cross(normed)
+            y = ops.cross(index, layer, normed)
         normed, x = ops.add_norm(y, x, layer.ffn_norm)
         y = layer.down(ops.glu(layer.gate_up(normed)))
         if added is not None and index + 1 < len(layers):

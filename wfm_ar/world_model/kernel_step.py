@@ -7,15 +7,13 @@ Models that attend to a text or add positions before every layer (the published 
 `WorldModel.features` has put into the cache, the keys and values of the text with it.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from wfm_kernels import FULL
 
 from wfm_ar.errors import BadConfig, BadPrompt
-from wfm_ar.world_model.attention import AT_ONCE, CrossAttention
+from wfm_ar.world_model.attention import AT_ONCE
 from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.decode import Layer, run_layers
 from wfm_ar.world_model.kv_cache import KVCache
@@ -49,7 +47,7 @@ class KernelStep:
         self.buffers = 0  # how often a longer plan has had new ones
         self._context = {layer: tuple(t.expand(rows, -1, -1, -1) for t in pair) for layer, pair in cache.context.items()}
         self._context_B = {size: torch.full((rows,), size, device=device) for size in {k.shape[2] for k, _ in self._context.values()}}
-        self._layers = [self._layer(index, block) for index, block in enumerate(model.blocks)]
+        self._layers = [_layer(block) for block in model.blocks]
 
     @staticmethod
     def beside(*steps: "KernelStep") -> "SideBySide":
@@ -122,27 +120,20 @@ class KernelStep:
         self.cache.lengths_B.add_(ids_BT.shape[1])
         return self.model.head(normed_BTD[:, -1]).float()
 
-    def _layer(self, index: int, block: Block) -> Layer:
-        own, cross = block.attention, block.cross_attention
-        return Layer(
-            attention_norm=block.attention_norm.weight,
-            qkv=own.qkv,
-            head_norm=(own.q_norm.weight, own.k_norm.weight),
-            out=own.out,
-            cross_norm=None if cross is None else block.cross_norm.weight,
-            cross=None if cross is None else partial(self._read_context, cross, index),
-            ffn_norm=block.ffn_norm.weight,
-            gate_up=block.ffn.gate_up,
-            down=block.ffn.down,
-        )
 
-    def _read_context(self, cross: CrossAttention, layer: int, x_BTD: Tensor) -> Tensor:
-        """What the tokens see of their row's text."""
-        k, v = self._context[layer]
-        q = self._rms_norm(cross.q(x_BTD).unflatten(-1, (cross.heads, -1)), cross.q_norm.weight, eps=self.model.config.eps)
-        lengths_B = self._context_B[k.shape[2]]
-        y = self._attention(q.transpose(1, 2), k, v, lengths_B, max_length=k.shape[2], mask=FULL, counters=self._counters)
-        return cross.out(y.transpose(1, 2).flatten(2))
+def _layer(block: Block) -> Layer:
+    own, cross = block.attention, block.cross_attention
+    return Layer(
+        attention_norm=block.attention_norm.weight,
+        qkv=own.qkv,
+        head_norm=(own.q_norm.weight, own.k_norm.weight),
+        out=own.out,
+        cross_norm=None if cross is None else block.cross_norm.weight,
+        cross=cross,
+        ffn_norm=block.ffn_norm.weight,
+        gate_up=block.ffn.gate_up,
+        down=block.ffn.down,
+    )
 
 
 class _CudaOps:
@@ -160,6 +151,14 @@ class _CudaOps:
 
     def add_norm(self, y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self._step._rms_norm(y, weight, residual=x, eps=self._eps)
+
+    def cross(self, index: int, layer: Layer, normed: Tensor) -> Tensor:
+        step, own = self._step, layer.cross
+        k, v = step._context[index]
+        q = step._rms_norm(own.q(normed).unflatten(-1, (own.heads, -1)), own.q_norm.weight, eps=self._eps)
+        lengths_B = step._context_B[k.shape[2]]
+        y = step._attention(q.transpose(1, 2), k, v, lengths_B, max_length=k.shape[2], mask=FULL, counters=step._counters)
+        return own.out(y.transpose(1, 2).flatten(2))
 
     def glu(self, gate_up: Tensor) -> Tensor:
         return self._step._swiglu(*gate_up.chunk(2, -1))
