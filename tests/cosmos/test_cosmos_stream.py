@@ -101,7 +101,7 @@ def test_actions_that_cannot_be(tuned, world):
         with pytest.raises(BadActions, match=words):
             stream.step(actions)
     assert len(stream.tokens) == 1  # nothing was made
-    with pytest.raises(BadActions, match="take no actions"):
+    with pytest.raises(BadActions, match="takes no actions"):
         world.start(clip(1)).step(moves(8))
     with pytest.raises(BadActions, match="at least 8"):
         tuned.start(clip(9), actions=moves(7))
