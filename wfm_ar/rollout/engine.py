@@ -168,7 +168,7 @@ class Batch:
         return other
 
     @torch.inference_mode()
-    def split(self) -> list["Rows"]:
+    def split(self) -> list["Batch"]:
         """A batch for each row, with a copy of its cache."""
         parts = []
         for i, row in enumerate(self.rows):

@@ -125,14 +125,14 @@ def step_together(streams: Sequence[WorldStream], actions: Sequence[np.ndarray |
         groups.setdefault((kind, bool(stream._rows.rows[0].tokens), stream._rows.alike), []).append(i)
     frames: dict[int, np.ndarray] = {}
     for (kind, _, _), members in groups.items():
-        lots = [members] if len(members) >= streams[members[0]]._rows.fewest_together else [[i] for i in members]
-        for lot in lots:
-            ids = [coming[i][1] for i in lot]
-            rows = Rows.stack([streams[i]._rows for i in lot])
-            with streams[lot[0]]._placement.at_work("world_model"):
+        together = len(members) >= streams[members[0]]._rows.fewest_together
+        for batch in [members] if together else [[i] for i in members]:
+            ids = [coming[i][1] for i in batch]
+            rows = Batch.stack([streams[i]._rows for i in batch])
+            with streams[batch[0]]._placement.at_work("world_model"):
                 tokens_Bhw = rows.advance(kind, None if ids[0] is None else torch.stack(ids))
-            if len(lot) > 1:
-                for i, own in zip(lot, rows.split(), strict=True):
+            if len(batch) > 1:
+                for i, own in zip(batch, rows.split(), strict=True):
                     streams[i]._rows = own
-            frames |= {i: streams[i]._painter.paint(tokens_hw) for i, tokens_hw in zip(lot, tokens_Bhw, strict=True)}
+            frames |= {i: streams[i]._decoder.frames(tokens_hw) for i, tokens_hw in zip(batch, tokens_Bhw, strict=True)}
     return [frames[i] for i in range(len(streams))]

@@ -358,9 +358,9 @@ def test_several_sessions_show_what_each_shows_alone(world, tmp_path, monkeypatc
     from wfm_ar.rollout import engine
 
     joined = []
-    stack = engine.Rows.stack
-    monkeypatch.setattr(engine.Rows, "stack", staticmethod(lambda batches: joined.append(len(batches)) or stack(batches)))
-    monkeypatch.setattr(engine.Rows, "fewest_together", 2)
+    stack = engine.Batch.stack
+    monkeypatch.setattr(engine.Batch, "stack", staticmethod(lambda batches: joined.append(len(batches)) or stack(batches)))
+    monkeypatch.setattr(engine.Batch, "fewest_together", 2)
 
     async def scenario():
         async with serving(world, tmp_path) as served, served.player() as a, served.player() as b, served.player() as c:
