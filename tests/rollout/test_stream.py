@@ -77,7 +77,7 @@ def test_a_branch_under_another_text_seed_or_settings(world: World) -> None:
 def test_streams_that_step_together_show_what_each_would_alone(world: World, monkeypatch: pytest.MonkeyPatch, fewest: int | None) -> None:
     """Driven, imagined and colder ones, of several texts and lengths, one without a picture, over the trained length and back again."""
     if fewest is not None:
-        monkeypatch.setattr(engine.Rows, "fewest_together", fewest)
+        monkeypatch.setattr(engine.Batch, "fewest_together", fewest)
     starts = [
         dict(video=tiny.make_video(1), text=TEXT, seed=1),
         dict(video=tiny.make_video(1), text=OTHER, seed=2),
