@@ -117,8 +117,8 @@ def listening_numbers(truth: Sequence[np.ndarray], driven: Mapping[str, Driven])
         "horizons": horizons,
         "loss": {kind: float(np.mean(each.loss)) for kind, each in driven.items()},
     }
-    for name, values in (("psnr", "psnr"), ("distance", "distance")):
-        numbers[name] = {kind: [float(near[kind][values][:, frame - 1].mean()) for frame in horizons] for kind in driven}
+    for name in ("psnr", "distance"):
+        numbers[name] = {kind: [float(near[kind][name][:, frame - 1].mean()) for frame in horizons] for kind in driven}
     others = [kind for kind in driven if kind != "true"]
     numbers["loss_gap"] = {
         kind: mean_interval([[other - own] for other, own in zip(driven[kind].loss, true.loss, strict=True)]) for kind in others

@@ -37,8 +37,13 @@ from wfm_ar.verbs.training_data import FEWEST_HELD_OUT, parted
 PLAN, PLAN_TEXT = "plan.json", "plan.txt"
 FORMAT = 1
 ENCODING, LOOKING = "encoding", "looking ahead"  # parts of a run that are no stages, as their progress calls them
-VAL_CLIPS = {stages.VIDEO_TOKENIZER: 8, stages.FRAME_PREDICTOR: 8, stages.WORLD_MODEL: 16, stages.DIFFUSION_DECODER: 4}
-VAL_CLIPS |= {stages.INVERSE_DYNAMICS: 8}
+VAL_CLIPS = {
+    stages.VIDEO_TOKENIZER: 8,
+    stages.FRAME_PREDICTOR: 8,
+    stages.WORLD_MODEL: 16,
+    stages.DIFFUSION_DECODER: 4,
+    stages.INVERSE_DYNAMICS: 8,
+}
 CUT = (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER)  # stages that learn from crops
 MOST_TIMED = 3.0  # seconds of steps that a rehearsal times of each stage
 
