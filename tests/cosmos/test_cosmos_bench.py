@@ -62,7 +62,7 @@ def test_the_plain_tokenizer_gives_the_same_numbers():
         torch.testing.assert_close(bench.plain_decode(tokenizer, tokens), decoded, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["work=[sleep]"], ["steps=0"], ["repeats=0"]])
+@pytest.mark.parametrize("words", [["work=[sleep]"], ["steps=0"], ["repeats=0"], ["decoding=quarter"]])
 def test_bench_settings_that_cannot_be(words, capsys):
     assert main(["bench", "cosmos", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -18,6 +18,8 @@ from wfm_ar.data.video import read_video, write_image
 from wfm_ar.errors import BadActions, BadCheckpoint, BadClip, BadConfig, BadPrompt, MissingDependency, OutputExists
 from wfm_ar.rollout.int8 import Int8Linear
 from wfm_ar.rollout.world import OFFLOAD, Prompt, load_world
+from wfm_ar.world_model import steps as world_model_steps
+from wfm_ar.world_model.decode_step import DecodeStep
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -177,6 +179,64 @@ def test_int8_of_a_part(place, world, part, network):
         settings = {"num_frames": 9, "seed": 2, "refine_steps": 2}
         exact, near = (torch.from_numpy(one.generate(clip(1), **settings).frames).float() for one in (world, small))
     assert 0 < float((exact - near).abs().mean() / exact.std()) < 0.05
+
+
+@pytest.fixture(scope="module")
+def halves(place):
+    """The same releases with the weights that their publisher has: bfloat16."""
+    for name in ("4b", "5b"):
+        convert(place / f"release-{name}", place / f"bf16-{name}", height=64, width=96, diffusion_decoder=False)
+    return place
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("4b", None), ("5b", None), ("5b", torch.bfloat16)])
+def test_bfloat16_weights_decode_in_half_precision(halves, monkeypatch, name, dtype):
+    """As world.json says, and exactly where somebody asks for it: the same tokens, where chances are not all but equal."""
+    monkeypatch.setattr(world_model_steps, "DecodeStep", counted := Counted(DecodeStep))
+    folder = halves / f"bf16-{name}"
+    assert json.loads((folder / "world.json").read_text())["decoding"] == "half"
+    prompt = {"text": str(halves / "text.safetensors")} if name == "5b" else {}
+    tokens = {}
+    for decoding in (None, "exact"):
+        world = load_world(folder, decoding=decoding, dtype=dtype)
+        if dtype is not None:  # random weights make all chances nearly equal, and bfloat16 rounds them to equal ones
+            world.parts.world_model.head.weight.mul_(50)
+        counted.made = 0
+        rows = world.generate_batch([Prompt(video=clip(9), num_frames=17, seed=seed, **prompt) for seed in (1, 2)], top_k=4, refine=False)
+        assert bool(counted.made) is (decoding is None)
+        tokens[decoding] = np.stack([row.tokens for row in rows])
+    same = (tokens[None][:, 2:] == tokens["exact"][:, 2:]).mean()
+    assert same == 1 if dtype is None else same > 0.3  # of whose draws the first that differs changes all behind it
+
+
+class Counted:
+    """A class that counts what is made of it."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind, self.made, self.beside = kind, 0, kind.beside
+
+    def __call__(self, *args, **kwargs):
+        self.made += 1
+        return self.kind(*args, **kwargs)
+
+
+def test_how_a_world_decodes_is_in_its_folder(halves, tmp_path):
+    assert json.loads((halves / "4b/world.json").read_text())["decoding"] == "exact"  # float32's weights
+    shutil.copytree(halves / "bf16-4b", tmp_path / "old")
+    settings = json.loads((tmp_path / "old/world.json").read_text())
+    del settings["decoding"]  # from before there was a choice
+    (tmp_path / "old/world.json").write_text(json.dumps(settings))
+    assert load_world(tmp_path / "old").parts.world_model.decoding == "exact"
+    (tmp_path / "old/world.json").write_text(json.dumps(settings | {"decoding": "quarter"}))
+    with pytest.raises(BadCheckpoint, match="cosmos world: got .*'quarter'.* which cannot be"):
+        load_world(tmp_path / "old")
+    with pytest.raises(BadConfig, match="decoding: got 'haf'.*did you mean .half.*expected one of .*; fix: choose one"):
+        load_world(halves / "bf16-4b", decoding="haf")
+    with pytest.raises(BadConfig, match=r"decoding: got half beside int8=\[model\]"):
+        load_world(halves / "bf16-4b", decoding="half", int8=("model",))
+    assert load_world(halves / "bf16-4b", int8=("model",)).parts.world_model.decoding == "exact"
+    with pytest.raises(BadConfig, match="decoding: got some, expected none: world 'tabletop' is small"):
+        load_world("tabletop", decoding="half")
 
 
 def test_memory_modes_that_cannot_be(place):

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from wfm_ar.errors import BadConfig, BadPrompt
+from wfm_ar.errors import BadConfig, BadPrompt, Note
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
+from wfm_ar.world_model.forward_step import ForwardStep
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+from wfm_ar.world_model.row_product import half_products_here
+from wfm_ar.world_model.steps import steps_of
+from wfm_ar.world_model.transformer import Decoding, WorldModel, WorldModelConfig
 
 SIZES = dict(vocab=50, out_vocab=30, layers=3, dim=48, heads=6, kv_heads=2, head_dim=12, hidden=80)
 LENGTH, CAPACITY = 50, 48
@@ -169,11 +172,83 @@ def test_weights_are_laid_out_again_only_after_they_changed() -> None:
     assert weights_of(model) is not second
 
 
-def test_a_full_cache_and_other_models_are_refused() -> None:
+def test_a_full_cache_is_refused() -> None:
     model = _model()
     with torch.inference_mode(), pytest.raises(BadPrompt, match="KV cache: got 40 . 9 tokens, capacity 48"):
         _decode(model, [0], [39], [1, 9])
-    for changes in ({"context_dim": 16}, {"additive_positions": True}):
-        model = _model(**changes)
-        with pytest.raises(BadConfig, match="cross-attention or additive positions"):
-            DecodeStep(model, model.new_cache(1, 8))
+
+
+def _published(changes: dict) -> WorldModel:
+    """A model without hints, with bfloat16's weights, some so small that half precision rounds them, that decodes in it."""
+    model = _model(hint_width=0, **changes)
+    model.decoding = Decoding.HALF
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
+            parameter.view(-1)[::50] *= 2.0**-18
+    assert sum(int((parameter.half().float() != parameter).sum()) for parameter in model.parameters()) > 100
+    return model
+
+
+def _texts(rows: int) -> torch.Tensor:
+    return torch.randn(rows, 7, 20, generator=torch.Generator().manual_seed(3))
+
+
+TEXT = {"context_dim": 20}
+
+
+@pytest.mark.skipif(not half_products_here(), reason="this torch or CPU has no product with half-precision weights")
+@pytest.mark.parametrize("changes", [{}, TEXT, TEXT | {"additive_positions": True}], ids=["plain", "text", "text, positions"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_decoding_in_half_precision_is_the_forward(changes: dict, dtype: torch.dtype) -> None:
+    """Rows of different lengths and texts, in one batch and beside each other, behind prompts that went through the forward."""
+    model, starts, count = _published(changes).to(dtype), [3, 17, 20, 25], 6
+    ids, positions, _ = _rows(4, hints=False)
+    texts = _texts(4) if changes else None
+    with torch.inference_mode():
+        whole = _published(changes)(ids, positions, context=texts)
+        caches = []
+        for row, start in enumerate(starts):
+            caches.append(model.new_cache(1, CAPACITY))
+            if texts is not None:
+                model.read_context(caches[-1], texts[row : row + 1])
+            step = steps_of(model).prompt(caches[-1])
+            step.plan(positions[row : row + 1, :start], None)
+            step.step(ids[row : row + 1, :start], 0)
+        coming = [torch.stack([x[row, start : start + count] for row, start in enumerate(starts)]) for x in (ids, positions)]
+        batches = [[0, 1], [2, 3]]
+        found = []
+        for members in batches:
+            step = steps_of(model).token(KVCache.stack([caches[row] for row in members]))
+            assert type(step) is DecodeStep
+            step.plan(coming[1][members], None)
+            found.append(step)
+        beside = DecodeStep.beside(*found)
+        logits = torch.stack([beside.step(coming[0][:, i : i + 1], i) for i in range(count)], 1)
+    expected = torch.stack([whole[row, start : start + count] for row, start in enumerate(starts)])
+    assert whole.std() > 0.5 and logits.dtype == torch.float32
+    assert (logits - expected).abs().max().item() <= (
+        1e-5 if dtype == torch.float32 else 0.15
+    )  # whose prompts, keys and values are bfloat16
+
+
+@pytest.mark.skipif(not half_products_here(), reason="this torch or CPU has no product with half-precision weights")
+def test_which_step_a_published_model_takes(monkeypatch) -> None:
+    model = _published({})
+    cache = model.new_cache(1, CAPACITY)
+    assert type(steps_of(model).token(cache)) is DecodeStep and type(steps_of(model).prompt(cache)) is ForwardStep
+    model.decoding = Decoding.EXACT
+    assert type(steps_of(model).token(cache)) is ForwardStep
+    model.decoding = Decoding.HALF
+    monkeypatch.setattr("wfm_ar.world_model.steps.half_products_here", lambda: False)
+    with pytest.warns(Note, match="decoding=half: this torch or CPU has no product"):
+        assert type(steps_of(model).token(cache)) is ForwardStep
+
+
+@pytest.mark.skipif(not half_products_here(), reason="this torch or CPU has no product with half-precision weights")
+def test_weights_that_half_precision_cannot_hold() -> None:
+    model = _published({})
+    with torch.no_grad():
+        model.blocks[1].ffn.down.weight[0, 0] = -7e4
+    with pytest.raises(BadConfig, match="decoding: got half, .* above 65504, expected smaller ones; fix: decoding=exact"):
+        DecodeStep(model, model.new_cache(1, CAPACITY))

@@ -27,8 +27,10 @@ from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.captured_roll import captured_roll
+from wfm_ar.world_model.decode_step import LONGEST, DecodeStep, weights_of
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+from wfm_ar.world_model.steps import decodes_in_half
+from wfm_ar.world_model.transformer import Decoding, WorldModel, WorldModelConfig
 
 MODEL = WorldModelConfig(
     vocab=64000, out_vocab=64000, layers=8, dim=1024, heads=16, kv_heads=4, head_dim=64, hidden=3584, theta=500000.0
@@ -56,15 +58,19 @@ def bench(
     device: str = "cpu",
     cpu_seconds: bool = False,
     networks: tuple[str, ...] = NETWORKS,
+    decoding: str = Decoding.HALF.value,
 ) -> Iterator[str]:
     """One line a measurement: the median of `steps` tokens, or of `repeats` runs of what is longer, and its range.
 
-    networks: whose memory is measured. Raises BadConfig for an unknown work or network and for fewer than 1 step or repeat, for
-    CPU-seconds of another device, and for memory on the CPU.
+    networks: whose memory is measured. decoding: half or exact, on a CPU. Raises BadConfig for an unknown work, network or decoding and
+    for fewer than 1 step or repeat, for CPU-seconds of another device, and for memory on the CPU.
     """
     for work in works:
         if work not in WORKS:
             raise BadConfig(f"work: got {work!r}{nearest(work, WORKS)}, expected some of {list(WORKS)}; fix: choose some")
+    if decoding not in list(Decoding):
+        known = [one.value for one in Decoding]
+        raise BadConfig(f"decoding: got {decoding!r}{nearest(decoding, known)}, expected one of {known}; fix: choose one")
     if min(steps, repeats) < 1:
         raise BadConfig(f"steps, repeats: got {steps}, {repeats}, expected at least 1; fix: 8 and 3")
     if cpu_seconds and device != "cpu":
@@ -87,6 +93,7 @@ def bench(
                 model = WorldModel(MODEL)
             shapes = {name: p.shape for name, p in model.named_parameters()}
             materialise(model, lambda name: torch.randn(shapes[name], device=device) * 0.02, device)
+            model.decoding = Decoding(decoding)
             if {"decode", "batch"} & set(works):
                 yield from _decoding(model, "batch" in works, steps, clock, copy)
             if "prefill" in works:
@@ -107,7 +114,7 @@ def copy_bandwidth(clock: Clock, size: int = 2**28) -> float:
 
 
 def _decoding(model: WorldModel, batch: bool, steps: int, clock: Clock, copy: float) -> Iterator[str]:
-    read = 4 * sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embedding"))
+    read = (2 if decodes_in_half(model) else 4) * sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embedding"))
     live = 4 * 2 * MODEL.layers * MODEL.kv_heads * MODEL.head_dim * POSITION
     past = _filled(model.new_cache(1, CAPACITY), POSITION)
     one = _decoder(model, past, 1)
@@ -163,6 +170,10 @@ def _decoder(model: WorldModel, cache: KVCache, rows: int) -> Callable[[], Tenso
         return lambda: kernels.roll(keys, greedy, [allowed] * (AHEAD + 1), 0)
     ids = torch.zeros(rows, 1, dtype=torch.int64, device=cache.k.device)
     positions = torch.tensor([[[2, 16, 0]]], device=cache.k.device).expand(rows, -1, -1)
+    if not isinstance(cache, EverySlot) and decodes_in_half(model):
+        step = DecodeStep(model, cache, weights_of(model))
+        step.plan(positions.expand(-1, LONGEST + 1, -1), None)  # a latent's plan is at least as long, and read as that is
+        return lambda: step.step(ids, 0).argmax(-1)
     return lambda: model.head(model.features(ids, positions, cache=cache)[:, -1]).argmax(-1)
 
 

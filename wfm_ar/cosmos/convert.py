@@ -18,6 +18,7 @@ from wfm_ar.errors import BadCheckpoint, BadConfig, nearest
 from wfm_ar.rollout.cosmos_folder import DTYPES, CosmosSettings, Source, save_cosmos
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizerConfig
+from wfm_ar.world_model.transformer import Decoding
 
 NEEDED, OPTIONAL = ("world_model", "video_tokenizer"), ("latent_tokenizer", "diffusion_decoder")
 FITTING = {"video_tokenizer": "dv8x16x16", "latent_tokenizer": "cv8x8x8"}  # of several released ones, those the world models go with
@@ -76,6 +77,7 @@ def convert(
         text_tokens=TEXT_TOKENS,
         top_p=RECOMMENDED_TOP_P.get(release, 0.8),
         dtype=dtype,
+        decoding=(Decoding.EXACT if dtype == "float32" else Decoding.HALF).value,  # float16 rounds few of bfloat16's
         world_model=configs["world_model"],
         video_tokenizer=configs["video_tokenizer"],
         latent_tokenizer=configs.get("latent_tokenizer"),

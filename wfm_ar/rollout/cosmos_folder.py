@@ -41,7 +41,7 @@ from wfm_ar.tokenizers.video.model import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.rotary import rotary_frequencies
 from wfm_ar.world_model.sequence import SequenceConfig, published_sequence
-from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+from wfm_ar.world_model.transformer import Decoding, WorldModel, WorldModelConfig
 
 COSMOS_FORMAT, VERSION = "wfm-ar cosmos world", 1
 DECODER_CONTEXT = "decoder_context.safetensors"
@@ -68,6 +68,7 @@ class CosmosSettings:
     text_tokens: int  # rows of the text context, zeros behind the text; all are attended to
     top_p: float  # recommended
     dtype: str  # of the stored weights
+    decoding: str = Decoding.EXACT  # of a CPU, where nobody chooses another; folders from before there was a choice say nothing
     world_model: WorldModelConfig
     video_tokenizer: VideoTokenizerConfig
     latent_tokenizer: ContinuousTokenizerConfig | None
@@ -94,11 +95,13 @@ class CosmosSettings:
                 raise BadCheckpoint("cosmos world: the tokenizers' spatial rates do not divide; fix: parts of one release")
             if model.context_dim:
                 self._fits("diffusion decoder's text width", decoder.context_dim, "the world model's", model.context_dim)
-        sound = self.dtype in DTYPES and 2 <= self.clip_latents <= MOST and 1 <= self.text_tokens <= MOST
+        sound = (
+            self.dtype in DTYPES and self.decoding in list(Decoding) and 2 <= self.clip_latents <= MOST and 1 <= self.text_tokens <= MOST
+        )
         if not (sound and 0 < self.fps < 1e6 and 0 < self.top_p <= 1):
             raise BadCheckpoint(
-                f"cosmos world: got {self.dtype}, {self.clip_latents} latents, {self.text_tokens} text tokens, {self.fps} fps, "
-                "which cannot be; fix: convert it again"
+                f"cosmos world: got {self.dtype}, decoding {self.decoding!r}, {self.clip_latents} latents, {self.text_tokens} text tokens, "
+                f"{self.fps} fps, which cannot be; fix: convert it again"
             )
 
     def sequence(self, action_bins: Sequence[int]) -> SequenceConfig:
@@ -125,6 +128,7 @@ class CosmosSettings:
             text_tokens=parts.text_tokens,
             top_p=parts.sampling.top_p,
             dtype=parts.stored_dtype,
+            decoding=parts.world_model.decoding.value,
             action_schema=parts.action_schema.to_json() if parts.action_schema else None,
             **{name: configs.get(name) for name in NETWORKS},
         )
@@ -253,11 +257,20 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
         raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: convert it again") from None
     if not isinstance(values, dict) or values.get("format") != COSMOS_FORMAT or values.get("version") != VERSION:
         raise BadCheckpoint(f"{where}: expected a {COSMOS_FORMAT} of version {VERSION}; fix: convert it again with this wfm-ar")
+    values = {"decoding": Decoding.EXACT.value} | values
     fields = {field.name for field in dataclasses.fields(CosmosSettings)}
     check_keys(values, fields | {"format", "version", "files"}, str(where))
     plain = {key: values[key] for key in fields - NETWORKS.keys()}
     parts = {name: values[name] and config_of(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()}
-    kinds = {"release": str, "dtype": str, "clip_latents": int, "text_tokens": int, "fps": (int, float), "top_p": (int, float)}
+    kinds = {
+        "decoding": str,
+        "release": str,
+        "dtype": str,
+        "clip_latents": int,
+        "text_tokens": int,
+        "fps": (int, float),
+        "top_p": (int, float),
+    }
     for key, kind in kinds.items():
         if not isinstance(plain[key], kind) or isinstance(plain[key], bool):
             raise BadCheckpoint(f"{where}: {key}: got {plain[key]!r}; fix: convert it again")
@@ -276,6 +289,7 @@ def read_cosmos(
     dtype: torch.dtype | None = None,
     offload: Sequence[str] = (),
     int8: Sequence[str] = (),
+    decoding: str | None = None,
 ) -> tuple[WorldParts, Placement]:
     """The parts of a converted world, and where they lie. Every file is hashed first. See `load_world` for the settings.
 
@@ -288,6 +302,7 @@ def read_cosmos(
     small = {"model": "world_model", "decoder": "diffusion_decoder"}
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     settings, files = read_cosmos_settings(folder)
+    chosen = _decoding(decoding, settings, "model" in int8)
     if "decoder" in int8 and settings.diffusion_decoder is None:
         raise BadConfig(f"int8: got decoder, but world {folder.name!r} has no diffusion_decoder, expected model at most; fix: int8=[model]")
     try:
@@ -301,6 +316,7 @@ def read_cosmos(
         if (config := getattr(settings, name)) is not None:
             place, rounded = "cpu" if name in stay else device, any(small[part] == name for part in int8)
             built[name] = _read_part(kind, config, listed_file(folder, f"{name}.safetensors", files), place, dtype, rounded)
+    built["world_model"].decoding = chosen
     parts = WorldParts(
         **built,
         sequence=sequence,
@@ -316,6 +332,18 @@ def read_cosmos(
         stored_dtype=settings.dtype,
     )
     return parts, Placement(parts.modules(), device, stay)
+
+
+def _decoding(wanted: str | None, settings: CosmosSettings, int8: bool) -> Decoding:
+    """How a CPU is to decode. Raises BadConfig."""
+    known = [one.value for one in Decoding]
+    if wanted is not None and wanted not in known:
+        raise BadConfig(f"decoding: got {wanted!r}{nearest(wanted, known)}, expected one of {known}; fix: choose one")
+    if wanted == Decoding.HALF and int8:
+        raise BadConfig(
+            "decoding: got half beside int8=[model], whose weights have a product of their own, expected one; fix: leave one out"
+        )
+    return Decoding.EXACT if int8 else Decoding(wanted or settings.decoding)
 
 
 def _read_context(path: Path, settings: CosmosSettings) -> Tensor:

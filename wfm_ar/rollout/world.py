@@ -396,6 +396,7 @@ def load_world(
     int8: Sequence[str] = (),
     text_encoder: str | None = None,
     dtype: torch.dtype | None = None,
+    decoding: str | None = None,
 ) -> World:
     """A shipped world by its name, or a world folder, a converted Cosmos world among them.
 
@@ -405,24 +406,26 @@ def load_world(
         int8: of "model" and "decoder" of a Cosmos world, those whose linear layers keep 8-bit weights.
         text_encoder: see World.
         dtype: of a Cosmos world's networks; None = float32 on the CPU, bfloat16 elsewhere.
+        decoding: by which weights a CPU decodes with a Cosmos world: "half" rounds them to float16, which takes two more bytes a
+            parameter and is up to twice as fast; "exact" takes them as they are; None = as its world.json says.
 
     Raises:
         BadCheckpoint: before any weights are parsed, if a file was changed.
         BadConfig: for settings that the world does not have.
     """
     folder = find_world(name)
-    parts, placement = READERS.get(format_of(folder), read_small)(folder, device, dtype, offload, int8)
+    parts, placement = READERS.get(format_of(folder), read_small)(folder, device, dtype, offload, int8, decoding)
     if text_encoder and not parts.world_model.config.context_dim:
         raise BadConfig(f"text_encoder: got {text_encoder!r}, expected none: world {folder.name!r} attends to no text; fix: leave it out")
     return World(parts, folder.name, embodiment, placement=placement, text_encoder=text_encoder)
 
 
 def read_small(
-    folder: Path, device: torch.device | str, dtype: torch.dtype | None, offload: Sequence[str], int8: Sequence[str]
+    folder: Path, device: torch.device | str, dtype: torch.dtype | None, offload: Sequence[str], int8: Sequence[str], decoding: str | None
 ) -> tuple[WorldParts, Placement | None]:
     """As `read_cosmos`, of a world of our own, whose networks all fit on the device in float32."""
-    if offload or int8 or dtype:
-        key = "offload" if offload else "int8" if int8 else "dtype"
+    only = {"offload": offload, "int8": int8, "dtype": dtype, "decoding": decoding}
+    if key := next((key for key, given in only.items() if given), ""):
         raise BadConfig(f"{key}: got some, expected none: world {folder.name!r} is small; fix: leave it out, it is for Cosmos worlds")
     return read_world(folder, device), None
 

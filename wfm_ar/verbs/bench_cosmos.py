@@ -9,6 +9,7 @@ class Settings:
 
     work: tuple[str, ...]
     networks: tuple[str, ...]
+    decoding: str
     steps: int
     repeats: int
     cpu_seconds: bool
@@ -26,6 +27,7 @@ def run(settings: Settings) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = device_named(settings.device)
-    for line in bench(settings.work, settings.steps, settings.repeats, device, settings.cpu_seconds, settings.networks):
+    how = settings.steps, settings.repeats, device, settings.cpu_seconds
+    for line in bench(settings.work, *how, settings.networks, settings.decoding):
         print(line, flush=True)
     return 0

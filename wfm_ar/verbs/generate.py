@@ -68,6 +68,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"]
     offload: tuple[str, ...]
     int8: tuple[str, ...]
+    decoding: str | None
     text_encoder: str | None
     height: int | None
     width: int | None
@@ -105,7 +106,7 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     from wfm_ar.evaluate.read_back import apart_by_latent
     from wfm_ar.rollout.world import load_world  # brings torch, a second and more: once all that can be wrong without it is right
 
-    how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "text_encoder")}
+    how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "decoding", "text_encoder")}
     world = load_world(settings.world, device=device_named(settings.device), **how)
     if settings.height is not None or settings.width is not None:
         height, width = settings.height, settings.width

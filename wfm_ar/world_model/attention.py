@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
             k, v = self.keys_and_values(context_BSC)
             if cache is not None:
                 cache.context[layer] = (k, v)
-        return self.out(_read(q, k, v, mask_BS).transpose(1, 2).flatten(2))
+        return self.out(read_context(q, k, v, mask_BS).transpose(1, 2).flatten(2))
 
     def keys_and_values(self, context_BSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, kv heads, S, head_dim] each."""
@@ -81,7 +81,7 @@ class CrossAttention(nn.Module):
         return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
 
 
-def _read(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:
+def read_context(q_BNLK: torch.Tensor, k_BHSK: torch.Tensor, v_BHSK: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:
     """Attention to a context without repeating it: query heads of a group - and rows that share one context - become queries.
 
     The kernels' op where nothing is learnt (it has no gradient on CUDA) and each row has one mask; else the library.

@@ -4,12 +4,14 @@ Promises: the logits of `WorldModel.forward` up to rounding, and bit for bit the
 and however many there are, which is why it multiplies by row_product.py; where a step is `apart` the same holds for a token and
 those fed with it.
 At a few million parameters calling an operation costs more than computing it, hence tables made once a latent, and the kernels'
-CPU paths called past their checks. It knows the layers' weights, not what the tokens mean; no cross-attention and no additive
-positions. Rows that share a past (a prefix of the cache) read it once; their logits are those of a lone row up to rounding.
+CPU paths called past their checks. It knows the layers' weights, not what the tokens mean. Rows that share a past (a prefix of the
+cache) read it once; their logits are those of a lone row up to rounding. A model of billions of parameters that decodes in half
+precision (Decoding.HALF) gains by what is read: half the bytes; its activations are float32, its cache has the dtype of the model.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,45 +23,78 @@ from wfm_kernels.rms_norm.cpu import rms_norm
 from wfm_kernels.swiglu.cpu import swiglu
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.world_model.attention import CrossAttention, read_context
 from wfm_ar.world_model.decode import Layer, run_layers
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import rotary_tables
-from wfm_ar.world_model.row_product import HalfProduct, product_for
-from wfm_ar.world_model.transformer import WorldModel
+from wfm_ar.world_model.row_product import BatchedProduct, HalfProduct, half_holds, product_for
+from wfm_ar.world_model.transformer import Decoding, WorldModel, added_positions
 
 LONGEST = 320  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
 Read = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, queries, keys, values) -> [B, N, T, K]
 PRODUCTS = ("qkv", "out", "gate_up", "down")  # the parts of a Layer that know how many rows there are
 
 
+class _Cross(NamedTuple):
+    """What cross-attention needs of a layer's weights."""
+
+    q_norm: Tensor
+    q: HalfProduct | BatchedProduct
+    out: HalfProduct | BatchedProduct
+
+    def of(self, rows: int) -> "_Cross":
+        return self._replace(q=self.q.of(rows), out=self.out.of(rows))
+
+
 class DecodeWeights:
     """A model's weights as `DecodeStep` multiplies by them: laid out once for all steps of a rollout, and as they are then."""
 
     def __init__(self, model: WorldModel) -> None:
-        """Raises BadConfig for a model with cross-attention or additive positions."""
-        config = model.config
-        if config.context_dim or config.additive_positions:
-            raise BadConfig("decode step: got a model with cross-attention or additive positions, expected neither; fix: use its forward")
-        linear = [part for block in model.blocks for part in (block.attention.qkv, block.attention.out, block.ffn.gate_up, block.ffn.down)]
-        product = product_for(part.weight.detach() for part in (*linear, model.head))
+        """Raises BadConfig for weights that its `decoding` cannot take."""
+        config, product = model.config, _product_of(model)
+        self.dtype = torch.float32 if product is HalfProduct else model.head.weight.dtype  # of activations
         self.group, queries = product.GROUP, config.heads // config.kv_heads
-        self.apart = tokens_apart(queries, config.head_dim, torch.get_num_threads()) if product is HalfProduct else 0
-        self.head = product(model.head.weight, padded=True)
+        apart = product is HalfProduct and not config.context_dim
+        self.apart = tokens_apart(queries, config.head_dim, torch.get_num_threads()) if apart else 0
+        self.norm, self.head = self._kept(model.norm.weight), product(model.head.weight, padded=True)
         self.hints = None if model.hints is None else tuple(layer.weight.detach().t() for layer in (model.hints.up, model.hints.down))
         self.layers = [
             Layer(
-                attention_norm=block.attention_norm.weight.detach(),
+                attention_norm=self._kept(block.attention_norm.weight),
                 qkv=product(block.attention.qkv.weight),
-                head_norm=_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads),
+                head_norm=self._kept(_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads)),
                 out=product(block.attention.out.weight),
-                cross_norm=None,
-                cross=None,
-                ffn_norm=block.ffn_norm.weight.detach(),
+                cross_norm=self._kept(block.cross_norm.weight) if block.cross_attention else None,
+                cross=self._cross(block.cross_attention, product) if block.cross_attention else None,
+                ffn_norm=self._kept(block.ffn_norm.weight),
                 gate_up=product(block.ffn.gate_up.weight),
                 down=product(block.ffn.down.weight),
             )
             for block in model.blocks
         ]
+
+    def _kept(self, weight: Tensor) -> Tensor:
+        """A weight that is no product's."""
+        return weight.detach().to(self.dtype)
+
+    def _cross(self, attention: CrossAttention, product: type[HalfProduct] | type[BatchedProduct]) -> _Cross:
+        return _Cross(self._kept(attention.q_norm.weight), product(attention.q.weight), product(attention.out.weight))
+
+
+def _product_of(model: WorldModel) -> type[HalfProduct] | type[BatchedProduct]:
+    weights = [weight.detach() for weight in _product_weights(model)]
+    if model.decoding is Decoding.EXACT:
+        return product_for(weights)
+    if not all(half_holds(weight) for weight in weights):
+        raise BadConfig("decoding: got half, but this model has weights above 65504, expected smaller ones; fix: decoding=exact")
+    return HalfProduct
+
+
+def _product_weights(model: WorldModel) -> list[Tensor]:
+    """The weights that tokens behind a prompt are multiplied by."""
+    layers = [part for block in model.blocks for part in (block.attention.qkv, block.attention.out, block.ffn.gate_up, block.ffn.down)]
+    crosses = [part for block in model.blocks if block.cross_attention for part in (block.cross_attention.q, block.cross_attention.out)]
+    return [part.weight for part in (*layers, *crosses, model.head)]
 
 
 def weights_of(model: WorldModel) -> DecodeWeights:
@@ -67,7 +102,7 @@ def weights_of(model: WorldModel) -> DecodeWeights:
     parameters = list(model.parameters())
     if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):  # those of a training; those without versions
         return DecodeWeights(model)
-    versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+    versions = [model.decoding, *((parameter.data_ptr(), parameter._version) for parameter in parameters)]
     held = _laid_out.get(model)
     if held is None or held[0] != versions:
         same_memory = [parameter.detach() for parameter in parameters]  # held, so that no other weights come to lie where these do
@@ -93,7 +128,9 @@ class DecodeStep:
         both._over(steps[0].model, steps[0]._weights, [cache for step in steps for cache in step._caches])
         both._spans = [spans for step in steps for spans in step._spans]
         both._cos, both._sin = (torch.cat([getattr(step, name) for step in steps]) for name in ("_cos", "_sin"))
-        both._hints = None if steps[0]._hints is None else torch.cat([step._hints for step in steps])
+        for name in ("_hints", "_added"):
+            each = [getattr(step, name) for step in steps]
+            setattr(both, name, None if each[0] is None else torch.cat(each))
         return both
 
     def _over(self, model: WorldModel, weights: DecodeWeights, caches: list[KVCache]) -> None:
@@ -101,7 +138,12 @@ class DecodeStep:
         self._rows = [len(cache.lengths_B) for cache in caches]
         rows = sum(self._rows)
         self._head, self._hint_layers = weights.head.of(rows), weights.hints and [weight.expand(rows, -1, -1) for weight in weights.hints]
-        self._layers = [layer._replace(**{name: getattr(layer, name).of(rows) for name in PRODUCTS}) for layer in weights.layers]
+        self._layers = [
+            layer._replace(
+                **{name: getattr(layer, name).of(rows) for name in PRODUCTS}, cross=None if layer.cross is None else layer.cross.of(rows)
+            )
+            for layer in weights.layers
+        ]
 
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
         """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
@@ -110,7 +152,8 @@ class DecodeStep:
         spanned = self._weights.apart and count <= LONGEST
         apart = self._weights.apart
         self._spans = [_Spans(cache, count, queries, apart) if spanned and cache.prefix is None else None for cache in self._caches]
-        self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, model.head.weight.dtype)
+        self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, self._weights.dtype)
+        self._added = positions_BL3.to(device) if model.config.additive_positions else None
         self._hints = None
         if hints_BLF is not None:
             up_t, down_t = self._hint_layers
@@ -151,12 +194,17 @@ class DecodeStep:
     def _pass(self, ids_BT: Tensor, first: int) -> Tensor:
         """What the head reads: the tokens of a row behind those of another, and rows that fill the last group, [B * T + missing, D]."""
         rows, count = ids_BT.shape
-        x = F.embedding(ids_BT, self.model.embedding.weight)
+        x = F.embedding(ids_BT, self.model.embedding.weight).to(self._weights.dtype)
         if self._hints is not None:
             x = x + self._hints.narrow(1, first, count)
         ops = _CpuOps(self, rows, count, first)
         x = _padded(x.view(rows * count, -1), ops.missing)
-        normed_RD = run_layers(x, self._layers, self.model.norm.weight, ops)
+        added = None
+        if self._added is not None:
+            added_BTD = added_positions(self.model.config, self._added.narrow(1, first, count), x.dtype)
+            added = _padded(added_BTD.reshape(rows * count, -1), ops.missing)
+            x = x + added
+        normed_RD = run_layers(x, self._layers, self._weights.norm, ops, added)
         for cache in self._caches:
             cache.advance(count)
         return normed_RD
@@ -182,6 +230,16 @@ class _CpuOps:
         x = x + y
         return rms_norm(x, weight, eps=self._eps), x
 
+    def cross(self, index: int, layer: Layer, normed: Tensor) -> Tensor:
+        q = layer.cross.q(normed).narrow(0, 0, self._tokens).reshape(self._rows, self._count, self._heads, self._head_dim)
+        q_BNTK = rms_norm(q, layer.cross.q_norm, eps=self._eps).transpose(1, 2)
+        parts = []
+        for cache, q_bNTK in zip(self._caches, q_BNTK.split(self._cache_rows), strict=True):
+            keys, values = cache.context[index]
+            parts.append(read_context(q_bNTK.to(keys.dtype), keys, values, None).to(normed.dtype))
+        y = torch.cat(parts).transpose(1, 2).reshape(self._tokens, self._heads * self._head_dim)
+        return layer.cross.out(_padded(y, self.missing))
+
     def glu(self, gate_up: Tensor) -> Tensor:
         return swiglu(*gate_up.chunk(2, -1))
 
@@ -189,7 +247,8 @@ class _CpuOps:
         rows, count, N, H, K = self._rows, self._count, self._heads, self._kv_heads, self._head_dim
         qkv = qkv.narrow(0, 0, self._tokens).view(rows, count, N + 2 * H, K)
         qk = norm_and_turn(qkv.narrow(2, 0, N + H), layer.head_norm, self._cos, self._sin, self._eps).transpose(1, 2)
-        y = self._read(index, qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2))
+        read = qk.narrow(1, 0, N), qk.narrow(1, N, H), qkv.narrow(2, N + H, H).transpose(1, 2)
+        y = self._read(index, *(x.to(self._caches[0].k.dtype) for x in read)).to(qkv.dtype)
         return _padded(y.transpose(1, 2).reshape(self._tokens, N * K), self.missing)
 
     def _read(self, index: int, q_BNTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Which decoding step a model takes, and two of them side by side for classifier-free guidance."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -7,11 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 from wfm_kernels.sample.reference import guided_BV
 
+from wfm_ar.errors import Note
 from wfm_ar.world_model.decode_step import DecodeStep, weights_of
 from wfm_ar.world_model.forward_step import ForwardStep
 from wfm_ar.world_model.kernel_step import KernelStep
 from wfm_ar.world_model.kv_cache import KVCache
-from wfm_ar.world_model.transformer import WorldModel
+from wfm_ar.world_model.row_product import half_products_here
+from wfm_ar.world_model.transformer import Decoding, WorldModel
 
 Step = DecodeStep | ForwardStep | KernelStep
 
@@ -26,15 +29,29 @@ class Steps(NamedTuple):
 def steps_of(model: WorldModel) -> Steps:
     """On CUDA kernels and a captured graph; on a CPU the library, by way of DecodeStep where it can.
 
-    Models without hints are the published ones, billions of parameters large: DecodeStep would lay out a second copy of their
-    weights, and their prompts, thousands of tokens long, go through the forward, which bounds the memory they take.
+    Models without hints are the published ones, billions of parameters large. Their prompts, thousands of tokens long, go through the
+    forward, which bounds the memory they take; and so do the tokens behind them, unless the model decodes in half precision: DecodeStep
+    lays out a second copy of the weights.
     """
     forward, kernels = partial(ForwardStep, model), partial(KernelStep, model)
     cuda = model.head.weight.is_cuda
-    if model.hints is None:
+    if model.hints is None and (cuda or not decodes_in_half(model)):
         return Steps(forward, kernels if cuda else forward)
+    if model.hints is None:
+        return Steps(forward, partial(DecodeStep, model, weights=weights_of(model)))
     step = kernels if cuda else partial(DecodeStep, model, weights=weights_of(model))
     return Steps(step, step)
+
+
+def decodes_in_half(model: WorldModel) -> bool:
+    """Whether a model that is to decode in half precision can do so here; a note says so if not."""
+    if model.decoding is not Decoding.HALF or model.head.weight.is_cuda:
+        return False
+    if not half_products_here():
+        told = "decoding=half: this torch or CPU has no product with half-precision weights; the exact ones are taken"
+        warnings.warn(Note(told), stacklevel=2)
+        return False
+    return True
 
 
 def guesses(model: WorldModel) -> bool:

@@ -1,6 +1,7 @@
 """The transformer: ids and positions in, logits out. It knows nothing of modalities; `sequence.py` alone does."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,13 @@ class WorldModelConfig:
             raise BadConfig(f"model head_dim: got {self.head_dim}, expected an even number")
 
 
+class Decoding(StrEnum):
+    """By which weights a CPU multiplies the few tokens of a decoding pass; prompts and training always take the model's own."""
+
+    EXACT = "exact"
+    HALF = "half"  # rounded to float16 where that does not hold them: half of float32's bytes are read
+
+
 class Hints(nn.Module):
     """down(silu(up hint)): what is known of the next token, [B, L, F] -> [B, L, D]."""
 
@@ -69,6 +77,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig):
         super().__init__()
         self.config = config
+        self.decoding = Decoding.EXACT
         self.embedding = nn.Embedding(config.vocab, config.dim)
         self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
