@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the pictures of README.md and the site from the shipped world: `python tools/pictures.py`, a minute on two cores.
 
-Every held-out sample that comes with the world and tells to do something is driven by its own actions, and by the opposite ones. The
-moving picture shows the episode whose error is the median, so it is a typical one, not the best. The plot shows what report.json
-says of objects, frame by frame. docs/pictures/pictures.json says which world they are of and holds the caption.
+Every held-out sample that comes with the world and tells to do something is driven by its own actions. The moving picture shows the one
+with the smallest error, with the median and with the largest, each also under the opposite actions. The plot shows what report.json says
+of objects, frame by frame. docs/pictures/pictures.json says which world they are of and holds the caption.
 """
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +25,7 @@ from wfm_ar.rollout.prompt import Rollout  # noqa: E402
 from wfm_ar.rollout.world import World, load_world  # noqa: E402
 
 PANELS = ("truth", "imagined", "imagined, opposite actions")
-SCALE, HEAD = 2, 18  # of a panel, in pixels
+SCALE, HEAD, GAP = 2, 18, 8  # of a panel, in pixels
 QUALITY = 75  # of WebP
 
 
@@ -38,10 +39,20 @@ def driven(world: World, truth: np.ndarray, actions: np.ndarray) -> Rollout:
     return world.generate(video=truth[:1], actions=actions, num_frames=len(truth), refine=False)
 
 
-def typical(world: World) -> tuple[str, np.ndarray, np.ndarray, Rollout, int]:
-    """(id, truth, actions, rollout, of how many) of the sample with the median error."""
-    samples = open_episodes(samples_of("tabletop"))
-    found = []
+@dataclass(frozen=True)
+class Drive:
+    """A sample, driven by its own actions."""
+
+    error: float
+    name: str
+    truth: np.ndarray
+    actions: np.ndarray
+    rollout: Rollout
+
+
+def drives(world: World) -> list[Drive]:
+    """Every sample that is a push, the best first."""
+    samples, found = open_episodes(samples_of("tabletop")), []
     for index in range(len(samples)):
         episode, actions = samples[index], samples.load_actions(index)
         if not (episode.text or "").startswith("push"):
@@ -49,10 +60,8 @@ def typical(world: World) -> tuple[str, np.ndarray, np.ndarray, Rollout, int]:
         video = at_world_size(samples.load_frames(index, 0, None), world)
         truth = video[: 1 + (len(video) - 1) // world.rate * world.rate]
         rollout = driven(world, truth, actions)
-        found.append((error_where_something_moves(rollout, truth), Path(episode.id).stem, truth, actions, rollout))
-    found.sort(key=lambda one: one[0])
-    _, name, truth, actions, rollout = found[len(found) // 2]
-    return name, truth, actions, rollout, len(found)
+        found.append(Drive(error_where_something_moves(rollout, truth), Path(episode.id).stem, truth, actions, rollout))
+    return sorted(found, key=lambda one: one.error)
 
 
 def panel(frame: np.ndarray, title: str) -> Image.Image:
@@ -64,14 +73,16 @@ def panel(frame: np.ndarray, title: str) -> Image.Image:
     return made
 
 
-def moving_picture(path: Path, clips: list[np.ndarray], fps: float) -> None:
-    """Clips side by side as an animated WebP that goes on for ever, resting a second at its end."""
+def moving_picture(path: Path, rows: dict[str, list[np.ndarray]], fps: float) -> None:
+    """A row of clips below another as an animated WebP that goes on for ever, resting a second at its end. rows: by their name."""
     frames = []
-    for shown in zip(*clips, strict=True):
-        panels = [panel(frame, title) for frame, title in zip(shown, PANELS, strict=True)]
-        whole = Image.new("RGB", (sum(one.width for one in panels) + 8 * (len(panels) - 1), panels[0].height), "white")
-        for i, one in enumerate(panels):
-            whole.paste(one, (i * (one.width + 8), 0))
+    for t in range(min(len(clip) for clips in rows.values() for clip in clips)):
+        grid = [[panel(clip[t], f"{row}: {title}") for clip, title in zip(clips, PANELS, strict=True)] for row, clips in rows.items()]
+        width, height = grid[0][0].size
+        whole = Image.new("RGB", (len(PANELS) * (width + GAP) - GAP, len(grid) * (height + GAP) - GAP), "white")
+        for y, line in enumerate(grid):
+            for x, one in enumerate(line):
+                whole.paste(one, (x * (width + GAP), y * (height + GAP)))
         frames.append(whole)
     times = [round(1000 / fps)] * (len(frames) - 1) + [1000]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=QUALITY, method=6)
@@ -102,18 +113,20 @@ def objects_by_frame(path: Path) -> None:
 
 def main() -> None:
     world = load_world("tabletop")
-    name, truth, actions, rollout, of = typical(world)
-    opposite = driven(world, truth, -actions)
+    found = drives(world)
+    shown = {"best": found[0], "typical": found[len(found) // 2], "worst": found[-1]}
+    rows = {row: [one.truth, one.rollout.raw_frames, driven(world, one.truth, -one.actions).raw_frames] for row, one in shown.items()}
     PICTURES.parent.mkdir(parents=True, exist_ok=True)
-    moving_picture(PICTURES.parent / "rollout.webp", [truth, rollout.raw_frames, opposite.raw_frames], world.fps)
+    moving_picture(PICTURES.parent / "rollout.webp", rows, world.fps)
     objects_by_frame(PICTURES.parent / "objects.png")
+    names = ", ".join(one.name for one in shown.values())
     caption = (
-        f"A typical rollout: of the {of} held-out pushes that come with the world, the one with the median error. Left the truth "
-        f"(episode {name}), in the middle what the world imagines from the first frame under the same actions, as decoded and "
-        "unrefined, on the right the same start under the opposite actions."
+        f"The {len(found)} held-out pushes that come with the world, ranked by their error: the best, the median and the worst of them "
+        f"(episodes {names}). Left the truth, in the middle what the world imagines from the first frame under the same actions, as "
+        "decoded and unrefined, on the right the same start under the opposite actions."
     )
-    PICTURES.write_text(json.dumps({"world_sha256": world_hash(), "episode": name, "caption": caption}, indent=1) + "\n")
-    print(f"made {PICTURES.parent}/rollout.webp, objects.png and {PICTURES.name} (episode {name}); now run: python tools/readme.py")
+    PICTURES.write_text(json.dumps({"world_sha256": world_hash(), "episodes": names, "caption": caption}, indent=1) + "\n")
+    print(f"made {PICTURES.parent}/rollout.webp, objects.png and {PICTURES.name} (episodes {names}); now run: python tools/readme.py")
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def picture(page: Path) -> str:
     """The moving picture with its caption, linked from where the page lies."""
     kept = json.loads(PICTURES.read_text())
     place = (PICTURES.parent / "rollout.webp").relative_to(ROOT / "docs" if page.parent.name == "docs" else ROOT)
-    return f"![A typical rollout]({place})\n\n*{kept['caption']}*"
+    return f"![The best, a typical and the worst rollout]({place})\n\n*{kept['caption']}*"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
