@@ -19,7 +19,7 @@ from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 REAL = Path(__file__).parents[3] / "shared" / "real"
 HAND = ActionSchema(channels=tuple(ActionChannel(name=f"j{i}", unit="rad", low=-1, high=1, bins=5) for i in range(3)), rate_hz=10)
 BOTH = MixedSchema(embodiments=(("arm", tiny.SCHEMA), ("hand", HAND)))
-QUICK = EvaluateConfig(episodes=2, tokenizer_episodes=2, frames=5, batch=4, speed_runs=0, demo=False, examples=1)
+QUICK = EvaluateConfig(episodes=2, tokenizer_episodes=2, frames=5, batch=4, speed_runs=0, demo=False, examples=1, temperature=0.0)
 
 
 def one_set(root, schema, count=3):

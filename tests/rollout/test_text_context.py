@@ -78,7 +78,7 @@ def test_an_encoder_that_is_not_there_is_told_in_one_line(tmp_path, monkeypatch)
 
 def test_words_without_the_package_are_told_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependency, match=r'"a robot arm".*text=FILE.*wfm-ar\[t5\]') as error:
+    with pytest.raises(MissingDependency, match=r'"a robot arm".*text=FILE.*pip install .transformers') as error:
         TextReader(512, 1024).read("a robot arm")
     assert "\n" not in str(error.value)
 

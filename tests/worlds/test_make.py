@@ -202,6 +202,6 @@ def test_a_worker_that_dies_is_told_once(tmp_path, monkeypatch):
 
 def test_no_mujoco_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match="needs the package mujoco, .*; fix: pip install 'wfm-ar"):
+    with pytest.raises(MissingDependency, match="needs the package mujoco, .*; fix: pip install 'mujoco=="):
         make_dataset(out=tmp_path / "set", workers=2, **SETTINGS)
     assert not (tmp_path / "set").exists()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wfm_ar.errors import BadActions, BadConfig, BadPrompt
+from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
 from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.shapes import latent_frames
 
@@ -147,7 +147,10 @@ class _Search:
         if len(video) >= num_frames:
             fix = f"num_frames={len(video) + world.rate}"
             raise BadPrompt(f"num_frames: got {num_frames}, expected more than the {len(video)} given frames; fix: {fix}")
-        latent_frames(num_frames, world.rate)  # which raises
+        try:
+            latent_frames(num_frames, world.rate)
+        except BadClip as error:
+            raise BadClip(f"num_frames: {error}") from None
         for name, given in (("past_actions", past_actions), ("guess", guess)):
             if given is not None:
                 world.action_schema.validate(given, name)
