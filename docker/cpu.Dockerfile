@@ -1,4 +1,4 @@
-# docker build -f docker/cpu.Dockerfile -t wfm-ar . && docker run --rm -v "$PWD/outputs:/work/outputs" wfm-ar demo
+# docker build -f docker/cpu.Dockerfile -t wfm-ar . && docker run --rm -v "$PWD/outputs:/worlds/outputs" wfm-ar demo
 FROM python:3.11-slim-bookworm
 
 # libegl1 and Mesa: MuJoCo draws the tabletop with them, also without a display
@@ -16,9 +16,9 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
     && pip install --no-cache-dir "/src[sim,lerobot,hdf5,gym]" \
     && rm -rf /src
 
-RUN useradd --uid 1000 --create-home wfm && mkdir /work && chown wfm /work
+RUN useradd --uid 1000 --create-home wfm && mkdir /worlds && chown wfm /worlds
 USER 1000
-WORKDIR /work
+WORKDIR /worlds
 ENV OMP_WAIT_POLICY=passive MUJOCO_GL=egl
 ENTRYPOINT ["wfm"]
 CMD ["--help"]

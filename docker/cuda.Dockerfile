@@ -1,4 +1,4 @@
-# docker build -f docker/cuda.Dockerfile -t wfm-ar:cuda . && docker run --rm --gpus all -v "$PWD/outputs:/work/outputs" wfm-ar:cuda demo
+# docker build -f docker/cuda.Dockerfile -t wfm-ar:cuda . && docker run --rm --gpus all -v "$PWD/outputs:/worlds/outputs" wfm-ar:cuda demo
 # PyTorch's wheels bring the CUDA libraries; the host brings the driver. Triton needs a C compiler when it runs.
 FROM python:3.11-slim-bookworm
 
@@ -16,9 +16,9 @@ RUN pip install --no-cache-dir torch==2.13.0 \
     && pip install --no-cache-dir "/src[sim,lerobot,hdf5,gym]" \
     && rm -rf /src
 
-RUN useradd --uid 1000 --create-home wfm && mkdir /work && chown wfm /work
+RUN useradd --uid 1000 --create-home wfm && mkdir /worlds && chown wfm /worlds
 USER 1000
-WORKDIR /work
+WORKDIR /worlds
 ENV OMP_WAIT_POLICY=passive MUJOCO_GL=egl
 ENTRYPOINT ["wfm"]
 CMD ["--help"]

@@ -22,7 +22,7 @@ class Mark:
 
     row: Row
     sampling: SamplingConfig
-    painter: FrameDecoder | None  # None: the pictures since an earlier mark are decoded again
+    decoder: FrameDecoder | None  # None: the pictures since an earlier mark are decoded again
 
     @property
     def latents(self) -> int:
@@ -31,11 +31,11 @@ class Mark:
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.painter is None else self.painter.state_bytes
+        return 0 if self.decoder is None else self.decoder.state_bytes
 
     def thinned(self) -> "Mark":
         """The same point without the state of the picture decoder."""
-        return replace(self, painter=None)
+        return replace(self, decoder=None)
 
 
 class WorldStream:
@@ -91,7 +91,7 @@ class WorldStream:
 
     def mark(self) -> Mark:
         """This point, to come back to with `resume`."""
-        return Mark(row=self._rows.rows[0], sampling=self._rows.sampling, painter=self._decoder.fork())
+        return Mark(row=self._rows.rows[0], sampling=self._rows.sampling, decoder=self._decoder.fork())
 
     def resume(
         self, mark: Mark, before: Mark | None = None, *, row: Row | None = None, sampling: SamplingConfig | None = None
@@ -102,12 +102,12 @@ class WorldStream:
         before: of a thinned mark, an earlier one of the same past that is not. row: the mark's own, with another text or seed.
         sampling: other settings from here on.
         """
-        anchor = mark if mark.painter is not None else before
-        assert anchor is not None and anchor.painter is not None and anchor.latents <= mark.latents, "no decoder state to go on from"
+        anchor = mark if mark.decoder is not None else before
+        assert anchor is not None and anchor.decoder is not None and anchor.latents <= mark.latents, "no decoder state to go on from"
         other = copy(self)
         with self._placement.at_work("world_model"):
             other._rows = self._rows.begun_anew([mark.row if row is None else row], sampling or mark.sampling)
-        other._decoder = anchor.painter.fork()
+        other._decoder = anchor.decoder.fork()
         for tokens_hw in mark.row.tokens[anchor.latents :]:
             other._decoder.frames(tokens_hw)
         return other

@@ -9,8 +9,8 @@ from wfm_ar.simulate.play.timeline import LEAST_STATES, NEWEST, Timeline
 class FakeMark:
     """A mark whose decoder state has a size."""
 
-    def __init__(self, state: int, painter: object = "state") -> None:
-        self.nbytes, self.painter = state if painter else 0, painter
+    def __init__(self, state: int, decoder: object = "state") -> None:
+        self.nbytes, self.decoder = state if decoder else 0, decoder
 
     def thinned(self) -> "FakeMark":
         return FakeMark(0, None)
@@ -39,13 +39,13 @@ def test_pictures_stay_within_the_bound_and_the_oldest_go_first():
 def test_decoder_states_are_spread_evenly_over_the_past():
     most, state = 8 << 20, 100_000
     timeline = grown(600, most=most, state=state)
-    held = [number for number, node in timeline.nodes.items() if node.mark.painter]
+    held = [number for number, node in timeline.nodes.items() if node.mark.decoder]
     assert LEAST_STATES <= len(held) <= most // 2 // state and held[0] == 0 and held[-NEWEST:] == list(range(600 - NEWEST, 600))
     gaps = [b - a for a, b in zip(held, held[1:], strict=False)]
     assert max(gaps) <= 4 * 600 / len(held), gaps
     for number in range(600):
         mark, before = timeline.mark_of(number)
-        assert (before is None) == (mark.painter is not None)
+        assert (before is None) == (mark.decoder is not None)
 
 
 def test_a_branch_comes_back_to_its_own_past():
@@ -67,7 +67,7 @@ def test_what_is_recorded_is_not_forgotten():
 
 def test_going_back_brings_the_decoder_state_back():
     timeline = grown(600, most=8 << 20, state=100_000)
-    thin = next(number for number, node in timeline.nodes.items() if node.mark.painter is None)
+    thin = next(number for number, node in timeline.nodes.items() if node.mark.decoder is None)
     timeline.state_again(thin, FakeMark(100_000))
     assert timeline.mark_of(thin) == (timeline.nodes[thin].mark, None) and timeline.nbytes <= 8 << 20
 

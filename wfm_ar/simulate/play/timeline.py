@@ -73,7 +73,7 @@ class Timeline:
     def state_again(self, number: int, mark: Mark) -> None:
         """A node was gone back to: its decoder state is there again, and it is likely that somebody will come back here."""
         node = self.nodes[number]
-        if node.mark is not None and node.mark.painter is None:
+        if node.mark is not None and node.mark.decoder is None:
             node.mark = mark
             self._hold_state(node)
             self._thin(number)
@@ -96,7 +96,7 @@ class Timeline:
         if number not in self.nodes:
             raise BadPrompt(f"node: got {number}, expected one of this session's steps; fix: choose one of the timeline")
         mark = self.nodes[number].mark
-        before = next((one.mark for one in self._upwards(number) if one.mark is not None and one.mark.painter is not None), None)
+        before = next((one.mark for one in self._upwards(number) if one.mark is not None and one.mark.decoder is not None), None)
         if mark is None or before is None:
             raise BadPrompt(f"node: step {self.nodes[number].step} is forgotten, as the memory was needed; fix: choose a later one")
         return mark, None if before is mark else before
