@@ -138,7 +138,7 @@ def test_refining_is_judged_on_rollouts_as_decoded(world, data, report):
     loaded, numbers = load_world(world), []
     for k, clip in enumerate(HeldOut(open_episodes(data, "val"), count=QUICK.episodes, num_frames=FRAMES, height=SIZE, width=SIZE)):
         inputs = {"video": clip.frames[:1], "actions": clip.actions, "num_frames": FRAMES, "seed": k}
-        bare = loaded.generate(**inputs, keep_detail=False)
+        bare = loaded.generate(**inputs, temperature=0.0, action_guidance=1.5, keep_detail=False)
         numbers.append([picture_numbers(made[1:], clip.frames[1:]) for made in (bare.raw_frames, bare.frames)])
     refined = report[1]["refined"]
     for made, kind in enumerate(("raw", "refined")):

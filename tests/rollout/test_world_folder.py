@@ -83,7 +83,11 @@ def test_a_world_is_sampled_as_it_says_where_nobody_says_otherwise(parts: WorldP
         load_world(folder)
     del settings["sampling"]  # as before it was kept
     path.write_text(json.dumps(settings))
-    assert load_world(folder).parts.sampling == SamplingConfig()
+    older = load_world(folder)
+    assert older.parts.sampling is None and older.defaults()["temperature"] == 1.0
+    told = {"temperature": 0.0, "action_temperature": 1.0, "text_guidance": 3.0, "action_guidance": 1.5}
+    assert {name: older.measured()[name] for name in told} == told  # as the first report was made
+    assert cool.measured() == cool.defaults()
 
 
 def test_the_words_of_the_training_texts_are_kept_and_others_are_named(parts: WorldParts, folder: Path) -> None:

@@ -101,7 +101,7 @@ def _measured(
     loaded.refuse_context("evaluate")
     if config.workers > 1 and torch.device(device).type != "cpu":
         raise BadConfig(f"workers: got {config.workers} with device={device}, expected 1: they share a CPU; fix: a larger batch")
-    own = loaded.defaults(config.top_k)
+    own = loaded.measured(config.top_k)
     config = replace(config, **{name: own[name] for name in (*SAMPLING, *GUIDANCE) if getattr(config, name) is None})
     latent_frames(config.frames, loaded.rate)
     view = {"camera": config.camera, "fps": config.fps, "flip": config.flip, "text": config.text}

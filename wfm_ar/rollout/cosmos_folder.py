@@ -126,7 +126,7 @@ class CosmosSettings:
             fps=parts.fps,
             clip_latents=parts.sequence.max_latents,
             text_tokens=parts.text_tokens,
-            top_p=parts.sampling.top_p,
+            top_p=(parts.sampling or SamplingConfig()).top_p,
             dtype=parts.stored_dtype,
             decoding=parts.world_model.decoding.value,
             action_schema=parts.action_schema.to_json() if parts.action_schema else None,

@@ -41,6 +41,7 @@ from wfm_ar.world_model.sequence import Sequence as TokenSequence
 
 __all__ = ["OFFLOAD", "Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
 
+MEASURED = {"temperature": 0.0, "action_temperature": 1.0, "text_guidance": 3.0, "action_guidance": 1.5}  # see World.measured
 SIDE = 16384  # pixels a side, as of tokenizers
 SAME = "\0"  # in the place of a text: the one that is there
 
@@ -272,8 +273,13 @@ class World:
 
     def defaults(self, top_k: int | None = None) -> dict[str, Any]:
         """The settings of a caller who has no wish, or no other than `top_k`."""
-        own = asdict(self.parts.sampling) | {"refine_steps": self.parts.defaults.refine_steps}
+        own = asdict(self.parts.sampling or SamplingConfig()) | {"refine_steps": self.parts.defaults.refine_steps}
         return own | {"top_p": 1.0} if top_k is not None and self.parts.defaults.top_k_alone else own
+
+    def measured(self, top_k: int | None = None) -> dict[str, Any]:
+        """The settings of `wfm evaluate` and `wfm demo`: the world's own. Worlds that do not say them were measured by the likeliest
+        tokens and with guidance, by text where that commands and by actions where these do."""
+        return self.defaults(top_k) | ({} if self.parts.sampling else MEASURED)
 
     @property
     def default_frames(self) -> int:

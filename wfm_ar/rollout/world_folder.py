@@ -87,7 +87,7 @@ class WorldParts:
     latent_tokenizer: ContinuousTokenizer | None = None  # whose latents a DiT makes
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
     text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
-    sampling: SamplingConfig = SamplingConfig()  # of a caller who has no wish: what it was measured with
+    sampling: SamplingConfig | None = None  # of a caller who has no wish: what it was measured with; None in worlds that do not say
     defaults: ClipDefaults = ClipDefaults()
     release: str = ""  # the published name, where the networks have one
     stored_dtype: str = "float16"  # of the weights on disk
@@ -226,7 +226,8 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = config_of(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
-    sampling = config_of(SamplingConfig, settings["sampling"], f"{folder / SETTINGS}: sampling")
+    drawn = settings["sampling"]
+    sampling = None if drawn is None else config_of(SamplingConfig, drawn, f"{folder / SETTINGS}: sampling")
     try:
         return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"], sampling=sampling)
     except BadData as error:  # actions that no tokenizer can tell apart
@@ -269,7 +270,7 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "action_schema": parts.action_schema.to_json() if parts.action_schema else None,
         "text": _text_settings(parts.text_tokenizer) if parts.text_tokenizer else None,
         "sequence": dataclasses.asdict(parts.sequence),
-        "sampling": dataclasses.asdict(parts.sampling),
+        "sampling": dataclasses.asdict(parts.sampling) if parts.sampling else None,
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
@@ -292,7 +293,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     settings = {
         "frame_predictor": None,
         "inverse_dynamics": None,
-        "sampling": dataclasses.asdict(SamplingConfig()),
+        "sampling": None,
     } | settings  # older files leave them unsaid
     check_keys(settings, _KEYS, str(where))
     files = settings["files"]

@@ -136,7 +136,12 @@ def _cases(world: "World", truth: np.ndarray, actions: np.ndarray | None, text: 
 
 def _rolled(world: "World", cases: Sequence[Case], **settings: Any) -> tuple[list[Rollout], float]:
     """A rollout a case, one at a time as `wfm generate` makes them, and the seconds it took."""
-    rollouts = [world.generate_batch([case.prompt], **settings)[0] for case in cases]
+    own = world.measured()
+    drawn = {name: own[name] for name in ("temperature", "action_temperature")}
+    rollouts = []
+    for case in cases:
+        guidance = "text_guidance" if case.prompt.actions is None else "action_guidance"
+        rollouts += world.generate_batch([case.prompt], **drawn, **{guidance: own[guidance]}, **settings)
     return rollouts, sum(rollout.timings["total_s"] for rollout in rollouts)
 
 

@@ -18,6 +18,7 @@ def run(settings: Settings) -> int:
 
     folder = find_world(settings.world)  # a wrong name is told before torch is imported
     from wfm_ar.cosmos.describe import describe_world
+    from wfm_ar.rollout.sampling import SamplingConfig
     from wfm_ar.rollout.world import load_world
 
     if (lines := describe_world(folder)) is not None:  # without its gigabytes
@@ -32,7 +33,8 @@ def run(settings: Settings) -> int:
     print(f"clips      {world.width}x{world.height} pixels, {world.fps:g} frames/s, 1 + {world.rate}*n frames; trained on up to {longest}")
     print(f"tokens     {sequence.grid_w}x{sequence.grid_h} a latent, {per_frame:g} a frame, codebook {tokenizer.codebook_size}")
     print(f"text       {f'up to {sequence.max_text} tokens of {sequence.text_vocab}' if sequence.text_vocab else 'none'}")
-    drawn = ", ".join(f"{name}={value:g}" for name, value in asdict(parts.sampling).items() if value is not None)
+    fields = asdict(SamplingConfig())
+    drawn = ", ".join(f"{name}={value:g}" for name, value in world.defaults().items() if name in fields and value is not None)
     print(f"sampling   {drawn}, unless told otherwise")
     print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
     for name, module in parts.modules().items():
