@@ -1,13 +1,15 @@
 """`budget=`: what is chosen is kept in the run and gone on with, and what the user sets goes before it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_robot
 
 from wfm_ar.cli import main, settings_of
 from wfm_ar.rollout.world import load_world
-from wfm_ar.verbs.training_plan import block, given, with_keys
+from wfm_ar.train.checkpoint import save_checkpoint
+from wfm_ar.verbs.training_plan import Plan, block, given, with_keys
 
 
 def test_what_the_user_set_is_known_by_its_key_its_group_and_for_all_stages():
@@ -90,3 +92,32 @@ def test_a_budget_that_is_too_short_is_called_so_and_a_sensible_one_is_named():
     assert "7 of them are used" in lines[1] and any(line.startswith("  in all 4 min as foretold at the start") for line in lines)
     for changes in ({"budget_s": None}, {"given": ["steps"]}, {"steps": dict.fromkeys(names, 900)}):
         assert "TOO SHORT" not in block(content | changes)
+
+
+def test_the_time_of_a_stage_that_ended_early_goes_to_those_after_it(tmp_path, monkeypatch):
+    names = ("video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder", "inverse_dynamics")
+    facts = {"clips": 9, "held_out": 1, "width": 64, "height": 48, "texts": 2}
+    content = {
+        **{"format": 1, "budget_s": 3600.0, "machine": "2 CPU cores", "facts": facts, "used": {"clips": 9, "frames": 300}, "given": []},
+        **{"chosen": {"patience": 2}, "why": dict.fromkeys(("rate", "camera", "actions"), "x"), "wanted": dict.fromkeys(names, 10**6)},
+        **{"steps": dict.fromkeys(names, 3), "seconds": dict.fromkeys(names, 20.0), "step_s": dict.fromkeys(names, 1.0), "size": "tiny"},
+        **{"foretold_s": 3600.0, "peak_bytes": 2**30, "spent": {}, "sensible_s": 3600.0, "validations": dict.fromkeys(names, 8)},
+        **{"looking_s": dict.fromkeys(names, 1.0)},
+    }
+    settings = settings_of("train", ["experiment=robot", "data=x"])
+    monkeypatch.setattr("wfm_ar.verbs.training_plan.step_seconds", lambda *rest: 1.0)
+    steps = {}
+    for spent, early in ((300.0, None), (100.0, {"step": 100, "steps": 300, "name": "psnr", "best": 21.0, "best_step": 50})):
+        plan = Plan(tmp_path / str(spent), json.loads(json.dumps(content)))
+        state = {"step": 100, "early_stop": {"best": 21.0, "best_step": 50, "since": 2, "ended": early}}
+        folder = save_checkpoint(tmp_path / str(spent) / "video_tokenizer", 100, {}, state, 1)
+        plan.content["spent"]["video_tokenizer"] = spent
+        plan.end_stage("video_tokenizer", folder)
+        told = (tmp_path / str(spent) / "plan.txt").read_text()
+        line = "video_tokenizer ended after 100 of 300 steps: held-out psnr was best after 50 (21)"
+        assert (line in told) == (early is not None) and "a stage ends early where 2 validations are no better than an earlier one" in told
+        refitted = plan.refitted(settings, SimpleNamespace(name="frame_predictor"), tmp_path / str(spent))
+        assert refitted.patience == 2
+        steps[spent] = refitted.stages.world_model.steps
+        assert Plan.of(tmp_path / str(spent)).content["ended_early"].keys() == ({"video_tokenizer"} if early else set())
+    assert steps[100.0] - steps[300.0] == pytest.approx(200 * 0.63 / 0.91, abs=2)  # its share of the later stages'

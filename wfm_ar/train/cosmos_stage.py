@@ -48,6 +48,7 @@ class CosmosStage:
     """Next-token cross-entropy on a published world model."""
 
     name = "world_model"
+    judged_by = ("loss", -1)
 
     def __init__(self, world: World, training: CosmosTraining, train: TokenStore, val: TokenStore, schema: ActionSchema | None) -> None:
         """Raises BadData for a data set without clips of two latents or with another grid."""

@@ -33,6 +33,7 @@ class DiffusionDecoderStage:
     """Denoising loss on windows; the tokenizer is frozen and runs inside the loss."""
 
     name = "diffusion_decoder"
+    judged_by = ("psnr_refined", 1)
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class FramePredictorStage:
     """Absolute plus squared error of the next frames; the tokenizer is frozen and runs inside the loss."""
 
     name = "frame_predictor"
+    judged_by = ("psnr_moved_next", 1)
 
     def __init__(
         self,

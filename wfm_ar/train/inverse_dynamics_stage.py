@@ -30,6 +30,7 @@ class InverseDynamicsStage:
     """Smooth absolute error of the mean action between the frames of two latents; the tokenizer is frozen and runs inside the loss."""
 
     name = "inverse_dynamics"
+    judged_by = ("r", 1)
 
     def __init__(
         self,

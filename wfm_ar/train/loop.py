@@ -22,6 +22,7 @@ from torch import nn
 from wfm_ar.errors import BadConfig, NoSpace
 from wfm_ar.train.checkpoint import RunLock, newest_checkpoint, save_checkpoint, save_sharded
 from wfm_ar.train.distributed import ALONE, Ranks, whole
+from wfm_ar.train.early_stop import GROUP, EarlyStop
 from wfm_ar.train.guards import Buffers, Guard
 from wfm_ar.train.metrics import NoLog, Progress, RunLog
 from wfm_ar.train.optimizer import WeightAverage, build_optimizer, learning_rate
@@ -54,6 +55,7 @@ class Stage(Protocol):
         """-> (numbers, pictures uint8 [H, W, 3]) of the averaged weights on the held-out split."""
 
     # `warning`, where a stage has it: what its last validation must not go by without, "" for nothing
+    # `judged_by`, where a stage has it: (the number of `validate` that says how good it is, 1 where more is better, else -1)
     # `to_decode`, where a stage has it: see TimeLeft
 
     def describe(self) -> dict:
@@ -102,8 +104,11 @@ def _train(
     for each in (model, average.model):
         ranks.shard(each)
     optimizer = build_optimizer(model, config.optimizer)
-    start, history = unpack(run, resume, stage, model, average, optimizer, ranks)
+    start, history, more = unpack(run, resume, stage, model, average, optimizer, ranks)
     due = history.get("validation_due", False)
+    early = EarlyStop(config.patience, config.steps, getattr(stage, "judged_by", None), average, history)
+    if early.patience and GROUP in more:
+        early.restore(more[GROUP], str(run))
     if config.compile:
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
     log = RunLog(run, start, again=due) if ranks.first else NoLog()
@@ -111,12 +116,36 @@ def _train(
     progress = Progress(stage.name, start, config.steps, ranks.first, time_left, whole_run)
     guard = Guard(run, config.max_bad_steps, start, history, ranks)
     recent: list[dict[str, float | torch.Tensor]] = history.get("recent", [])  # what the steps since the last log line said
-    if due and not validation.run(start, log, progress):  # the signal that ended the last run came before it; and now again
-        sys.exit(128 + (stop.received or signal.SIGTERM))
-    if start >= config.steps:
+
+    def save(done: int, due: bool) -> Path:
+        state = {
+            "step": done,
+            "stage": stage.name,
+            **guard.state(),
+            **early.state(done),
+            "validation_due": due,
+            "recent": [{name: float(value) for name, value in each.items()} for each in recent],
+            "describe": stage.describe(),
+            "rng": rng_state(),
+        }
+        with watchdog.section("checkpoint", done - 1):
+            log.sync()
+            tensors = pack(model, average, optimizer) | early.tensors()
+            if ranks.size > 1:
+                return save_sharded(run, done, tensors, state, config.keep, ranks)
+            return save_checkpoint(run, done, tensors, state, config.keep)
+
+    if due:  # the signal that ended the last run came before it
+        if (found := validation.run(start, log, progress)) is None:  # and now again
+            sys.exit(128 + (stop.received or signal.SIGTERM))
+        early.look(start, found)
+        if early.patience and (start >= config.steps or early.over):
+            early.settle()
+            save(start, due=False)
+    if start >= config.steps or early.over:
         log.close()
         progress.close()
-        progress.say(f"{run} has its {config.steps} steps already")
+        progress.say(f"{run} has its {config.steps} steps already" if start >= config.steps else f"{run} {early.told(start)}")
         return newest_checkpoint(run)
     buffers = Buffers(model)
     batches = _batches(stage, config, start, ranks)
@@ -161,34 +190,26 @@ def _train(
         due = False
         if done % config.val_every == 0 or done == config.steps:
             random = rng_state()
-            due = not validation.run(done, log, progress)
-            seconds = time.monotonic()
+            found = validation.run(done, log, progress)
+            due, seconds = found is None, time.monotonic()
             if due:  # it is broken off, and has not been
                 restore_rng(random)
+            else:
+                early.look(done, found)
         stopping = ranks.any(bool(stop.received))
-        if done % config.checkpoint_every == 0 or done == config.steps or stopping:
-            state = {
-                "step": done,
-                "stage": stage.name,
-                **guard.state(),
-                "validation_due": due,
-                "recent": [{name: float(value) for name, value in each.items()} for each in recent],
-                "describe": stage.describe(),
-                "rng": rng_state(),
-            }
-            with watchdog.section("checkpoint", step):
-                log.sync()
-                tensors = pack(model, average, optimizer)
-                try:
-                    if ranks.size > 1:
-                        folder = save_sharded(run, done, tensors, state, config.keep, ranks)
-                    else:
-                        folder = save_checkpoint(run, done, tensors, state, config.keep)
-                except NoSpace as full:
-                    if config.disk_full == "stop" or stopping or done == config.steps:
-                        raise
-                    progress.say(f"{full}; going on, as disk_full=continue says")
-        if stopping:
+        last = done == config.steps or early.over
+        if last and not due:
+            early.settle()
+            if done < config.steps:
+                progress.say(early.told(done))
+        if done % config.checkpoint_every == 0 or last or stopping:
+            try:
+                folder = save(done, due)
+            except NoSpace as full:
+                if config.disk_full == "stop" or stopping or last:
+                    raise
+                progress.say(f"{full}; going on, as disk_full=continue says")
+        if stopping or last:
             break
     batches.close()
     log.close()
@@ -238,21 +259,21 @@ class _Validation:
         self.stage, self.average, self.device, self.ranks, self.watchdog, self.stop = stage, average, device, ranks, watchdog, stop
         self.copy = copy.deepcopy(average.model) if ranks.size > 1 else None  # made before the weights are sharded
 
-    def run(self, step: int, log: RunLog | NoLog, progress: Progress) -> bool:
-        """Whether it came to its end."""
+    def run(self, step: int, log: RunLog | NoLog, progress: Progress) -> dict[str, float] | None:
+        """What was found, the same on all ranks; None where it did not come to its end."""
         found = None
         with self.watchdog.section("validation", step):
             model = self._whole_model()
             with contextlib.suppress(Interrupted), self.stop.interrupting():
                 found = self.stage.validate(model, self.device)
         if self.ranks.any(found is None):
-            return False
+            return None
         numbers, pictures = found
         log.write(step, {f"val_{name}": value for name, value in numbers.items()}, pictures)
         progress.say(f"step {step} validation: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
         if warning := getattr(self.stage, "warning", ""):
             progress.say(f"step {step} WARNING: {warning}")
-        return True
+        return {name: float(self.ranks.sum(torch.tensor(value, dtype=torch.float64))) / self.ranks.size for name, value in numbers.items()}
 
     def _whole_model(self) -> nn.Module:
         """With several ranks every one looks at a whole copy: stages call more than `forward`, which alone gathers shards."""

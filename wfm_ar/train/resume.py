@@ -17,6 +17,7 @@ from wfm_ar.train.optimizer import WeightAverage
 from wfm_ar.train.rng import restore_rng
 from wfm_ar.train.sharded_checkpoint import placed_like
 
+GROUPS = ("model", "ema", "optimizer")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of every trained parameter
 
 
@@ -29,17 +30,17 @@ def pack(model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimi
 
 def unpack(
     run: Path, resume: str, stage, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> tuple[int, dict]:
-    """Load the checkpoint that `resume` names into model, average, optimiser and generators; -> (step to go on at, its state).
+) -> tuple[int, dict, dict[str, dict[str, torch.Tensor]]]:
+    """Load the checkpoint that `resume` names into model, average, optimiser and generators.
 
-    (0, {}) where there is none. Raises BadCheckpoint, WfmError.
+    -> (step to go on at, its state, its other tensors by group); (0, {}, {}) where there is none. Raises BadCheckpoint, WfmError.
     """
     newest = newest_checkpoint(run) if ranks.first else None
     there = ranks.from_first(step_of(newest) if newest else -1)
     newest = None if there < 0 else run / f"step-{there:06d}"
     folder = newest if resume in ("auto", "never") else Path(resume)
     if folder is None:
-        return 0, {}
+        return 0, {}, {}
     if resume == "never":
         raise WfmError(f"{run}: holds checkpoint {folder.name} already; fix: resume=auto goes on, or choose run=<another folder>")
     tensors, state = load_checkpoint(folder)
@@ -67,7 +68,7 @@ def unpack(
         restore_rng(state["rng"])
     if ranks.first:
         print(f"{stage.name}: going on from {folder}", flush=True)
-    return state["step"], state
+    return state["step"], state, {group: named for group, named in tensors.items() if group not in GROUPS}
 
 
 @torch.no_grad()

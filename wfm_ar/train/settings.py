@@ -58,6 +58,7 @@ class LoopConfig:
     precision: str = "auto"  # auto = bf16 on CUDA, fp32 elsewhere
     device: str = "auto"  # auto = cuda when there is one
     compile: bool = False  # torch.compile the network: a minute or two at the start, then faster steps
+    patience: int = 0  # validations in a row no better than the best one after which the stage ends; 0 = never
     max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops
     deterministic: bool = False  # torch's deterministic algorithms: the same bytes on every run, slower on CUDA
     disk_full: str = "stop"  # when a checkpoint cannot be written: stop, or continue and try again at the next one
@@ -69,7 +70,7 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise BadConfig(f"{name}: got {getattr(self, name)}, expected at least 1")
         check_sizes(self, "training", steps=(1, 1 << 40), batch_size=(1, 1 << 20), accumulate=(1, 1 << 20), num_workers=(0, 1024))
-        check_sizes(self, "training", threads=(0, 4096))
+        check_sizes(self, "training", threads=(0, 4096), patience=(0, 1 << 20))
         if self.precision not in ("auto", "fp32", "bf16"):
             raise BadConfig(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")
         if self.disk_full not in ("stop", "continue"):

@@ -29,6 +29,7 @@ class VideoTokenizerStage:
     """Absolute plus squared error on windows cut where something happens."""
 
     name = "video_tokenizer"
+    judged_by = ("psnr", 1)
     warning = ""
     earlier = EARLIER_TOKENIZER  # what checkpoints from before a setting came leave unsaid
 

@@ -70,6 +70,7 @@ class WorldModelStage:
     """Next-token cross-entropy on [text] BOV latent (actions) latent ... rows."""
 
     name = "world_model"
+    judged_by = ("loss", -1)
 
     def __init__(
         self,

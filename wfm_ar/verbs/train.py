@@ -19,7 +19,7 @@ from wfm_ar.schema import MixedSchema
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train import stages
 from wfm_ar.train.begin import begin_from
-from wfm_ar.train.checkpoint import load_checkpoint
+from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, step_of
 from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, save_finetuned
 from wfm_ar.train.distributed import Ranks, all_ranks
@@ -95,9 +95,9 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                     settings = plan.refitted(settings, stage, settings.run)
                 elif plan is not None:
                     settings = Plan.of(settings.run).applied(settings)
-            train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks, whole)
+            folder = train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks, whole)
             if plan is not None and ranks.first:
-                plan.end()
+                plan.end_stage(name, folder)
     if packs and ranks.first:
         how = {"card": _card(settings, train_set, val_set), "overwrite": settings.overwrite, "sampling": settings.sampling}
         stages.pack_world(settings.run, world, train_set, val_set, **how)
@@ -244,6 +244,7 @@ def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str
     ]
     lines += ["", "| stage | steps | samples a step | peak learning rate |", "|---|---|---|---|"]
     for name in _stages(settings):
-        loop = loop_config(settings, name)
-        lines.append(f"| {name} | {loop.steps} | {loop.batch_size * loop.accumulate} | {loop.optimizer.lr:g} |")
+        loop, newest = loop_config(settings, name), newest_checkpoint(settings.run / name)
+        steps = loop.steps if newest is None else min(loop.steps, step_of(newest))
+        lines.append(f"| {name} | {steps} | {loop.batch_size * loop.accumulate} | {loop.optimizer.lr:g} |")
     return "\n".join([*lines, "", f"`wfm evaluate world=... data={settings.data}` measures it.", ""])

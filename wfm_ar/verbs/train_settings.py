@@ -31,6 +31,7 @@ COMMON = (
     "keep",
     "deterministic",
     "disk_full",
+    "patience",
     "max_bad_steps",
     "watchdog",
 )  # keys of the loop that belong to the run
@@ -143,6 +144,7 @@ class Settings:
     keep: int
     deterministic: bool
     disk_full: Literal["stop", "continue"]
+    patience: int
     max_bad_steps: int
     watchdog: WatchdogConfig
     steps: int | None

@@ -25,8 +25,9 @@ from wfm_ar.framing import CENTRE
 from wfm_ar.train import budget as fitting
 from wfm_ar.train import stages
 from wfm_ar.train.budget import SIZES, Size, told_time
-from wfm_ar.train.checkpoint import newest_checkpoint
+from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
+from wfm_ar.train.early_stop import Ended, ended_early
 from wfm_ar.train.loop import Stage, step_seconds
 from wfm_ar.train.rehearsal import Networks, Timings, rehearse
 from wfm_ar.train.settings import LoopConfig
@@ -90,6 +91,14 @@ class Plan:
         self.whole.finish(self._part, spent[self._part])
         self.keep()
 
+    def end_stage(self, name: str, folder: Path) -> None:
+        """A stage has ended, and this is its last checkpoint. The next one is fitted to the time that is left."""
+        _, state = load_checkpoint(folder, groups=())
+        self.content.setdefault("ended_early", {}).pop(name, None)
+        if (ended := ended_early(state)) is not None:
+            self.content["ended_early"][name] = asdict(ended)
+        self.end()
+
     def told_end(self) -> str:
         """A line on what the run took."""
         return f"the run took {told_time(sum(self.content['spent'].values()))}, {told_time(self.content['foretold_s'])} were foretold"
@@ -140,6 +149,8 @@ def _made(settings: Settings, ranks: int) -> Plan:
     settings = _chosen(settings, keys)
     train_set, val_set = parted(open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW}))
     keys |= _machine(settings, cuda, ranks, len(val_set))
+    if facts.held_out:
+        keys["patience"] = fitting.PATIENCE
     frames, val_frames = (sum(one.num_frames(i) for i in range(len(one))) for one in (train_set, val_set))
     at = fitting.first_size(wish, cuda)
     while True:
@@ -342,6 +353,11 @@ def block(content: Mapping[str, Any]) -> str:
         steps, each = content["steps"].get(part, ""), content["step_s"].get(part)
         each = "" if each is None else f"{each:.3f}"
         lines.append(f"  {part:<18} {steps:>8}  {each:>14}  {told_time(taken):>10}")
+    if patience := chosen.get("patience"):
+        lines.append(
+            f"  a stage ends early where {patience} validations are no better than an earlier one; its time goes to those after it"
+        )
+    lines += [f"  {name} {Ended(**ended).told()}" for name, ended in content.get("ended_early", {}).items()]
     memory = f"with at most about {content['peak_bytes'] / 2**30:.1f} GiB of memory"
     lines.append(f"  in all {told_time(content['foretold_s'])} as foretold at the start, {memory}")
     wanted = content["wanted"]
