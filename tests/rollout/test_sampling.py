@@ -164,7 +164,17 @@ def test_logits_that_are_no_numbers_are_the_checkpoints_fault(config):
 
 def test_actions_may_have_a_temperature_of_their_own():
     config = SamplingConfig(temperature=0.0, action_temperature=0.7)
-    assert config.of(Stream.VIDEO) is config and config.of(Stream.ACTION).temperature == 0.7
+    assert config.of(Stream.VIDEO) == config and config.of(Stream.ACTION).temperature == 0.7
     assert SamplingConfig(temperature=0.3).of(Stream.ACTION).temperature == 0.3
     with pytest.raises(BadConfig, match="action_temperature: got -1"):
         SamplingConfig(action_temperature=-1)
+
+
+def test_a_first_picture_may_be_drawn_in_its_own_way():
+    config = SamplingConfig(temperature=0.3, top_p=0.9, image_temperature=1.0, image_top_p=1.0)
+    assert config.of(Stream.VIDEO, image=True).settings == {"temperature": 1.0, "top_k": None, "top_p": 1.0}
+    assert config.of(Stream.VIDEO).settings == {"temperature": 0.3, "top_k": None, "top_p": 0.9}
+    assert config.of(Stream.ACTION) == config
+    assert SamplingConfig(temperature=0.3).of(Stream.VIDEO, image=True).settings["temperature"] == 0.3
+    with pytest.raises(BadConfig, match="image_top_p: got 0"):
+        SamplingConfig(image_top_p=0)

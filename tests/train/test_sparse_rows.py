@@ -6,7 +6,7 @@ import torch
 
 from wfm_ar.data.shards import TokenClip, write_store
 from wfm_ar.train.sparse_rows import ELSEWHERE, NEAR_CONTENT, NEAR_FORETOLD, SURE, UNKNOWN, keep_probability, usual_tokens
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_stage import SPARSE_ROWS, WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 
@@ -69,11 +69,10 @@ def test_a_lookahead_says_where_something_moves():
 
 
 @pytest.mark.parametrize("own_errors", [0.0, 1.0])
-def test_rows_that_keep_all_have_the_loss_of_dense_rows(store, monkeypatch, own_errors):
-    monkeypatch.setattr("wfm_ar.train.world_model_stage.keep_probability", lambda tokens, usual, ahead: np.ones(tokens.shape, np.float32))
+def test_rows_that_keep_all_have_the_loss_of_dense_rows(store, own_errors):
     stage = make(store, sparse=1.0, own_errors=own_errors)
     cuts = [stage._cut(store, 5, np.random.default_rng(i)) for i in range(3)]
-    dense, sparse = stage._packed(cuts, 5), stage._packed(cuts, 5, np.random.default_rng(0))
+    dense, sparse = stage._packed(cuts, 5), stage._packed(cuts, 5, lambda seen, told: np.ones(seen.shape, bool))
     first = (dense["video"] >= 0) & (dense["video"] < 64)
     dense["weights"][first] = 0  # of a sparse row the first latent is seen, not asked for
     L = dense["ids"].shape[1]
@@ -110,3 +109,20 @@ def test_the_next_token_of_a_sparse_row_is_the_next_one_that_is_kept(store):
             assert batch["targets"][row, column] == token
             if column + 1 < batch["ids"].shape[1]:
                 assert batch["ids"][row, column + 1] == token
+
+
+def test_sparse_policy_rows_see_what_is_in_the_image_and_few_of_its_empty_places(store):
+    stage = make(store, sparse=1.0, policy_share=1.0)
+    batches = [stage.batch(step, 8, 0) for step in range(24)]
+    whole, sparse = ([batch for batch in batches if (batch["ids"].shape[1] > 64) is wide] for wide in (True, False))
+    assert 2 <= len(whole) <= 10  # a few whole images, as a rollout has them
+    assert all(len(batch["ids"]) == SPARSE_ROWS * len(whole[0]["ids"]) for batch in sparse)
+    for batch in sparse:
+        for row in range(len(batch["ids"])):
+            seen, there = batch["tokens"][row, 0], batch["video"][row]
+            kept = torch.zeros(64, dtype=torch.bool)
+            kept[there[there >= 0]] = True
+            assert kept[(seen != torch.tensor(stage._usual)).flatten()].all() and kept.sum() < 40 and there.max() < 64
+            (at,) = batch["weights"][row].nonzero()[:, 0].tolist()
+            assert batch["targets"][row, at] - stage.sequence.action_start in torch.tensor(store[-1 - int(batch["clip"][row])].bins)
+    assert stage.loss(stage.model, sparse[0], None)[0].requires_grad

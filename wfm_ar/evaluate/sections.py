@@ -24,7 +24,7 @@ from wfm_ar.evaluate.workers import Workers
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 
-SAMPLING = ("temperature", "top_p", "top_k", "action_temperature")  # how tokens are drawn
+SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "image_temperature", "image_top_p")  # how tokens are drawn
 GUIDANCE = ("text_guidance", "action_guidance")  # by what a rollout is told to do: one of these
 STREAM_STEPS = 40
 Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
@@ -52,10 +52,11 @@ class EvaluateConfig:
     top_p: float | None = None
     top_k: int | None = None
     action_temperature: float | None = None  # of imagined actions
+    image_temperature: float | None = None  # of the first picture of clips from a text alone
+    image_top_p: float | None = None
     text_guidance: float | None = None  # text following: how much the text counts; 1 as the model has it
     action_guidance: float | None = None  # rollouts under given actions: how much these count; 1 as the model has it
     refine_steps: int = 2
-    text_alone_temperature: float = 1.0  # of clips from a text alone: at 0 every text of a kind would make the same table
     imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
     speed_runs: int = 3  # 0: speed is not measured
     demo: bool = True  # run `wfm demo` and measure its memory
@@ -67,7 +68,6 @@ class EvaluateConfig:
         for guidance in GUIDANCE:
             chosen = {name: getattr(self, name) for name in (*SAMPLING, guidance)}
             SamplingConfig(**{name: value for name, value in chosen.items() if value is not None})
-        SamplingConfig(temperature=self.text_alone_temperature)
         low = {
             "episodes": 2,
             "text_episodes": 1,

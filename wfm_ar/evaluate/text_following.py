@@ -10,7 +10,7 @@ Every number says from what it was made:
   how often something else is pushed instead is told too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,7 +129,6 @@ def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sh
 def _rolled(bench: Bench, clips: Sequence[Clip], told: Sequence[Push], name: str, picture: bool = True) -> list[np.ndarray]:
     """Raw frames of a rollout a text, from the first frame of its clip or from nothing."""
     config = bench.config
-    more: Mapping[str, Any] = {} if picture else {"temperature": config.text_alone_temperature}
     prompts = [
         Prompt(
             video=clip.frames[:1] if picture else None,
@@ -140,7 +139,7 @@ def _rolled(bench: Bench, clips: Sequence[Clip], told: Sequence[Push], name: str
         )
         for k, (clip, push) in enumerate(zip(clips, told, strict=True))
     ]
-    return [rolled.raw_frames for rolled in bench.roll(clips, prompts, guidance="text_guidance", refine=False, name=name, **more)]
+    return [rolled.raw_frames for rolled in bench.roll(clips, prompts, guidance="text_guidance", refine=False, name=name)]
 
 
 def _sheets(

@@ -19,6 +19,7 @@ from wfm_ar.sizes import check_sizes
 
 RGB = 3
 EARLIER_PREDICTOR = {"history": 2}  # of settings from before they had it
+GATE = 4.0  # the gate on what changes is within the sigmoids of -GATE and GATE, .018 and .982
 OCTAVES = 3  # of the waves that tell places apart: the shortest is a quarter of the frame long
 
 
@@ -99,7 +100,9 @@ class FramePredictor(nn.Module):
         for block in self.after:
             x = block(x, told)
         change_B3HW, gate_B1HW = F.pixel_shuffle(self.leave(x), patch).split((RGB, 1), 1)
-        return last_B3HW + change_B3HW * gate_B1HW.sigmoid()  # what stands still is let through as it is
+        # what stands still is let through all but as it is: a gate that could shut would never learn to open again
+        gate_B1HW = (GATE * torch.tanh(gate_B1HW / GATE)).sigmoid()
+        return last_B3HW + change_B3HW * gate_B1HW
 
 
 def places(height: int, width: int, patch: int, device: torch.device | str = "cpu") -> Tensor:

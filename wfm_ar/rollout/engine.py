@@ -338,7 +338,7 @@ class Batch:
         """A token from each range of ids, int64 [B, n]; token i is fed as `first` + i of the plan, the last one is not."""
         row_keys = [keys(row.seed, len(row.tokens), stream) for row in self.rows]
         draft = partial(self._draft, stream) if len(self.rows) == 1 else None
-        drawn = self._drawing.draw(logits_BV, row_keys, self.sampling.of(stream), ranges, first, draft)
+        drawn = self._drawing.draw(logits_BV, row_keys, self.sampling.of(stream, image=not self.rows[0].tokens), ranges, first, draft)
         self._passes += 1 + drawn.passes  # and the one that gave logits_BV
         self._drafted, self._accepted = self._drafted + drawn.drafted, self._accepted + drawn.accepted
         return drawn.ids_Bn

@@ -31,14 +31,16 @@ class SamplingConfig:
     top_p: float = 0.9  # a token is kept while the likelier ones weigh less than this; 1 keeps all
     top_k: int | None = None  # only this many likeliest tokens (and ties of the last) are kept, before top_p; None keeps all
     action_temperature: float | None = None  # of imagined actions; None: as the video's. A sure world may have a lively policy
+    image_temperature: float | None = None  # of a first picture that nothing but a text announces; None: as the video's
+    image_top_p: float | None = None  # the same; what begins a thing is unlikely at each place, so a low top_p makes empty scenes
     text_guidance: float = 1.0  # scores are without + this * (with - without the text); 1: as the model has it, at half the work
     action_guidance: float = 1.0  # the same of given actions; one of the two is 1
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "action_temperature"):
+        for name in ("temperature", "action_temperature", "image_temperature"):
             value = getattr(self, name)
             possible = _number(value) and (value == 0 or COLDEST <= value < math.inf)
-            if not possible and not (value is None and name == "action_temperature"):
+            if not possible and not (value is None and name != "temperature"):
                 raise BadConfig(
                     f"{name}: got {value!r}, expected 0 or a number of at least {COLDEST}; fix: 1.0, or 0 for the likeliest token"
                 )
@@ -49,8 +51,10 @@ class SamplingConfig:
         if self.text_guidance != 1 and self.action_guidance != 1:
             both = f"got {self.text_guidance} beside action_guidance {self.action_guidance}"
             raise BadConfig(f"text_guidance: {both}, expected 1; fix: guide by one of the two")
-        if not (_number(self.top_p) and 0 < self.top_p <= 1):
-            raise BadConfig(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
+        for name in ("top_p", "image_top_p"):
+            value = getattr(self, name)
+            if not (_number(value) and 0 < value <= 1) and not (value is None and name != "top_p"):
+                raise BadConfig(f"{name}: got {value!r}, expected a number above 0 and at most 1; fix: 0.9, or 1 to keep all tokens")
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1):
             raise BadConfig(
                 f"top_k: got {self.top_k!r}, expected a whole number of at least 1 or none; fix: leave it out to keep all tokens"
@@ -61,11 +65,13 @@ class SamplingConfig:
         """As `wfm_kernels.sample` takes them."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
-    def of(self, stream: "Stream") -> "SamplingConfig":
-        """How the tokens of one stream are drawn."""
-        if stream is Stream.VIDEO or self.action_temperature is None:
-            return self
-        return replace(self, temperature=self.action_temperature)
+    def of(self, stream: "Stream", *, image: bool = False) -> "SamplingConfig":
+        """How the tokens of one stream are drawn; image: those of a first picture."""
+        if stream is Stream.ACTION:
+            own = {"temperature": self.action_temperature}
+        else:
+            own = {"temperature": self.image_temperature, "top_p": self.image_top_p} if image else {}
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
 
 class Stream(IntEnum):

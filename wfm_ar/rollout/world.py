@@ -41,7 +41,13 @@ from wfm_ar.world_model.sequence import Sequence as TokenSequence
 
 __all__ = ["OFFLOAD", "Prompt", "Rollout", "World", "WorldParts", "WorldStream", "load_world", "save_world"]
 
-MEASURED = {"temperature": 0.0, "action_temperature": 1.0, "text_guidance": 3.0, "action_guidance": 1.5}  # see World.measured
+MEASURED = {
+    "temperature": 0.0,
+    "action_temperature": 1.0,
+    "image_temperature": 1.0,
+    "text_guidance": 3.0,
+    "action_guidance": 1.5,
+}  # see World.measured
 SIDE = 16384  # pixels a side, as of tokenizers
 SAME = "\0"  # in the place of a text: the one that is there
 

@@ -12,6 +12,7 @@ from wfm_ar.world_model.sequence import NOT_TOLD, TOLD_SCALE
 
 SURE, NEAR_CONTENT, ELSEWHERE = 1.0, 0.15, 0.03  # probability to be kept: near a change, near any content, of an empty place
 NEAR_FORETOLD = 0.25  # beside a change that a lookahead tells of, and so tells the place of
+EMPTY = 0.05  # of an empty place of an image that is only seen
 UNKNOWN = 0.6  # near any content, of a row's second latent: nothing says what moves
 
 
@@ -45,6 +46,22 @@ def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray, ahead_thwK: n
         kept[_dilated(foretold_thw)] = NEAR_FORETOLD
         kept[foretold_thw] = SURE
     kept[0][content_thw[0]] = SURE
+    return kept
+
+
+def kept_of_rows(seen_Bthw: np.ndarray, usual_hw: np.ndarray, told_BthwK: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """bool [B, t, h, w]: which tokens of windows are kept, drawn by `keep_probability`."""
+    told = [None] * len(seen_Bthw) if told_BthwK is None else told_BthwK
+    chance = np.stack([keep_probability(seen_thw, usual_hw, of_it) for seen_thw, of_it in zip(seen_Bthw, told, strict=True)])
+    return rng.random(chance.shape, np.float32) < chance
+
+
+def kept_of_images(seen_Bthw: np.ndarray, usual_hw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """bool [B, t, h, w]: which tokens are kept of windows whose first latent alone is seen and none is asked for: what is in that latent,
+    what touches it, and a few of the empty places."""
+    kept = np.zeros(seen_Bthw.shape, bool)
+    near_Bhw = np.stack([_dilated(seen_thw[:1] != usual_hw)[0] for seen_thw in seen_Bthw])
+    kept[:, 0] = near_Bhw | (rng.random(near_Bhw.shape, np.float32) < EMPTY)
     return kept
 
 

@@ -1,6 +1,7 @@
 """Stage 3: the world model learns to predict the next token of clips that were encoded once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
 from wfm_ar.train.code_use import collapse, count_codes
 from wfm_ar.train.look_ahead import LookaheadStore
 from wfm_ar.train.loop import Batch
-from wfm_ar.train.sparse_rows import keep_probability, usual_tokens
+from wfm_ar.train.sparse_rows import kept_of_images, kept_of_rows, usual_tokens
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 
@@ -29,6 +30,7 @@ SHOWN = 3  # held-out clips rolled out at each validation
 DIGIT_SCALE = 0.3  # length of a digit's direction in embeddings and head as training begins
 PASSED_ON = 4.0  # weight of a unit that passes a number on: silu is nearly straight there
 SPARSE_ROWS = 4  # sparse rows in the place of a dense one
+DENSE_IMAGES = 0.25  # share of the steps on the policy alone whose images are whole though `sparse` is set
 BY_TOKEN = ("ids", "positions", "targets", "weights", "video", "slots")  # of a batch: [B, L, ...]
 TRIES = 100  # clips drawn for one that has actions
 
@@ -53,6 +55,9 @@ class WorldModelTraining:
     own_errors_after: int = 0  # steps before the first of those: errors of a model that has learnt nothing teach nothing
     z_loss: float = 1e-4
     val_clips: int = 96
+
+
+Sparse = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # tokens seen [B, t, h, w], what a lookahead told -> bool [B, t, h, w]
 
 
 class Cut(NamedTuple):
@@ -123,12 +128,12 @@ class WorldModelStage:
         kind = np.random.default_rng((seed, step // self.micro_batches, 0))
         of_policy, of_own_errors, of_images, of_sparse = kind.random(4)
         if of_policy < training.policy_share:
-            return self._policy_batch(size, rng)
+            return self._policy_batch(size, rng, of_sparse)
         if of_images < training.image_share:
             return self._image_batch(size, rng)
         if of_sparse < training.sparse:
             cuts = [self._cut(store, latents, rng) for _ in range(size * SPARSE_ROWS)]
-            batch = self._packed(cuts, latents, rng)
+            batch = self._packed(cuts, latents, lambda seen, told: kept_of_rows(seen, self._usual, told, rng))
         else:
             if training.short < latents and rng.random() < training.short_share:
                 size, latents = size * latents // training.short, training.short
@@ -139,7 +144,7 @@ class WorldModelStage:
         """Rows of a text and one latent, half of them a clip's first: what a text alone must announce."""
         store = self.stores["train"]
         cuts = []
-        for _ in range(max(1, size * self.sequence.max_length // self.sequence.length(1) // 2)):
+        for _ in range(max(1, size * self.sequence.max_length // self.sequence.length(1))):
             index = int(rng.integers(len(store)))
             clip = store[index]
             start = int(rng.integers(len(clip.video))) if rng.random() < 0.5 else 0
@@ -174,15 +179,18 @@ class WorldModelStage:
         wrong[0] = False  # a rollout's first latent is given: what the model may doubt there, it repaints where nothing moves
         return np.where(wrong, truth.flatten()[rng.integers(truth.size, size=truth.shape)], truth)
 
-    def _policy_batch(self, size: int, rng: np.random.Generator) -> Batch:
+    def _policy_batch(self, size: int, rng: np.random.Generator, whole: float) -> Batch:
         """Rows that end with the actions after an image, which alone count: as many as take about the tokens of `size` long windows.
 
         In whole rows the first actions, those that must be read off picture and text, are few, and most others repeat the last
-        ones. An image says nothing of the last ones. Half of the images are a clip's first, as a rollout begins there.
+        ones. An image says nothing of the last ones. Half of the images are a clip's first, as a rollout begins there. In sparse rows
+        most of an image's empty places are left out.
         """
         sequence, store = self.sequence, self.stores["policy"]
         length = sequence.length(2) - sequence.latent_size
         cuts, size = [], max(1, size * sequence.max_length // length)
+        sparse = self.training.sparse > 0 and whole >= DENSE_IMAGES
+        size *= SPARSE_ROWS if sparse else 1
         for _ in range(TRIES * size):
             index = int(rng.integers(len(store)))
             clip = store[index]
@@ -198,7 +206,7 @@ class WorldModelStage:
         else:
             share = self.training.policy_share
             raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
-        batch = self._packed(cuts, 2)
+        batch = self._packed(cuts, 2, (lambda seen, told: kept_of_images(seen, self._usual, rng)) if sparse else None)
         batch["weights"][batch["targets"] < sequence.action_start] = 0
         return batch | {name: batch[name][:, : length - 1] for name in BY_TOKEN}
 
@@ -207,10 +215,10 @@ class WorldModelStage:
         clips = dict.fromkeys(batch["clip"].tolist())  # those of the policy's store are counted from -1 down
         return [self.stores["train"][i].id if i >= 0 else self.stores["policy"][-1 - i].id for i in clips]
 
-    def _packed(self, cuts: list[Cut], latents: int, sparse: np.random.Generator | None = None) -> Batch:
+    def _packed(self, cuts: list[Cut], latents: int, sparse: Sparse | None = None) -> Batch:
         """The batch of these windows. A shorter one stands still at its end, where nothing counts and causal attention never looks.
 
-        sparse: draws which tokens the rows keep (see sparse_rows.py); None: all of them.
+        sparse: draws which tokens the rows keep; None: all of them.
         """
         sequence, training, t = self.sequence, self.training, latents
         length, config = sequence.length(t), sequence.config
@@ -236,12 +244,9 @@ class WorldModelStage:
         if config.lookahead:
             about["ahead"] = self._told(cuts, bins)
         if sparse is not None:
-            told = about["ahead"].numpy() if config.lookahead else [None] * len(cuts)
-            chance = np.stack(
-                [keep_probability(tokens_thw, self._usual, of_it) for tokens_thw, of_it in zip(seen.numpy(), told, strict=True)]
-            )
+            of_video = sparse(seen.numpy(), about["ahead"].numpy() if config.lookahead else None)
             kept = torch.ones(len(cuts), length + 1, dtype=torch.bool)
-            kept[row, video] = torch.from_numpy(sparse.random(chance.shape, np.float32) < chance).flatten(1)
+            kept[row, video] = torch.from_numpy(of_video).flatten(1)
             kept = kept[:, :length] & ((at_video >= 0) | (at_slots >= 0))
             ids, positions, targets, weights, at_video, at_slots = _gathered(
                 kept, ids, positions, targets, weights[:, :length], at_video, at_slots

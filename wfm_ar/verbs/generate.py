@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
 
 INPUTS = ("video", "image", "text", "actions", "data")  # keys of a request that may be files
-SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "text_guidance", "action_guidance")
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "action_temperature",
+    "image_temperature",
+    "image_top_p",
+    "text_guidance",
+    "action_guidance",
+)
 REFINING = ("refine", "refine_steps", "published")
 
 
@@ -63,6 +72,8 @@ class Settings:
     top_p: float | None
     top_k: int | None
     action_temperature: float | None
+    image_temperature: float | None
+    image_top_p: float | None
     text_guidance: float | None
     action_guidance: float | None
     device: Literal["auto", "cpu", "cuda"]
