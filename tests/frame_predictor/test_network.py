@@ -23,6 +23,14 @@ def test_it_begins_by_repeating_the_last_frame():
     assert torch.equal(FramePredictor(SMALL)(frames, torch.zeros(3, 1, 2)), frames[:, -1])
 
 
+def test_a_gate_that_is_shut_everywhere_still_learns():
+    network = drawn()
+    torch.nn.init.constant_(network.leave.bias[3 * SMALL.patch**2 :], -200.0)  # the gates, far below what any input makes up for
+    torch.nn.init.zeros_(network.leave.weight[3 * SMALL.patch**2 :])
+    network(torch.randn(1, 2, 3, 16, 24), torch.zeros(1, 1, 2)).square().mean().backward()
+    assert network.leave.weight.grad[: 3 * SMALL.patch**2].abs().max() > 1e-4
+
+
 def test_frames_and_actions_all_matter_and_unknown_actions_are_not_zero():
     network, frames, actions = drawn(replace(SMALL, history=3)), torch.randn(1, 3, 3, 16, 24), torch.zeros(1, 2, 2)
     made = network(frames, actions)
