@@ -11,7 +11,7 @@ from wfm_ar.errors import BadData
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import Clips
 from wfm_ar.verbs import training_data
-from wfm_ar.verbs.training_data import decoding_speed, frame_cache, policy_set, training_sets
+from wfm_ar.verbs.training_data import decoding_speed, dynamics_set, frame_cache, policy_set, training_sets
 
 TOKENIZER = VideoTokenizerConfig(height=16, width=16, encoder_channels=8, decoder_channels=8, z_channels=8, decoder_blocks=1)
 NO_TRAIN = b"".join(
@@ -123,6 +123,16 @@ def test_demonstrations_are_of_the_same_robot(tmp_path):
                 path.unlink()
         with pytest.raises(BadData, match="policy_data has other actions than data .*; fix: "):
             policy_set(str(other), train, camera=None, fps=None)
+
+
+def test_dynamics_are_learnt_from_more_episodes_of_the_same_robot(tmp_path):
+    train, _ = training_sets(folder(tmp_path / "a", 3), tmp_path / "run", camera=None, fps=None)
+    both = dynamics_set(folder(tmp_path / "b", 4, scale=2.0), train, camera=None, fps=None)
+    more = policy_set(str(tmp_path / "b"), train, camera=None, fps=None)
+    assert len(more) and both.schema == train.schema
+    assert [episode.id for episode in both] == [f"a/{e.id}" for e in train] + [f"b/{e.id}" for e in more]
+    with pytest.raises(BadData, match="dynamics_data has other actions than data .*; fix: "):
+        dynamics_set(folder(tmp_path / "c", 2, width=3), train, camera=None, fps=None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import OutputExists, WfmError
 
-DATA = ("data", "src", "path", "policy_data")  # keys that name data sets, whose files are known
+DATA = ("data", "src", "path", "dynamics_data", "policy_data")  # keys that name data sets, whose files are known
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Mapping[str, str | Path | None]) -> None:

@@ -32,7 +32,7 @@ from wfm_ar.train.windows import still_picture
 from wfm_ar.verbs.inputs import refuse_inputs
 from wfm_ar.verbs.train_settings import SIZES, Settings, loop_config, sized
 from wfm_ar.verbs.train_verdict import end_with_verdict
-from wfm_ar.verbs.training_data import frame_cache, kept_schema, policy_set, told_framing, training_sets
+from wfm_ar.verbs.training_data import dynamics_set, frame_cache, kept_schema, policy_set, told_framing, training_sets
 from wfm_ar.verbs.training_plan import Plan, planned
 
 
@@ -47,7 +47,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
     packs = settings.stage in ("world", "all")
     remove_dead_parts(settings.run)
     policy_data = settings.stages.world_model.training.policy_data
-    refuse_inputs([world], {"init": settings.init, "data": settings.data, "policy_data": policy_data})
+    inputs = {"init": settings.init, "data": settings.data, "dynamics_data": settings.dynamics_data, "policy_data": policy_data}
+    refuse_inputs([world], inputs)
     if packs and world.exists() and not settings.overwrite:
         raise OutputExists(f"{world}: exists already, expected no such folder; fix: choose another run=, or set overwrite=true")
     plan = None
@@ -69,13 +70,14 @@ def _run(settings: Settings, ranks: Ranks) -> int:
             settings = _begin(settings, before.parts, train_set)
     settings = replace(settings, tokenizer=_tokenizer(settings))
     policy, cache = _policy_set(settings, train_set), None
+    dynamics = train_set if settings.dynamics_data is None else dynamics_set(settings.dynamics_data, train_set, **_view(settings))
     if settings.stage != "world":
         with ranks.one_after_another():
             if ranks.first:
                 told_framing(train_set, settings.tokenizer)
-                check_needs(settings.run, _needs(settings), train_set, val_set, policy, max(1, settings.num_workers))
+                check_needs(settings.run, _needs(settings), dynamics, val_set, policy, max(1, settings.num_workers))
             if settings.frame_cache:
-                sets = [one for one in (train_set, val_set, policy) if one is not None]
+                sets = [one for one in (dynamics, val_set, policy) if one is not None]
                 how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
                 cache = frame_cache(settings.run / "frames", settings.frame_cache, sets, settings.tokenizer, **how)
     if settings.stage == "all" and action_vocabulary(train_set.schema) is None:
@@ -88,7 +90,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
             if plan is not None:
                 plan.begin(name)
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
-                stage = _stage(settings, name, train_set, val_set, policy, cache, whole)
+                learnt = dynamics if name in (stages.FRAME_PREDICTOR, stages.WORLD_MODEL) else train_set
+                stage = _stage(settings, name, learnt, val_set, policy, cache, whole)
                 if plan is not None and ranks.first:
                     plan.end()
                     plan.begin(name)
@@ -242,6 +245,8 @@ def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str
         "",
         f"Trained with wfm-ar on `{settings.data}`: {len(train_set)} training, {len(val_set)} held-out episodes.",
     ]
+    if settings.dynamics_data is not None:
+        lines.append(f"Frame predictor and world model also learnt from `{settings.dynamics_data}`.")
     lines += ["", "| stage | steps | samples a step | peak learning rate |", "|---|---|---|---|"]
     for name in _stages(settings):
         loop, newest = loop_config(settings, name), newest_checkpoint(settings.run / name)

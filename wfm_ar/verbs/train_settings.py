@@ -124,6 +124,7 @@ class Settings:
     finetune: CosmosTraining
     name: str
     data: Path
+    dynamics_data: Path | None
     camera: str | None
     fps: float | None
     flip: str | None

@@ -13,7 +13,7 @@ import numpy as np
 
 from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import write_atomic
-from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.formats import mix, open_episodes
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
@@ -132,8 +132,18 @@ def told_framing(episodes: EpisodeSet, tokenizer: VideoTokenizerConfig) -> None:
 
 def policy_set(data: str, train_set: EpisodeSet, **view: Any) -> EpisodeSet:
     """The training episodes that the steps on the policy alone are of. Raises BadData where their actions are not `train_set`'s."""
+    return _beside("policy", data, train_set, view)
+
+
+def dynamics_set(data: Path, train_set: EpisodeSet, **view: Any) -> EpisodeSet:
+    """`train_set` with the training episodes of more data. Raises BadData where their actions are not `train_set`'s."""
+    return mix([train_set, _beside("dynamics", str(data), train_set, view)])
+
+
+def _beside(name: str, data: str, train_set: EpisodeSet, view: dict[str, Any]) -> EpisodeSet:
+    """The training episodes of the setting `name`_data."""
     found = open_episodes(data, **view)
-    print(f"policy: {found.about()}", flush=True)
+    print(f"{name}: {found.about()}", flush=True)
     own, expected = found.schema, train_set.schema
     if own is not None and expected is not None and found.schema_made and same_channels(own, expected):
         own = expected  # ranges found in data: the run's hold
@@ -142,7 +152,7 @@ def policy_set(data: str, train_set: EpisodeSet, **view: Any) -> EpisodeSet:
     else:
         difference = expected.diff(own)
     if difference:
-        raise BadData(f"{data}: policy_data has other actions than data ({difference[:200]}); fix: give demonstrations by the same robot")
+        raise BadData(f"{data}: {name}_data has other actions than data ({difference[:200]}); fix: give episodes of the same robot")
     return replace(found, schema=own).of_split("train")
 
 
