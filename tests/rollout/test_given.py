@@ -7,7 +7,7 @@ import pytest
 import tiny_world as tiny
 from PIL import Image
 
-from wfm_ar.data.video import read_video, resize_crop, write_image, write_video
+from wfm_ar.data.video import read_video, resize_crop, video_info, write_image, write_video
 from wfm_ar.errors import BadClip, BadPrompt, Note, OutputExists
 from wfm_ar.rollout.given import prompt_of
 from wfm_ar.rollout.world import Prompt, World
@@ -89,6 +89,8 @@ def test_generate_takes_them_and_rollouts_save_and_show_themselves(world, tmp_pa
     with pytest.raises(OutputExists):
         rollout.save(tmp_path / "a.mp4")
     rollout.save(str(tmp_path / "a.mp4"), overwrite=True)
+    rollout.save(tmp_path / "a.gif")
+    assert read_video(tmp_path / "a.gif").shape == rollout.frames.shape and video_info(tmp_path / "a.gif").fps == rollout.fps
     assert repr(rollout) == "<Rollout: 5 frames of 24x16, 10 a second, 1 given, 2 action channels, seed 0>"
     assert repr(world).startswith("<World 'tiny': 24x16 pixels, 10 frames/s, ") and repr(world).endswith(
         ", text, actions of 2 channels, on cpu>"

@@ -113,6 +113,21 @@ def test_other_sizes_are_fitted_and_said(wfm, place):
     assert json.loads(Path("out.json").read_text())["refined"] is False
 
 
+def test_gifs_go_in_and_come_out(wfm, place):
+    """The same clip as from an mp4 of the same pixels, and beside it what goes beside an mp4."""
+    write_video("in.gif", tiny.make_video(5), 10)
+    write_video("same.mkv", read_video("in.gif"), 10, lossless=True)
+    for name, out in (("in.gif", "a.gif"), ("same.mkv", "b.mp4")):
+        assert wfm("generate", f"video={name}", "frames=9", "refine=false", f"out={out}")[0] == 0
+    assert (np.load("a.tokens.npy") == np.load("b.tokens.npy")).all()
+    assert json.loads(Path("a.json").read_text())["files"] == ["a.gif", "a.png", "a.tokens.npy", "a.actions.npy", "a.json"]
+    assert read_video("a.gif").shape == (9, 16, 24, 3) and not Path("a.mp4").exists()
+    assert wfm("generate", "image=in.gif", "frames=5", "refine=false", "out=c.gif")[0] == 0
+    assert json.loads(Path("c.json").read_text())["given_frames"] == 1
+    Path("cut.gif").write_bytes(Path("in.gif").read_bytes()[:-1])
+    refused(wfm("generate", "video=cut.gif", "frames=9", "out=d.gif"), "cut.gif: ends before its last block", "fix:")
+
+
 def test_an_episode_of_a_data_set_is_a_prompt(wfm, place):
     """Its first frames, text and actions; the same clip as with the files that hold them."""
     words = ["frames=9", "seed=2", "refine=false"]
@@ -179,7 +194,7 @@ def test_nothing_is_overwritten_unless_told(wfm, tmp_path):
     [
         (["video=none.mp4"], ["none.mp4: does not exist"]),
         (["video={cut}"], ["cut.mp4"]),
-        (["image={video}"], ["neither a PNG nor a JPEG"]),
+        (["image={video}"], ["neither a PNG, a JPEG nor a GIF"]),
         (["video={video}", "image={image}"], ["expected one of them"]),
         (["video={video}", "frames=5"], ["none to imagine", "prompt_frames=1"]),
         (["video={video}", "frames=9", "prompt_frames=4"], ["got 4 frames", "use 3 or 5"]),

@@ -60,7 +60,7 @@ def test_a_batch_that_was_cut_short_goes_on(batch, tmp_path, monkeypatch):
         code, _, err = batch()
     assert code == 2 and "no space left" in err
     first = times(tmp_path / "clips")
-    assert first.keys() == {f"a{suffix}" for suffix in outputs.SUFFIXES}  # of the row that met the full disk nothing is left
+    assert first.keys() == {f"a{suffix}" for suffix in (".mp4", *outputs.BESIDE)}  # of the row that met the full disk nothing is left
     rolled = []
     real = generate._roll
     monkeypatch.setattr(generate, "_roll", lambda world, prompts, *rest: rolled.extend(prompts) or real(world, prompts, *rest))

@@ -97,7 +97,7 @@ def test_an_episode_gives_start_text_and_goal(wfm, place, tmp_path):
         (("image={}/now.png", "goal={}/wanted.png", "smoothness=nan"), ["smoothness is nan"]),
         (("image={}/now.png", "goal={}/wanted.png", "temperature=-1"), ["temperature: got -1"]),
         (("image={}/now.png", "goal={}/wanted.png", "embodiment=arm"), ["embodiment: got 'arm'"]),
-        (("image={}/now.png", "goal={}/wanted.png", "out=plan.avi"), ["expected a name that ends in .mp4"]),
+        (("image={}/now.png", "goal={}/wanted.png", "out=plan.avi"), ["expected a name that ends in .mp4 or .gif"]),
         (("image={}/now.png", "goal={}/wanted.png", "sampels=4"), ["sampels", "samples"]),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_error_leaves_nothing_and_what_is_made_is_not_made_again(wfm, place, 
         assert code == 2 and "no space left" in err and not list(tmp_path.iterdir())
     assert wfm(*given)[0] == 0
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "more").iterdir()}
-    assert before.keys() == {f"plan{suffix}" for suffix in outputs.SUFFIXES}
+    assert before.keys() == {f"plan{suffix}" for suffix in (".mp4", *outputs.BESIDE)}
     code, out, _ = wfm(*given)
     assert code == 0 and "made already" in out
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "more").iterdir()} == before

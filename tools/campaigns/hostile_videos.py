@@ -35,6 +35,7 @@ KINDS = (  # name, container, codec, container options, codec options
     ("ffv1.mkv", "matroska", "ffv1", {}, {}),
     ("mpeg4.avi", "avi", "mpeg4", {}, {}),
     ("mjpeg.avi", "avi", "mjpeg", {}, {}),
+    ("rgb8.gif", "gif", "gif", {}, {}),
 )
 CONTAINER_BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"moof", b"traf", b"mvex", b"udta", b"mfra"}
 FIELDS = (
@@ -75,7 +76,7 @@ def make_clip(container: str, codec: str, options: dict, codec_options: dict, fr
     with av.open(name, "w", format=container, options={"fflags": "+bitexact", **options}) as out:
         stream = out.add_stream(codec, rate=Fraction(10))
         stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "bgr0" if codec == "ffv1" else "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "ffv1": "bgr0", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.thread_count = 1
         stream.options = {"threads": "1", **codec_options}
         for image in clip:

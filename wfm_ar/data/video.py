@@ -31,6 +31,8 @@ _REPEATABLE = {"x264-params": "asm=ssse3"} if platform.machine().lower() in ("x8
 # What is written in files for players, by ITU-T H.273: screen colours; Y'CbCr by BT.601 in limited range, or R'G'B' in full range
 _YUV_COLOURS = {"color_primaries": 1, "color_trc": 1, "colorspace": 6, "color_range": 1}
 _RGB_COLOURS = {"color_primaries": 1, "color_trc": 1, "colorspace": 0, "color_range": 2}
+GIF = ".gif"
+GIF_TICKS, GIF_RATE, GIF_SIDE = 100, 50, 65535  # a second; frames a second that viewers show; pixels a side
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")  # what a bare folder of videos may hold
 
 
@@ -109,11 +111,15 @@ def write_video(
     overwrite: bool = False,
     sync: bool = True,
 ) -> None:
-    """Writes uint8 [T, H, W, 3] RGB frames as H.264 (.mp4, .mov, .mkv, .avi); the same frames give the same bytes.
+    """Writes uint8 [T, H, W, 3] RGB frames as H.264 (.mp4, .mov, .mkv, .avi) or GIF; the same frames give the same bytes.
 
-    `lossless=True` keeps every bit (libx264rgb, qp 0). Otherwise H and W must be even (4:2:0 chroma). The encoded clip is
-    held in memory and reaches the disk whole or not at all. Raises BadClip, OutputExists, NoSpace.
+    `lossless=True` keeps every bit (libx264rgb, qp 0). Otherwise H and W must be even (4:2:0 chroma). A GIF has 256 colours,
+    chosen for the clip, any size, and repeats. The encoded clip is held in memory and reaches the disk whole or not at all.
+    Raises BadClip, OutputExists, NoSpace.
     """
+    if Path(path).suffix.lower() == GIF:
+        _write_gif(Path(path), _check_frames(frames_THWC, str(path)), fps, lossless=lossless, overwrite=overwrite, sync=sync)
+        return
     write_clips(path, [frames_THWC], fps, crf=crf, lossless=lossless, overwrite=overwrite, sync=sync)
 
 
@@ -133,9 +139,8 @@ def write_clips(
     """
     path = Path(path)
     if path.suffix.lower() not in CONTAINERS:
-        raise BadClip(f"{path}: got suffix {path.suffix!r}, expected one of {sorted(CONTAINERS)}; fix: rename the output")
-    if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
-        raise BadClip(f"{path}: got fps {fps!r}, expected a number above 0; fix: give the frames per second")
+        raise BadClip(f"{path}: got suffix {path.suffix!r}, expected one of {sorted(CONTAINERS)} or {GIF}; fix: rename the output")
+    _check_rate(path, fps)
     refuse_existing(path, overwrite)
     av = _libav()
     size, counts = (), []
@@ -160,6 +165,55 @@ def write_clips(
         raise BadClip(f"{path}: cannot be encoded ({error.strerror}), got {width}x{height} pixels; fix: try a smaller size") from error
     write_atomic(path, content, overwrite=overwrite, sync=sync)
     return counts
+
+
+def _check_rate(path: Path, fps: float) -> None:
+    if not (isinstance(fps, (int, float, Fraction)) and math.isfinite(fps) and fps > 0):
+        raise BadClip(f"{path}: got fps {fps!r}, expected a number above 0; fix: give the frames per second")
+
+
+def _write_gif(path: Path, frames_THWC: np.ndarray, fps: float, *, lossless: bool, overwrite: bool, sync: bool) -> None:
+    _check_rate(path, fps)
+    height, width = frames_THWC.shape[1:3]
+    if lossless:
+        raise BadClip(f"{path}: got lossless=True, expected False: a GIF has 256 colours; fix: write an .mkv")
+    if fps > GIF_RATE:
+        got = f"got {fps:g} frames a second, expected at most {GIF_RATE}, as viewers show a GIF"
+        raise BadClip(f"{path}: {got}; fix: write an .mp4, or fewer frames")
+    if max(height, width) > GIF_SIDE:
+        raise BadClip(f"{path}: got {width}x{height} pixels, expected sides up to {GIF_SIDE}; fix: resize them first")
+    refuse_existing(path, overwrite)
+    write_atomic(path, _encode_gif(_libav(), frames_THWC, fps), overwrite=overwrite, sync=sync)
+
+
+def _encode_gif(av: ModuleType, frames_THWC: np.ndarray, fps: float) -> bytes:
+    """One table of colours for the whole clip, and no dither: that would flicker where a picture stands still."""
+    buffer, count, (height, width) = io.BytesIO(), len(frames_THWC), frames_THWC.shape[1:3]
+    graph, tick = av.filter.Graph(), Fraction(1, GIF_TICKS)
+    shown_at = [round(GIF_TICKS * t / fps) for t in range(count + 1)]
+    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=tick)
+    both, colours = graph.add("split"), graph.add("palettegen", "reserve_transparent=0")
+    mapped, sink = graph.add("paletteuse", "dither=none"), graph.add("buffersink")
+    source.link_to(both)
+    both.link_to(colours, 0, 0)
+    both.link_to(mapped, 1, 0)
+    colours.link_to(mapped, 0, 1)
+    mapped.link_to(sink)
+    graph.configure()
+    options = {"fflags": "+bitexact", "loop": "0", "final_delay": str(shown_at[count] - shown_at[count - 1])}
+    with av.open(buffer, "w", format="gif", options=options) as container:
+        stream = container.add_stream("gif", rate=GIF_TICKS)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "pal8", tick
+        stream.codec_context.time_base = tick
+        for t, image_HWC in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24")
+            frame.pts, frame.time_base = shown_at[t], tick
+            graph.push(frame)
+        graph.push(None)
+        for _ in range(count):
+            container.mux(stream.encode(graph.pull()))
+        container.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def _encode(av: ModuleType, clips: Iterator[np.ndarray], container_format: str, rate: Fraction, crf: int, lossless: bool) -> bytes:
@@ -216,7 +270,7 @@ def _check_frames(frames_THWC: np.ndarray, where: str) -> np.ndarray:
 
 
 def read_image(path: str | Path, *, limits: DecodeLimits = LIMITS) -> np.ndarray:
-    """A PNG or JPEG file as a one-frame clip, uint8 [1, H, W, 3]. Raises BadClip."""
+    """A PNG or JPEG file, or the first picture of a GIF, as a one-frame clip, uint8 [1, H, W, 3]. Raises BadClip."""
     frames_THWC = _decoded(path, "image", limits=limits).frames
     assert frames_THWC is not None
     return frames_THWC

@@ -1,8 +1,8 @@
 """Which packet of a file holds which frame, and when it is shown: what makes a part of a file that part of the whole.
 
 Frames are numbered in the order in which they are shown. The tables are the container's own, read without libav where that can be,
-and kept for the next part of the same file. Where a file does not tell (AVI has no times, and its codec may reorder frames), `find`
-knows nothing, and the frames have to be counted from the first one.
+and kept for the next part of the same file. Where a file does not tell (AVI has no times, and its codec may reorder frames; a GIF's
+pictures need those before them), `find` knows nothing, and the frames have to be counted from the first one.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wfm_ar.decoding import avi, matroska, mp4
+from wfm_ar.decoding import avi, gif, matroska, mp4
 from wfm_ar.decoding.limits import Refused
 
 _RATE_SLACK, _TICK = 0.01, 1e-3  # part of a rate; s, what Matroska rounds times to
@@ -29,6 +29,7 @@ class FrameTable(NamedTuple):
     places: array  # of the packets, in the order of the file's bytes
     numbers: array | None  # which frame each holds, -1 for none; None where nothing tells before decoding
     times: array  # seconds after the first frame, in the order shown; empty where every frame lasts equally long
+    rate: float = 0.0  # frames a second, where the container tells in its own way
     empty: frozenset[int] = frozenset()  # AVI: chunks without a picture, the one before is shown again
 
     def find(self, place: int | None) -> int | None:
@@ -52,8 +53,8 @@ class FrameTables:
         self._known: OrderedDict[tuple, FrameTable] = OrderedDict()
 
     def look(self, fd: int) -> None:
-        """Walks through an AVI or Matroska file that is not known yet, before libav opens it: where such a file is damaged, or was never
-        filled, libav searches all the rest of it, byte by byte, for something to show.
+        """Walks through an AVI, GIF or Matroska file that is not known yet, before libav opens it: where such a
+        file is damaged, or was never filled, libav searches all the rest of it, byte by byte, for something to show.
 
         Raises Refused for a file that contradicts itself, is damaged or cut off.
         """
@@ -64,6 +65,8 @@ class FrameTables:
             avi.stored_frames(fd, _MOST_FRAMES)
         elif head[:4] == b"\x1a\x45\xdf\xa3":
             matroska.stored_frames(fd, 0, _MOST_FRAMES)
+        elif head[:4] == b"GIF8":
+            gif.stored_frames(fd, _MOST_FRAMES)
 
     def of(self, fd: int, container, stream) -> FrameTable:
         """The table of `stream`. Reads a fragmented MP4 through to its end: the container has to be opened anew.
@@ -94,11 +97,16 @@ def _table(fd: int, container, stream) -> FrameTable:
         index = [one.index for one in container.streams.video if not is_picture(one)].index(stream.index)
         stored = matroska.stored_frames(fd, index, _MOST_FRAMES)
         return _from_times(stored.places, stored.times, stored.ticks_per_second, frozenset())
+    if name == "gif":  # each picture is drawn over those before it: frames are counted from the first one
+        found = gif.stored_frames(fd, _MOST_FRAMES)
+        seconds = array("d", (time / gif.TICKS for time in found.times))
+        count = len(found.places)
+        return FrameTable(count, count, 0, found.places, None, seconds if count > 1 else array("d"), rate=found.rate)
     chunks = avi.stored_frames(fd, _MOST_FRAMES)
     context = stream.codec_context
     in_order = not (context.codec.reorder and context.has_b_frames)
     numbers = array("l", range(len(chunks.places))) if in_order else None
-    return FrameTable(len(chunks.places), len(chunks.places) - len(chunks.empty), 0, chunks.places, numbers, array("d"), chunks.empty)
+    return FrameTable(len(chunks.places), len(chunks.places) - len(chunks.empty), 0, chunks.places, numbers, array("d"), empty=chunks.empty)
 
 
 def _from_times(places: array | None, times: list[int], ticks_per_second: float, hidden: frozenset[int]) -> FrameTable:

@@ -14,7 +14,7 @@ class DecodeLimits:
     cpu_seconds: float = 5.0  # to begin with, and a second more for every
     pixels_per_cpu_second: float = 5e6  # pixels decoded, an eighth of what slow codecs need
     silence_seconds: float = 60.0  # of wall clock without a sign of life
-    image_bytes: int = 256 << 20  # of a PNG or JPEG file
+    image_bytes: int = 256 << 20  # of a PNG, JPEG or GIF file that is read as one picture
 
     def to_json(self) -> dict[str, float]:
         return asdict(self)

@@ -17,17 +17,17 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from wfm_ar.decoding import mp4
+from wfm_ar.decoding import gif, mp4
 from wfm_ar.decoding.frame_table import FrameTable, FrameTables, evenly_spaced, is_picture, rate_of_times
 from wfm_ar.decoding.limits import DecodeLimits, Refused
 from wfm_ar.decoding.orientation import AS_STORED, of_exif, of_matrix, shown_size, turns
 
-DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 CODECS = (
     "h264,hevc,libdav1d,av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,mpeg1video,mpeg2video,mjpeg,"
     "ffv1,ffvhuff,huffyuv,utvideo,rawvideo,png,prores,dnxhd,magicyuv,qtrle,gif,webp,bmp"
 )
-_IMAGE_CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # first bytes -> decoder
+_IMAGE_CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg", b"GIF8": "gif"}  # first bytes -> decoder
 
 Progress = Callable[[int], None]  # told how many more pixels were worked on; may raise
 
@@ -78,7 +78,8 @@ def info(fd: int, limits: DecodeLimits, tables: FrameTables) -> dict[str, Any]:
         about["stretched"] = (width, height) != (stream.codec_context.width, stream.codec_context.height)
         table = tables.of(fd, container, stream)
         about["frames"], about["even"] = table.frames, evenly_spaced(table.times)
-        about["fps"] = rate_of_times(table.times, rate_of(stream) if about["even"] else float(stream.base_rate or 0))
+        declared = rate_of(stream) if about["even"] else float(stream.base_rate or 0)
+        about["fps"] = table.rate or rate_of_times(table.times, declared)
         may_turn = _may_turn(fd, container, stream)
     orientation = AS_STORED
     if may_turn:
@@ -136,25 +137,43 @@ def times(fd: int, limits: DecodeLimits, tables: FrameTables) -> array:
 
 
 def read_image(fd: int, sink: Sink) -> None:
-    """A PNG or JPEG file as one frame."""
+    """A PNG or JPEG file, or the first picture of a GIF, as one frame."""
     size = os.fstat(fd).st_size
     if size > sink.limits.image_bytes:
         raise Refused(f"got an image of {size} bytes, expected at most {sink.limits.image_bytes}; fix: a smaller picture")
-    content = os.pread(fd, size, 0)
-    codec = next((name for magic, name in _IMAGE_CODECS.items() if content.startswith(magic)), None)
+    head = os.pread(fd, 4, 0)
+    codec = next((name for magic, name in _IMAGE_CODECS.items() if head.startswith(magic)), None)
     if codec is None:
-        raise Refused("got neither a PNG nor a JPEG, expected one; fix: convert the image to PNG")
+        raise Refused("got neither a PNG, a JPEG nor a GIF, expected one of them; fix: convert the image to PNG")
+    content = os.pread(fd, gif.stored_frames(fd, sink.limits.frames).first_end if codec == "gif" else size, 0)
     try:
         decoder = av.CodecContext.create(codec, "r")
         decoder.options = {"max_pixels": str(sink.limits.pixels)}
         decoder.thread_type, decoder.thread_count = "NONE", 1
-        frames = decoder.decode(av.Packet(content)) + decoder.decode(None)
+        with nothing_missing(codec):
+            frames = decoder.decode(av.Packet(content)) + decoder.decode(None)
     except av.FFmpegError as error:
         raise Refused(f"cannot be read as {codec} ({_reason(error)}): damaged; fix: copy the image again") from error
     if len(frames) != 1 or frames[0].is_corrupt:
         raise Refused(f"got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
     sink.put(frames[0])
     sink.orientation = of_exif(content)
+
+
+@contextmanager
+def nothing_missing(codec: str) -> Iterator[None]:
+    """Raises Refused where libav leaves a part of a GIF's picture as it was, of which it tells its log alone."""
+    if codec != "gif":
+        yield
+        return
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as told:
+            yield
+    finally:
+        av.logging.set_level(None)
+    if any(name == "gif" for _, name, _ in told):
+        raise Refused("has a picture that is damaged, expected whole ones; fix: copy or make it again")
 
 
 def check_count(table: FrameTable, shown: int, hidden: int) -> None:

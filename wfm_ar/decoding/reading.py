@@ -10,7 +10,7 @@ import av
 
 from wfm_ar.decoding.frame_table import FrameTable, FrameTables
 from wfm_ar.decoding.limits import Refused
-from wfm_ar.decoding.pictures import Progress, Sink, check_count, check_end, check_pixels, limit_frames, open_video
+from wfm_ar.decoding.pictures import Progress, Sink, check_count, check_end, check_pixels, limit_frames, nothing_missing, open_video
 
 _BACK = (0, 24, 240)  # frames before the wanted one to jump to, one after the other: a jump may land behind its aim
 
@@ -31,7 +31,7 @@ def read(fd: int, start: int, count: int | None, sink: Sink, progress: Progress,
                 if _read_numbered(container, stream, table, aim, start, end, sink, progress):
                     return
     sink.clear()
-    with open_video(fd, limits) as (container, stream):
+    with open_video(fd, limits) as (container, stream), nothing_missing(stream.codec_context.name):
         _read_in_order(container, stream, table, start, end, sink, progress)
 
 

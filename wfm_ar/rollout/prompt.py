@@ -50,7 +50,7 @@ class Rollout:
     timings: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `frames` as a video: .mp4, .mov, .mkv or .avi. Raises BadClip, OutputExists, NoSpace."""
+        """Writes `frames` as a video: .mp4, .mov, .mkv, .avi or .gif. Raises BadClip, OutputExists, NoSpace."""
         write_video(path, self.frames, self.fps, overwrite=overwrite)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from wfm_ar.rollout.find_world import find_world
 from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.outputs import files_of, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, read_requests, refuse_missing
 from wfm_ar.verbs.rollout_set import write_rollouts
 
@@ -96,7 +96,7 @@ def run(settings: Settings) -> int:
     if settings.out is None:
         settings = replace(settings, out=new_output("generate", ".mp4" if settings.batch is None and settings.save == "files" else ""))
     requests = _requests(settings)
-    outputs = [settings.out] if settings.save == "lerobot" else [out.with_suffix(suffix) for _, _, out in requests for suffix in SUFFIXES]
+    outputs = [settings.out] if settings.save == "lerobot" else [file for _, _, out in requests for file in files_of(out)]
     for inputs in [{"world": settings.world, "batch": settings.batch}, *({key: getattr(r, key) for key in INPUTS} for r, _, _ in requests)]:
         refuse_inputs(outputs, inputs)
     if settings.save == "lerobot":

@@ -1,4 +1,4 @@
-"""The files of an imagined clip: mp4, contact sheet, tokens, actions, and a JSON that says how it was made."""
+"""The files of an imagined clip: mp4 or GIF, contact sheet, tokens, actions, and a JSON that says how it was made."""
 
 import hashlib
 import io
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from wfm_ar.rollout.world import World
 
 ELSEWHERE = ("out", "batch", "batch_size", "overwrite", "device")  # settings that say where, not what
-SUFFIXES = (".mp4", ".png", ".tokens.npy", ".actions.npy", ".json")
+CLIPS = (".mp4", ".gif")
+BESIDE = (".png", ".tokens.npy", ".actions.npy", ".json")  # the clip, by the same name
 
 
 def new_output(verb: str, suffix: str) -> Path:
@@ -36,12 +37,17 @@ def new_output(verb: str, suffix: str) -> Path:
     return next(path for number in numbers if not (path := Path("outputs", verb, f"{name}{number}{suffix}")).exists())
 
 
+def files_of(out: Path) -> list[Path]:
+    """The clip and all that may go beside it."""
+    return [out, *(out.with_suffix(suffix) for suffix in BESIDE)]
+
+
 def refuse_existing_outputs(out: Path, overwrite: bool) -> None:
-    """Raises OutputExists if any of the files that go with `out` is there; BadConfig if `out` is no .mp4."""
-    if out.suffix.lower() != ".mp4":
-        raise BadConfig(f"out: got {out}, expected a name that ends in .mp4; fix: out={out.with_suffix('.mp4')}")
-    for suffix in SUFFIXES:
-        refuse_existing(out.with_suffix(suffix), overwrite)
+    """Raises OutputExists if any of the files that go with `out` is there; BadConfig if `out` is no .mp4 or .gif."""
+    if out.suffix.lower() not in CLIPS:
+        raise BadConfig(f"out: got {out}, expected a name that ends in .mp4 or .gif; fix: out={out.with_suffix('.mp4')}")
+    for file in files_of(out):
+        refuse_existing(file, overwrite)
 
 
 def made_already(out: Path, about: Mapping[str, Any], overwrite: bool) -> bool:
@@ -94,7 +100,7 @@ def write_rollout(
 
     more_rows: (label, uint8 [T, H, W, 3]) below those of the clip on the contact sheet. Raises OutputExists, NoSpace.
     """
-    files = [out.with_suffix(suffix) for suffix in SUFFIXES if suffix != ".actions.npy" or rollout.actions is not None]
+    files = [file for file in files_of(out) if not file.name.endswith(".actions.npy") or rollout.actions is not None]
     rows = clip_rows(rollout)
     summary = {
         "frames": len(rollout.frames),

@@ -19,7 +19,7 @@ from wfm_ar.simulate.goal import GoalPicture
 from wfm_ar.simulate.planner import Plan, PlanConfig, plan
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
-from wfm_ar.verbs.outputs import SUFFIXES, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
+from wfm_ar.verbs.outputs import files_of, how_made, made_already, new_output, refuse_existing_outputs, write_rollout
 from wfm_ar.verbs.prompts import Request, read_prompt, refuse_missing
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(settings: Settings) -> int:
     if settings.out is None:
         settings = replace(settings, out=new_output("plan", ".mp4"))
     inputs = {key: getattr(settings, key) for key in ("world", "image", "goal", "data")}
-    refuse_inputs([settings.out.with_suffix(suffix) for suffix in SUFFIXES], inputs)
+    refuse_inputs(files_of(settings.out), inputs)
     with claim(settings.out):
         return _run(settings)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from wfm_ar.data.files import write_atomic
 from wfm_ar.data.lerobot_write import Clip, write_lerobot
 from wfm_ar.data.provenance import ACTION, DRIVEN, FRAME, GIVEN, IMAGINED, MEANINGS, PROPOSED, REFINED, UNKNOWN
 from wfm_ar.data.video import write_video
@@ -108,10 +107,8 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         frames_THWC = pixels_of(pictures)
         if path.suffix == ".mp4":
-            even = frames_THWC[:, : frames_THWC.shape[1] // 2 * 2, : frames_THWC.shape[2] // 2 * 2]
-            write_video(path, even, fps)
-        else:
-            write_atomic(path, gif_of(frames_THWC, fps))
+            frames_THWC = frames_THWC[:, : frames_THWC.shape[1] // 2 * 2, : frames_THWC.shape[2] // 2 * 2]
+        write_video(path, frames_THWC, fps)
         return path
 
 
@@ -129,16 +126,6 @@ def pixels_of(pictures: list[bytes] | tuple[bytes, ...]) -> np.ndarray:
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pictures])
-
-
-def gif_of(frames_THWC: np.ndarray, fps: float) -> bytes:
-    """A GIF that repeats; it knows hundredths of a second only."""
-    from PIL import Image
-
-    images = [Image.fromarray(frame) for frame in frames_THWC]
-    out = io.BytesIO()
-    images[0].save(out, format="gif", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
-    return out.getvalue()
 
 
 def _pictures(nodes: list[Node]) -> list[bytes]:

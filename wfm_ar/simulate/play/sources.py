@@ -19,7 +19,7 @@ from wfm_ar.simulate.play.beside import Simulator, simulator_of
 LISTED = 200  # episodes of a set that are offered by name
 UPLOADS = 16  # that are kept; older ones go
 PICTURES = (".png", ".jpg", ".jpeg")
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 GIVEN_LATENTS = 4  # of an uploaded clip, at most, and fewer where the world remembers fewer
 
 
