@@ -50,6 +50,7 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "sentencepiece": {"wfm_ar/tokenizers/text.py"},
     "pyarrow": {"wfm_ar/data/parquet.py", "wfm_ar/decoding/parquet_file.py"},
     "h5py": {"wfm_ar/decoding/hdf5_file.py"},
+    "huggingface_hub": {"wfm_ar/data/hub.py"},
     "triton": {"kernels/wfm_kernels/", "wfm_ar/worlds/tabletop.py"},  # kernels; and a renderer only loads its library before its own
     "mujoco": {"wfm_ar/worlds/"},
     "gymnasium": {"wfm_ar/simulate/environment.py"},

@@ -233,6 +233,8 @@ def _run_verb(verb: Verb, config: "DictConfig", output: str, typed: list[str]) -
     if "run" in config:  # a training run lives in hydra's output folder, so that every point of a sweep has its own
         config.run = os.path.relpath(output) if Path(output).is_relative_to(Path.cwd()) else output
     settings = _build(verb, config)
+    if verb.words.split()[0] != "cosmos" and any("hf:/" in str(value) for value in vars(settings).values()):
+        settings = importlib.import_module("wfm_ar.verbs.downloads").with_downloads(settings)
     return int(importlib.import_module(f"wfm_ar.verbs.{verb.module}").run(settings) or 0)
 
 

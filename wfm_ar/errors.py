@@ -57,6 +57,10 @@ class NoSpace(WfmError):
     """The disk is full."""
 
 
+class HubError(WfmError):
+    """A hub that cannot be reached, refuses, or sends something else."""
+
+
 class MissingDependency(WfmError):
     """An optional package is needed and not installed."""
 

@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+from wfm_ar.data import hub
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, BadData, nearest
 
@@ -19,7 +21,12 @@ SHIPPED = Path(__file__).parent.parent / "assets"
 
 
 def find_world(name: str | Path) -> Path:
-    """The folder of a shipped world's name or of a path. Raises BadCheckpoint, naming the shipped worlds."""
+    """The folder of a shipped world's name, of a path, or of an address hf://owner/name[@revision], which is downloaded.
+
+    Raises BadCheckpoint, naming the shipped worlds; HubError, BadConfig and MissingDependency for addresses.
+    """
+    if address := hub.address_of(name, hub.MODELS):
+        return hub.download(address, SETTINGS, listed_files)
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{SETTINGS}"))
     if str(name) in shipped:
         return SHIPPED / str(name)
@@ -30,6 +37,18 @@ def find_world(name: str | Path) -> Path:
     raise BadCheckpoint(
         f'world "{name}": {what}{nearest(str(name), shipped)}, expected one of {shipped} or a world folder; fix: check the name'
     )
+
+
+def listed_files(settings: Path) -> dict[str, Any]:
+    """What a world.json says of the world's other files, by name; its reader checks them. Raises BadCheckpoint."""
+    try:
+        content = read_json(settings, SETTINGS_BYTES)
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{settings}: cannot be read ({error}), expected JSON; fix: copy the world again") from None
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise BadCheckpoint(f"{settings}: files: expected an object of names with bytes and sha256; fix: copy the world again")
+    return files
 
 
 def format_of(folder: Path) -> str:

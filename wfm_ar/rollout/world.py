@@ -410,7 +410,7 @@ def load_world(
     dtype: torch.dtype | None = None,
     decoding: str | None = None,
 ) -> World:
-    """A shipped world by its name, or a world folder, a converted Cosmos world among them.
+    """A shipped world by its name, a world folder, a converted Cosmos world among them, or one of the hub, hf://owner/name[@revision].
 
     Args:
         embodiment: see World.
@@ -424,6 +424,7 @@ def load_world(
     Raises:
         BadCheckpoint: before any weights are parsed, if a file was changed.
         BadConfig: for settings that the world does not have.
+        HubError: for an address whose world cannot be had.
     """
     folder = find_world(name)
     parts, placement = READERS.get(format_of(folder), read_small)(folder, device, dtype, offload, int8, decoding)

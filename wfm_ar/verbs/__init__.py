@@ -160,6 +160,16 @@ VERBS: tuple[Verb, ...] = (
         positional="world",
     ),
     Verb(
+        words="push",
+        line="upload a world to the Hugging Face hub, with a model card made from its report",
+        module="push",
+        examples=(
+            "wfm push world=runs/mine/world to=hf://me/mine",
+            "wfm push world=runs/mine/world to=hf://me/mine@v2 report=outputs/report/report.json license=apache-2.0 private=false",
+        ),
+        literal=("world", "to", "report", "license", "message"),
+    ),
+    Verb(
         words="cosmos convert",
         line="turn downloaded NVIDIA Cosmos weights into a world folder",
         module="cosmos_convert",

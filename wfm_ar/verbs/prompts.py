@@ -17,6 +17,7 @@ from wfm_ar.config import build
 from wfm_ar.data.arrays import read_npy
 from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.hub import DATASETS, address_of
 from wfm_ar.data.json_files import parse_json, read_bytes
 from wfm_ar.data.video import read_frames, read_image, video_info
 from wfm_ar.data.views import check_flip, thinned, turned
@@ -131,6 +132,8 @@ def refuse_missing(request: Request) -> None:
         video_info(request.video)
     if request.actions and not request.actions.exists():
         _read_npy(request.actions)
+    if request.data and address_of(request.data, DATASETS):  # one on the command line is a folder by now
+        raise BadPrompt(f"data: got {str(request.data)!a:.120} in a row, expected a folder; fix: give addresses on the command line")
     if request.data and not any(Path(part).exists() for part in str(request.data).split(os.pathsep)):
         open_episodes(request.data)
 

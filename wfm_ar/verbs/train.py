@@ -12,6 +12,7 @@ from wfm_ar.data.episodes import SCHEMA, EpisodeSet
 from wfm_ar.data.files import remove_dead_parts
 from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
+from wfm_ar.data.hub import origin
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts
@@ -243,13 +244,13 @@ def _card(settings: Settings, train_set: EpisodeSet, val_set: EpisodeSet) -> str
     lines = [
         f"# {settings.name}",
         "",
-        f"Trained with wfm-ar on `{settings.data}`: {len(train_set)} training, {len(val_set)} held-out episodes.",
+        f"Trained with wfm-ar on `{origin(settings.data)}`: {len(train_set)} training, {len(val_set)} held-out episodes.",
     ]
     if settings.dynamics_data is not None:
-        lines.append(f"Frame predictor and world model also learnt from `{settings.dynamics_data}`.")
+        lines.append(f"Frame predictor and world model also learnt from `{origin(settings.dynamics_data)}`.")
     lines += ["", "| stage | steps | samples a step | peak learning rate |", "|---|---|---|---|"]
     for name in _stages(settings):
         loop, newest = loop_config(settings, name), newest_checkpoint(settings.run / name)
         steps = loop.steps if newest is None else min(loop.steps, step_of(newest))
         lines.append(f"| {name} | {steps} | {loop.batch_size * loop.accumulate} | {loop.optimizer.lr:g} |")
-    return "\n".join([*lines, "", f"`wfm evaluate world=... data={settings.data}` measures it.", ""])
+    return "\n".join([*lines, "", f"`wfm evaluate world=... data={origin(settings.data)}` measures it.", ""])
