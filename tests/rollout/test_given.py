@@ -73,7 +73,7 @@ def test_a_video_file_is_taken_at_the_worlds_rate(world, tmp_path):
 )
 def test_what_is_no_picture_is_one_line(world, given, error, match):
     with pytest.raises(error, match="prompt 1: " + match):
-        prompt_of(given, world, "prompt 1: ")
+        prompt_of(given, world, 1)
 
 
 def test_generate_takes_them_and_rollouts_save_and_show_themselves(world, tmp_path):

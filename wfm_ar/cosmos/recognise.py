@@ -32,9 +32,8 @@ def recognise(shapes: Shapes, where: str, height: int = HEIGHT, width: int = WID
         if part == "tokenizer":
             return _tokenizer(shapes, height, width)
     except (KeyError, ZeroDivisionError, IndexError, ValueError, BadConfig) as error:
-        told = (
-            f"{error} is missing or empty" if isinstance(error, KeyError) else f"got shapes of no network ({error})".partition("; fix:")[0]
-        )
+        told = f"{error} is missing or empty" if isinstance(error, KeyError) else ""
+        told = told or f"got shapes of no network ({error.problem if isinstance(error, BadConfig) else error})"
         raise BadCheckpoint(f"{where}: {told}, expected the tensors of a Cosmos {part}; fix: copy the file again") from None
     some = ", ".join(sorted(shapes)[:3]) or "no tensors"
     raise BadCheckpoint(f"{where}: got {some}, expected the tensors of a Cosmos world model, tokenizer or decoder; fix: name another file")

@@ -51,7 +51,7 @@ class Survey:
 
     def left_out(self) -> list[str]:
         """A line a file that is no network."""
-        return [f"left out: {str(error).partition('; fix:')[0]}" for error in (*self.refused, *self.foreign)]
+        return [f"left out: {error.problem}" for error in (*self.refused, *self.foreign)]
 
 
 def weight_files(src: str | Path) -> list[Path]:

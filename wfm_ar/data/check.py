@@ -47,8 +47,12 @@ class Defect:
     fix: str
 
     def __str__(self) -> str:
-        place = f"{self.file} line {self.line}" if self.line else self.file
-        return shown(f"{place}: {self.what}; fix: {self.fix}")
+        return shown(f"{self.place}: {self.what}; fix: {self.fix}")
+
+    @property
+    def place(self) -> str:
+        """The file, and the line where there is one."""
+        return f"{self.file} line {self.line}" if self.line else self.file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,10 +254,8 @@ def _broken_videos(path: Path, decode: bool) -> list[WfmError]:
 
 def _located(error: WfmError, path: Path, within: str) -> Defect:
     """The defect at the place that the error names, or at `path`, `within` it."""
-    line, roots = str(error), (str(path), os.path.abspath(path))
-    if found := next((root for root in roots if line.startswith(root)), None):
-        place, _, _ = line[len(found) :].partition(": ")
-        return _defect(error, Path(found + place), None)
+    if error.where.startswith((str(path), os.path.abspath(path))):
+        return _defect(error, Path(error.where), None)
     return _defect(error, Path(f"{path}{within}"), None)
 
 
@@ -266,7 +268,5 @@ def _try(errors: list[WfmError], check: Callable[[], Any]) -> Any:
 
 
 def _defect(error: WfmError, file: Path, line: int | None) -> Defect:
-    """An error's line taken apart again: `place: what; fix: how`."""
-    what, _, fix = str(error).partition("; fix: ")
-    what = what.removeprefix(f"{file}").removeprefix(": ")
-    return Defect(file=str(file), line=line, what=what, fix=fix or "docs/robot.md shows the format")
+    what = error.what if error.where == str(file) else error.problem
+    return Defect(file=str(file), line=line, what=what, fix=error.fix or "docs/robot.md shows the format")

@@ -111,8 +111,8 @@ def _joins(episodes: EpisodeSet, fps: float) -> dict[str | None, _Join]:
                 rules = rules_of(part, "auto")
                 out[name] = _Join(schema=part, joined=retimed_schema(part, part.rate_hz, fps, rules), rules=rules)
             except BadConfig as error:
-                what, _, _ = str(error).removeprefix("actions: ").partition("; fix: ")
-                raise BadConfig(f"fps: {episodes.path}: {what}; fix: give its motion in {episodes.path / SCHEMA}") from None
+                fix = f"give its motion in {episodes.path / SCHEMA}"
+                raise BadConfig(error.got, where=f"fps: {episodes.path}", expected=error.expected, fix=fix) from None
     return out
 
 

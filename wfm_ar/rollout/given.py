@@ -26,7 +26,7 @@ class Prompted(Shown, Protocol):
     def default_frames(self) -> int: ...
 
 
-def prompt_of(given: Prompt | Mapping[str, Any], world: Prompted, name: str = "") -> Prompt:
+def prompt_of(given: Prompt | Mapping[str, Any], world: Prompted, number: int | None = None) -> Prompt:
     """A prompt as it is, or from inputs by name; errors begin with `name`.
 
     video, image: one of them: a file, a PIL image, or an array, uint8 RGB [T, H, W, 3] or [H, W, 3], of any size. A file of a video is
@@ -52,7 +52,7 @@ def prompt_of(given: Prompt | Mapping[str, Any], world: Prompted, name: str = ""
             inputs["num_frames"] = world.default_frames
         return Prompt(**inputs)
     except WfmError as error:
-        raise type(error)(f"{name}{error}") from None
+        raise error if number is None else error.within(f"prompt {number}", number) from None
 
 
 def _frames(given: Any, world: Prompted, what: str) -> np.ndarray:

@@ -42,7 +42,7 @@ class CheckedPrompt:
     actions: Actions
 
 
-def check_prompt(prompt: Prompt, world: Asked, texts: TextReader, name: str = "") -> CheckedPrompt:
+def check_prompt(prompt: Prompt, world: Asked, texts: TextReader, number: int | None = None) -> CheckedPrompt:
     """Checks all of a prompt for a world. Raises BadClip, BadPrompt or BadActions, each beginning with `name`."""
     try:
         draws(prompt.seed, 0, Stream.VIDEO, 0)  # refuses a seed that cannot be
@@ -65,7 +65,7 @@ def check_prompt(prompt: Prompt, world: Asked, texts: TextReader, name: str = ""
         if prompt.actions is not None:
             ids_nrA, kind = world.actions.encode_clip(prompt.actions, prompt.num_frames), Actions.GIVEN
     except WfmError as error:
-        raise type(error)(f"{name}{error}") from None
+        raise error if number is None else error.within(f"prompt {number}", number) from None
     return CheckedPrompt(num_latents=num_latents, size=size, text_ids=text_ids, context_SC=context_SC, ids_nrA=ids_nrA, actions=kind)
 
 

@@ -158,9 +158,9 @@ class World:
         guidance = GUIDANCE if guidance is None else guidance
         if refine and self._refiner is not None:
             self._refiner.check(refine_steps, guidance)
-        prompts = [prompt_of(prompt, self, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        prompts = [prompt_of(prompt, self, i if len(prompts) > 1 else None) for i, prompt in enumerate(prompts)]
         clock, texts = Clock(), self._text_reader()
-        checked = [check_prompt(prompt, self, texts, f"prompt {i}: " if len(prompts) > 1 else "") for i, prompt in enumerate(prompts)]
+        checked = [check_prompt(prompt, self, texts, i if len(prompts) > 1 else None) for i, prompt in enumerate(prompts)]
         del texts  # and the encoder that it may hold
         decoders = [self._frame_decoder(one.size, prompt.seed, refine, refine_steps) for one, prompt in zip(checked, prompts, strict=True)]
         requests = [request_of(prompt, one, self.codec) for prompt, one in zip(prompts, checked, strict=True)]

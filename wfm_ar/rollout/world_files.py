@@ -136,8 +136,7 @@ def config_from(kind: type[Config], values: Any, where: str, earlier: Mapping[st
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except BadConfig as error:
-        fix = "" if "; fix: " in str(error) else "; fix: copy the world again"
-        raise BadCheckpoint(f"{where}: {error}{fix}") from None
+        raise BadCheckpoint(error.problem, where=where, fix=error.fix or "copy the world again") from None
 
 
 def check_keys(values: dict[str, Any], known: set[str], where: str) -> None:

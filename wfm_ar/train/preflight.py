@@ -117,11 +117,9 @@ def refuse(defects: list[Defect], path: Path) -> None:
     """Raises BadData with the first defect, and how many more there are."""
     if not defects:
         return
-    line, more = str(defects[0]), len(defects) - 1
-    if more:
-        what, _, fix = line.partition("; fix: ")
-        line = f"{what} (and {more} more: `wfm data check {path}` lists them); fix: {fix}"
-    raise BadData(line)
+    first, more = defects[0], len(defects) - 1
+    others = f" (and {more} more: `wfm data check {path}` lists them)" if more else ""
+    raise BadData(f"{first.what}{others}", where=first.place, fix=first.fix)
 
 
 def _refuse_short(episodes: EpisodeSet, window: int) -> None:

@@ -1,6 +1,5 @@
 """`wfm generate`: prompts in, imagined clips out. Nothing numeric: files to prompts, the world, rollouts to files."""
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -157,7 +156,7 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except WfmError as error:
-        raise type(error)(f"{where}{error}") from None
+        raise error.within(where) if where else error from None
 
 
 def _made(
@@ -185,7 +184,7 @@ def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
         raise BadConfig(f"batch: got {beside[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
     defaults = {key: values[key] for key in ("frames", "seed", "drive")}
     lines = read_requests(settings.batch, defaults)
-    return [(request, f"{where}: ", settings.out / f"{request.id}.mp4") for request, where in lines]
+    return [(request, where, settings.out / f"{request.id}.mp4") for request, where in lines]
 
 
 def _roll(world: "World", prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
@@ -195,8 +194,11 @@ def _roll(world: "World", prompts: list[Prompt], places: list[str], settings: Se
         sampling["keep_detail"] = None if settings.keep_detail else False  # as the world has it
         return world.generate_batch(prompts, **sampling, progress=_progress if sys.stderr.isatty() else None)
     except WfmError as error:
-        line = re.sub(r"^prompt (\d+): ", lambda found: places[int(found[1])], str(error)).replace("num_frames", "frames")
-        raise type(error)(line if len(prompts) > 1 else f"{places[0]}{line}") from None
+        own, place = error, places[0] if len(prompts) == 1 else ""
+        if error.inner is not None and error.number is not None:
+            own, place = error.inner, places[error.number]
+        own = own.reworded("num_frames", "frames")
+        raise own.within(place) if place else own from None
 
 
 def _refuse_without_effect(settings: Settings, world: "World") -> None:

@@ -1,6 +1,5 @@
 """`wfm plan`: a picture of what is there and one of what is wanted in, the actions that lead from one to the other out."""
 
-import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -104,7 +103,8 @@ def _run(settings: Settings) -> int:
             **{key: getattr(settings, key) for key in SAMPLING},
         )
     except WfmError as error:
-        raise type(error)(re.sub(r"^prompt \d+: ", "", str(error)).replace("num_frames", "frames")) from None
+        own = error.inner if error.number is not None and error.inner is not None else error  # every future has the same prompt
+        raise own.reworded("num_frames", "frames") from None
     start = goal(prompt.video)
     title = f"planned from the first frame to the goal, distance {start:.1f} -> {found.cost:.1f} grey levels"
     rows = [("goal", goal.picture[None])]

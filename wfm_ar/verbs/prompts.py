@@ -110,7 +110,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[tuple[Request
         try:
             request = build(Request, {**defaults, **values}, where)
         except WfmError as error:
-            raise BadPrompt(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+            raise BadPrompt(str(error) if error.where.startswith(where) else f"{where}: {error}") from None
         if not request.id or Path(request.id).name != request.id or request.id.startswith("."):
             raise BadPrompt(
                 f"{where}: id {request.id!r} cannot be a file name, expected a plain name; fix: leave out slashes and first dots"

@@ -244,7 +244,7 @@ def _from_data(settings: Settings, facts: DataFacts) -> tuple[dict[str, Any], di
             chosen["fps"] = rate
             why["rate"] = f"{facts.fps:g} frames a second are thinned to {rate:g}: neighbours hardly differ"
         except BadConfig as error:  # actions that do not say whether they add up
-            why["rate"] = f"{facts.fps:g} frames a second, not thinned: {str(error).partition(', expected')[0]}"
+            why["rate"] = f"{facts.fps:g} frames a second, not thinned: {error.where}: {error.got}"
     acting = ", ".join(facts.channels) or "none"
     why["actions"] = acting + (f"; dropped, as they never change: {', '.join(facts.constant)}" if facts.constant else "")
     if not facts.channels:

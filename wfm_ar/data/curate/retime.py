@@ -33,8 +33,10 @@ def rules_of(schema: ActionSchema, chosen: str) -> list[str]:
             continue
         if motion not in BY_MOTION:
             raise BadConfig(
-                f"actions: channel {channel.name!r} does not say whether it is a step or a place, expected it for joining actions at a "
-                "lower rate; fix: actions=sum for steps, actions=last for places, or actions=drop"
+                f"channel {channel.name!r} does not say whether it is a step or a place",
+                where="actions",
+                expected="it for joining actions at a lower rate",
+                fix="actions=sum for steps, actions=last for places, or actions=drop",
             )
         rules.append(BY_MOTION[motion])
     return rules

@@ -33,8 +33,7 @@ def survey(episodes: EpisodeSet, index: int, config: CurateConfig) -> tuple[list
     try:
         return _look(episodes, index, config)
     except (BadClip, BadData, BadActions) as error:
-        what, _, _ = str(error).partition("; fix: ")
-        return [Piece(start=0, end=0, whole=True, luma=0.0, motion=0.0, reason="unreadable", detail=what)], [None]
+        return [Piece(start=0, end=0, whole=True, luma=0.0, motion=0.0, reason="unreadable", detail=error.problem)], [None]
 
 
 def _look(episodes: EpisodeSet, index: int, config: CurateConfig) -> tuple[list[Piece], list[Fingerprint | None]]:

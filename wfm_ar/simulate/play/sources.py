@@ -88,7 +88,7 @@ class Sources:
             try:
                 frames_THWC, told = self._read(path)
             except (BadClip, BadPrompt) as error:
-                raise type(error)(str(error).replace(str(path), "upload")) from None
+                raise error.reworded(str(path), "upload") from None
         line = told_of(frames_THWC, self.world, None, "upload")
         name = f"{len(self._uploads)}-{np.random.default_rng().integers(2**31)}"
         while len(self._uploads) >= UPLOADS:
