@@ -53,6 +53,7 @@ ONLY_HERE = {  # outside library -> the places that may import it
     "huggingface_hub": {"wfm_ar/data/hub.py"},
     "triton": {"kernels/wfm_kernels/", "wfm_ar/worlds/tabletop.py"},  # kernels; and a renderer only loads its library before its own
     "mujoco": {"wfm_ar/worlds/"},
+    "wandb": {"wfm_ar/train/wandb_log.py"},
     "gymnasium": {"wfm_ar/simulate/environment.py"},
     "aiohttp": {"wfm_ar/simulate/play/"},
     "scenedetect": {"wfm_ar/data/curate/shots.py"},

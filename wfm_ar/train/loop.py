@@ -30,6 +30,7 @@ from wfm_ar.train.resume import pack, unpack
 from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.time_left import TimeLeft
+from wfm_ar.train.wandb_log import WandbLog
 from wfm_ar.train.watchdog import Interrupted, StopSignal, Watchdog
 from wfm_ar.train.whole_run import WholeRun
 
@@ -111,7 +112,7 @@ def _train(
         early.restore(more[GROUP], str(run))
     if config.compile:
         model.compile(dynamic=False)  # in place: names, and so checkpoints, stay as they are
-    log = RunLog(run, start, again=due) if ranks.first else NoLog()
+    log = _log(stage, config, run, start, due) if ranks.first else NoLog()
     time_left = TimeLeft(start, config.steps, getattr(stage, "to_decode", None) if ranks.first else None)
     progress = Progress(stage.name, start, config.steps, ranks.first, time_left, whole_run)
     guard = Guard(run, config.max_bad_steps, start, history, ranks)
@@ -218,6 +219,17 @@ def _train(
         progress.say(f"stopped by signal after step {done}; go on with resume=auto")
         sys.exit(128 + (stop.received or signal.SIGTERM))
     return folder
+
+
+def _log(stage: Stage, config: LoopConfig, run: Path, start: int, due: bool) -> RunLog:
+    if config.logger != "wandb":
+        return RunLog(run, start, again=due)
+    random = rng_state()
+    beside = WandbLog(run, start, config, stage.describe())
+    restore_rng(random)
+    if beside.url:
+        print(f"{stage.name}: {beside.url}", flush=True)
+    return RunLog(run, start, again=due, beside=beside)
 
 
 def _placed(config: LoopConfig) -> tuple[torch.device, bool]:

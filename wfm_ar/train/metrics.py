@@ -1,4 +1,4 @@
-"""What a run says while it goes: log.jsonl, TensorBoard, PNG pictures, and a progress bar or plain lines."""
+"""What a run says while it goes: log.jsonl, TensorBoard and what is beside it, PNG pictures, and a progress bar or plain lines."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import torch
 
 from wfm_ar.data.files import as_wfm_error, write_atomic
 from wfm_ar.train.time_left import TimeLeft
+from wfm_ar.train.wandb_log import WandbLog
 from wfm_ar.train.whole_run import WholeRun
 
 
@@ -35,11 +36,11 @@ def keep_lines(path: Path, last: int, drop: tuple[int, str] | None = None) -> No
 class RunLog:
     """Appends numbers to log.jsonl and TensorBoard, and pictures to TensorBoard and `pictures/<name>.png`."""
 
-    def __init__(self, run: Path, start: int, again: bool = False):
-        """`start`: the step that a resumed run goes on at; again: its validation is due once more."""
+    def __init__(self, run: Path, start: int, again: bool = False, beside: WandbLog | None = None):
+        """`start`: the step that a resumed run goes on at; again: its validation is due once more; beside: gets all of it too."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed by training only
 
-        self.run, self.path = run, run / "log.jsonl"
+        self.run, self.path, self.beside = run, run / "log.jsonl", beside
         keep_lines(self.path, start, drop=(start, "val_") if again else None)
         self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 - held for the life of the run
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start or None)
@@ -58,6 +59,8 @@ class RunLog:
             self.board.add_image(name, picture, step, dataformats="HWC")
             (self.run / "pictures").mkdir(exist_ok=True)
             write_image(self.run / "pictures" / f"{name}.png", picture.numpy(), overwrite=True)
+        if self.beside is not None:
+            self.beside.write(step, numbers, pictures or {})
 
     def sync(self) -> None:
         """What was written is on the disk: before a checkpoint, so that the history is never older than the weights."""
@@ -69,6 +72,8 @@ class RunLog:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+        if self.beside is not None:
+            self.beside.close()
 
 
 class NoLog:

@@ -61,6 +61,7 @@ class LoopConfig:
     patience: int = 0  # validations in a row no better than the best one after which the stage ends; 0 = never
     max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops
     deterministic: bool = False  # torch's deterministic algorithms: the same bytes on every run, slower on CUDA
+    logger: str = "tensorboard"  # or wandb beside it
     disk_full: str = "stop"  # when a checkpoint cannot be written: stop, or continue and try again at the next one
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -73,5 +74,7 @@ class LoopConfig:
         check_sizes(self, "training", threads=(0, 4096), patience=(0, 1 << 20))
         if self.precision not in ("auto", "fp32", "bf16"):
             raise BadConfig(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")
+        if self.logger not in ("tensorboard", "wandb"):
+            raise BadConfig(f"logger: got {self.logger!r}, expected tensorboard or wandb")
         if self.disk_full not in ("stop", "continue"):
             raise BadConfig(f"disk_full: got {self.disk_full!r}, expected stop or continue")

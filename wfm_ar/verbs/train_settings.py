@@ -18,6 +18,7 @@ from wfm_ar.train.frame_predictor_stage import FramePredictorTraining
 from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsTraining
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
+from wfm_ar.train.wandb_log import need_wandb
 from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
 
@@ -30,6 +31,7 @@ COMMON = (
     "num_workers",
     "keep",
     "deterministic",
+    "logger",
     "disk_full",
     "patience",
     "max_bad_steps",
@@ -144,6 +146,7 @@ class Settings:
     num_workers: int
     keep: int
     deterministic: bool
+    logger: Literal["tensorboard", "wandb"]
     disk_full: Literal["stop", "continue"]
     patience: int
     max_bad_steps: int
@@ -166,6 +169,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         sized(self.tokenizer, self)  # which raises
+        if self.logger == "wandb":
+            need_wandb()  # which raises
         if self.budget is not None:
             parse_budget(self.budget)  # which raises
             if self.stage != "all" or self.init is not None:
