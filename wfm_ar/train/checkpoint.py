@@ -6,7 +6,7 @@ a checkpoint. A step written again sets the old folder aside as `step-000123.old
 moment there is neither. Retention counts verified folders only and never removes the newest one.
 
 What must not happen whatever the moment of a crash, a kill, a power cut or a full disk: that a checkpoint once reported is
-lost, or that a broken one is taken for whole. tests/train/test_checkpoint_faults.py tries every moment.
+lost, or that a broken one is taken for whole. tests/train/test_disk.py tries every moment.
 """
 
 import contextlib

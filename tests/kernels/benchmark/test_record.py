@@ -12,7 +12,7 @@ from wfm_kernels.benchmark.record import table
 from wfm_kernels.benchmark.registry import CPU_CASES, GPU_CASES, Case
 from wfm_kernels.benchmark.timing import WrongNumbers
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "kernels" / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "kernels" / "benchmarks"
 
 
 def test_the_readme_shows_the_results() -> None:

@@ -1,4 +1,4 @@
-"""`wfm data check`, `stats`, `curate` and `make` from the command line."""
+"""`wfm data check` and `stats` from the command line."""
 
 import re
 from pathlib import Path
@@ -68,20 +68,6 @@ def test_stats_page(episodes, capsys):
     assert main(["data", "stats", str(episodes), "samples=false"]) == 0 and Path(f"outputs/{name_of_set(episodes)}-stats.html").exists()
 
 
-def test_curate_prints_its_report(tmp_path, capsys):
-    moving = np.stack([np.roll(np.repeat(FRAMES[:1], 1, 0)[0], 3 * t, 1) for t in range(15)])
-    (tmp_path / "raw").mkdir()
-    write_video(tmp_path / "raw/a.mp4", moving, 10)
-    write_video(tmp_path / "raw/b.mp4", np.zeros_like(moving), 10)
-    command = ["data", "curate", f"src={tmp_path / 'raw'}", "out=clean", "shots=false"]
-    assert main(command) == 0
-    out, err = capsys.readouterr()
-    assert "2 sources, 2 pieces" in out and "dropped      1 black" in out and "kept         1" in out and err == ""
-    assert read_image("clean/curation.png").shape[1] > 200
-    assert main([*command[:2], f"src={tmp_path / 'raw'}", "out=clean", "shots=false", "crf=20"]) == 2
-    assert "other settings" in capsys.readouterr().err
-
-
 def test_one_line_a_defect_with_file_line_and_remedy(episodes, capsys):
     video = episodes / "videos" / "b.mp4"
     video.write_bytes(video.read_bytes()[:600])
@@ -123,15 +109,6 @@ def test_a_folder_of_videos_and_a_folder_of_nothing(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "none")]) == 2
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and "none" in out and err.count("\n") == 1
-
-
-def test_make_refuses_what_it_did_not_make(tmp_path, capsys):
-    (tmp_path / "mine.txt").write_text("mine")
-    for more in ([], ["overwrite=true"]):
-        assert main(["data", "make", f"out={tmp_path}", "episodes=1", *more]) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and str(tmp_path) in err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"] and (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_texts_too_long_to_train_on(episodes, capsys):
