@@ -1,15 +1,17 @@
 """`budget=`: what is chosen is kept in the run and gone on with, and what the user sets goes before it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import tiny_robot
 
 from wfm_ar.cli import main, settings_of
+from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.world import load_world
 from wfm_ar.train.checkpoint import save_checkpoint
-from wfm_ar.verbs.training_plan import Plan, block, given, with_keys
+from wfm_ar.verbs.training_plan import Plan, _with_room, block, given, with_keys
 
 
 def test_what_the_user_set_is_known_by_its_key_its_group_and_for_all_stages():
@@ -64,7 +66,7 @@ def test_a_run_is_planned_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
         "diffusion_decoder",
         "inverse_dynamics",
     } and all(seconds > 0 for seconds in plan["seconds"].values())
-    assert plan["peak_bytes"] > 2**26 and sum(plan["spent"].values()) > plan["spent"]["rehearsal"] > 0
+    assert 2**26 < plan["peak_bytes"] < plan["room_bytes"] and sum(plan["spent"].values()) > plan["spent"]["rehearsal"] > 0
     world = load_world(run / "world")
     assert (world.height, world.width, world.fps, world.parts.world_model.config.layers) == (48, 64, 10, 1)
     assert world.parts.sequence.lookahead and world.parts.sequence.action_bins and world.parts.inverse_dynamics.config.actions == 2
@@ -90,6 +92,9 @@ def test_a_budget_that_is_too_short_is_called_so_and_a_sensible_one_is_named():
     lines = block(content).splitlines()
     assert "  TOO SHORT: the world model gets 3 of the 900 steps that the data can use; budget=51m would be sensible here" in lines
     assert "7 of them are used" in lines[1] and any(line.startswith("  in all 4 min as foretold at the start") for line in lines)
+    tight = content | {"room_bytes": 2**30, "chosen": {"activation_checkpointing": True}}
+    assert "1.0 GiB of memory of the 1.0 there are" in block(tight) and "memory is short: activations" in block(tight)
+    assert "TOO LITTLE MEMORY" in block(tight) and "TOO LITTLE MEMORY" not in block(tight | {"room_bytes": 2**31})
     for changes in ({"budget_s": None}, {"given": ["steps"]}, {"steps": dict.fromkeys(names, 900)}):
         assert "TOO SHORT" not in block(content | changes)
 
@@ -121,3 +126,39 @@ def test_the_time_of_a_stage_that_ended_early_goes_to_those_after_it(tmp_path, m
         steps[spent] = refitted.stages.world_model.steps
         assert Plan.of(tmp_path / str(spent)).content["ended_early"].keys() == ({"video_tokenizer"} if early else set())
     assert steps[100.0] - steps[300.0] == pytest.approx(200 * 0.63 / 0.91, abs=2)  # its share of the later stages'
+
+
+@pytest.mark.parametrize(
+    ("room", "given", "found"),
+    [
+        (10, (), (2, None)),
+        (None, (), (2, None)),
+        (7, (), (2, True)),  # recomputed before it becomes smaller
+        (5, (), (1, None)),
+        (2.4, (), (0, True)),
+        (1, (), (0, True)),  # no room at all: the smallest is taken
+        (7, ("activation_checkpointing",), (1, None)),
+    ],
+)
+def test_what_has_no_room_is_recomputed_and_then_made_smaller(monkeypatch, room, given, found):
+    """Sizes take 9, 4 and 3 as they are, and two thirds of it recomputed."""
+    tried = []
+
+    def rehearsed(settings, train_set, wish):
+        tried.append(settings.tokenizer.encoder_channels)
+        usual = {16: 3.0, 24: 4.0, 32: 9.0}[tried[-1]]
+        return SimpleNamespace(peak_bytes=usual * 2 / 3 if settings.activation_checkpointing else usual)
+
+    monkeypatch.setattr("wfm_ar.verbs.training_plan._rehearsed", rehearsed)
+    settings = replace(settings_of("train", ["experiment=robot", "data=x"]), given=given)
+    facts = SimpleNamespace(height=96, width=96)
+    at, keys, timings = _with_room(settings, {}, None, facts, 2, room)
+    assert (at, keys.get("activation_checkpointing")) == found and tried == sorted(tried, reverse=True)
+    assert room is None or room == 1 or timings.peak_bytes <= room
+
+
+def test_a_gpu_too_small_for_the_smallest_size_is_told_in_a_line(monkeypatch):
+    monkeypatch.setattr("wfm_ar.verbs.training_plan._rehearsed", lambda *rest: None)
+    settings = settings_of("train", ["experiment=robot", "data=x"])
+    with pytest.raises(BadConfig, match="the tiny size needs more memory than the GPU has free"):
+        _with_room(settings, {}, None, SimpleNamespace(height=96, width=96), 1, 7.0)

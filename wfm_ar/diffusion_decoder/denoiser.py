@@ -123,6 +123,8 @@ class _Pointwise(nn.Linear):
 class _Block(nn.Module):
     """Residual block: norm, causal convolution, noise-level scale and shift, convolution (starts as identity)."""
 
+    recomputable = True  # see train/recompute.py
+
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)

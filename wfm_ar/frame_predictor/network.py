@@ -117,6 +117,8 @@ def places(height: int, width: int, patch: int, device: torch.device | str = "cp
 class _Block(nn.Module):
     """x + conv(silu(conv(norm x) + what is known of the actions))."""
 
+    recomputable = True  # see train/recompute.py
+
     def __init__(self, channels: int, told: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels))

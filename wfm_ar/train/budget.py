@@ -44,6 +44,7 @@ ONCE = 0.3  # share of a budget that decoding, encoding and looking ahead may ta
 SPARE = 0.06  # share of a budget that is kept back: starting, packing, the verdict
 VALIDATIONS = 8  # of a stage, where they take no more than LOOKING of its time
 LOOKING = 0.15
+ROOM = 0.9  # share of the memory there is that a run may be foretold to take
 PATIENCE = 2  # validations in a row no better than the best one, after which a stage ends
 MULTIPLE = 8  # pixels that both sides of a picture are a multiple of: a token's side
 THINNED_TO = 10.0  # frames a second that faster clips are thinned to, about

@@ -26,6 +26,7 @@ from wfm_ar.train.early_stop import GROUP, EarlyStop
 from wfm_ar.train.guards import Buffers, Guard
 from wfm_ar.train.metrics import NoLog, Progress, RunLog
 from wfm_ar.train.optimizer import WeightAverage, build_optimizer, learning_rate
+from wfm_ar.train.recompute import recompute_blocks
 from wfm_ar.train.resume import pack, unpack
 from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
@@ -104,6 +105,8 @@ def _train(
     validation = _Validation(stage, average, device, ranks, watchdog, stop)
     for each in (model, average.model):
         ranks.shard(each)
+    if config.activation_checkpointing:
+        recompute_blocks(model)
     optimizer = build_optimizer(model, config.optimizer)
     start, history, more = unpack(run, resume, stage, model, average, optimizer, ranks)
     due = history.get("validation_due", False)
@@ -247,6 +250,8 @@ def step_seconds(stage: Stage, config: LoopConfig, seconds: float, least: int = 
         torch.set_num_threads(config.threads)
     device, half = _placed(config)
     random, model = rng_state(), copy.deepcopy(stage.model).to(device).train()
+    if config.activation_checkpointing:
+        recompute_blocks(model)
     average, optimizer, buffers = WeightAverage(model, config.optimizer.ema), build_optimizer(model, config.optimizer), Buffers(model)
     batches, count, began = _batches(stage, replace(config, steps=1 << 30), 0, ALONE), -1, time.monotonic()
     while count < least or time.monotonic() - began < seconds:

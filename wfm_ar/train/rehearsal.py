@@ -7,8 +7,6 @@ are timed once more before its stage begins.
 
 import contextlib
 import io
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +20,7 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.frame_predictor.network import FramePredictorConfig
 from wfm_ar.inverse_dynamics.network import InverseDynamicsConfig
+from wfm_ar.machine import forget_peak_memory, free_memory, peak_memory
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
@@ -85,6 +84,7 @@ def rehearse(
     cuda = any(_on_cuda(loop) for loop in networks.loops.values())
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+    forget_peak_memory()
     step_s, validation_s = {}, {}
     # what the parts say of a few clips would be taken for the run's own words
     with tempfile.TemporaryDirectory(prefix="wfm-rehearsal-") as name, contextlib.redirect_stdout(io.StringIO()):
@@ -137,13 +137,22 @@ def rehearse(
         timed(DiffusionDecoderStage(networks.decoder, windows[DIFFUSION_DECODER], tokenizer, few, few, cache=cache))
         if networks.inverse_dynamics is not None and action_vocabulary(train_set.schema) is not None:
             timed(InverseDynamicsStage(networks.inverse_dynamics, networks.reading, tokenizer, few, few, cache))
-    peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     return Timings(step_s=step_s, validation_s=validation_s, encode_s=encode_s, look_ahead_s=look_ahead_s, peak_bytes=peak)
 
 
 def _validated(stage: Stage) -> int:
     """Clips that a validation looks at."""
     return stage.training.val_clips
+
+
+def room_for_training(cuda: bool) -> int | None:
+    """Bytes that `peak_bytes` may be: what this process holds and what is free, of the device (CUDA) or of the machine; None: not told."""
+    if cuda:
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free = free_memory()
+    forget_peak_memory()
+    return None if free is None else free + peak_memory()
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -159,7 +168,3 @@ def _on_cuda(loop: LoopConfig) -> bool:
 def _move(looking: Lookahead, device: str) -> None:
     for module in (looking.tokenizer, looking.predictor):
         module.to(device)
-
-
-def _peak_of_process() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

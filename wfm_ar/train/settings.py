@@ -57,6 +57,7 @@ class LoopConfig:
     threads: int = 0  # torch threads; 0 = leave as is
     precision: str = "auto"  # auto = bf16 on CUDA, fp32 elsewhere
     device: str = "auto"  # auto = cuda when there is one
+    activation_checkpointing: bool = False  # blocks keep their inputs alone and are computed again for gradients: less memory, more time
     compile: bool = False  # torch.compile the network: a minute or two at the start, then faster steps
     patience: int = 0  # validations in a row no better than the best one after which the stage ends; 0 = never
     max_bad_steps: int = 10  # consecutive steps with NaN/Inf before the run stops

@@ -26,6 +26,7 @@ COMMON = (
     "seed",
     "device",
     "precision",
+    "activation_checkpointing",
     "compile",
     "threads",
     "num_workers",
@@ -141,6 +142,7 @@ class Settings:
     seed: int
     device: str
     precision: str
+    activation_checkpointing: bool
     compile: bool
     threads: int
     num_workers: int

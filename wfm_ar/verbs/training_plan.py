@@ -29,7 +29,7 @@ from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
 from wfm_ar.train.early_stop import Ended, ended_early
 from wfm_ar.train.loop import Stage, step_seconds
-from wfm_ar.train.rehearsal import Networks, Timings, rehearse
+from wfm_ar.train.rehearsal import Networks, Timings, rehearse, room_for_training
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.verbs.train_settings import Settings, loop_config, sized
@@ -46,6 +46,7 @@ VAL_CLIPS = {
     stages.INVERSE_DYNAMICS: 8,
 }
 CUT = (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER)  # stages that learn from crops
+RECOMPUTE = "activation_checkpointing"
 MOST_TIMED = 3.0  # seconds of steps that a rehearsal times of each stage
 
 
@@ -152,10 +153,11 @@ def _made(settings: Settings, ranks: int) -> Plan:
     if facts.held_out:
         keys["patience"] = fitting.PATIENCE
     frames, val_frames = (sum(one.num_frames(i) for i in range(len(one))) for one in (train_set, val_set))
-    at = fitting.first_size(wish, cuda)
+    at, room = fitting.first_size(wish, cuda), room_for_training(cuda)
+    if room is not None and not cuda:
+        room //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun: these processes share it
     while True:
-        sizes = _of_size(settings, SIZES[at], facts)
-        timings = _rehearsed(_chosen(settings, keys | sizes), train_set, wish)
+        at, sizes, timings = _with_room(settings, keys, train_set, facts, at, None if room is None else fitting.ROOM * room)
         once = timings.encode_s + timings.look_ahead_s
         clips = settings.episodes or fitting.usable_clips(len(train_set), frames + val_frames, once, wish)
         clips = min(clips, len(train_set))
@@ -197,6 +199,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
         "looking_s": looking_s,
         "seconds": seconds,
         "peak_bytes": timings.peak_bytes,
+        "room_bytes": room,
         "spent": {"rehearsal": time.monotonic() - began},
     }
     content["sensible_s"] = fitting.sensible_budget(
@@ -211,7 +214,29 @@ def timed_for(budget_s: float | None) -> float:
     return MOST_TIMED if budget_s is None else min(MOST_TIMED, budget_s / 120)
 
 
-def _rehearsed(settings: Settings, train_set: EpisodeSet, wish: float | None) -> Timings:
+def _with_room(
+    settings: Settings, keys: Mapping[str, Any], train_set: EpisodeSet, facts: DataFacts, at: int, room: float | None
+) -> tuple[int, dict[str, Any], Timings]:
+    """A place in SIZES, `at` or before, its keys, and a rehearsal that found room: activations are recomputed before pictures and
+    networks become smaller. The smallest is taken also where there is no room for it. Raises BadConfig where it cannot even be rehearsed.
+    """
+    wish = fitting.parse_budget(settings.budget)
+    ways = ({},) if given(RECOMPUTE, settings.given) else ({}, {RECOMPUTE: True})
+    for place in range(at, -1, -1):
+        sizes = _of_size(settings, SIZES[place], facts)
+        for way in ways:
+            timings = _rehearsed(_chosen(settings, {**keys, **sizes, **way}), train_set, wish)
+            if timings is not None and (room is None or timings.peak_bytes <= room):
+                return place, sizes | way, timings
+    if timings is None:
+        raise BadConfig(
+            f"budget: the {SIZES[0].name} size needs more memory than the GPU has free, expected less; fix: batch_size=1, or device=cpu"
+        )
+    return 0, sizes | way, timings
+
+
+def _rehearsed(settings: Settings, train_set: EpisodeSet, wish: float | None) -> Timings | None:
+    """None where the GPU's memory did not suffice."""
     own = settings.stages
     networks = Networks(
         tokenizer=sized(settings.tokenizer, settings),
@@ -226,7 +251,11 @@ def _rehearsed(settings: Settings, train_set: EpisodeSet, wish: float | None) ->
         **vars(settings.sequence),
     )
     half = torch.bfloat16 if settings.precision == "bf16" else None
-    return rehearse(networks, train_set, seconds=timed_for(wish), workers=max(1, settings.num_workers), precision=half)
+    try:
+        return rehearse(networks, train_set, seconds=timed_for(wish), workers=max(1, settings.num_workers), precision=half)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
 
 
 def _from_data(settings: Settings, facts: DataFacts) -> tuple[dict[str, Any], dict[str, str]]:
@@ -359,6 +388,12 @@ def block(content: Mapping[str, Any]) -> str:
         )
     lines += [f"  {name} {Ended(**ended).told()}" for name, ended in content.get("ended_early", {}).items()]
     memory = f"with at most about {content['peak_bytes'] / 2**30:.1f} GiB of memory"
+    if room := content.get("room_bytes"):
+        memory += f" of the {room / 2**30:.1f} there are"
+        if chosen.get(RECOMPUTE):
+            lines.append("  memory is short: activations are computed again for their gradients, which takes less of it and more time")
+        if content["peak_bytes"] > fitting.ROOM * room:
+            lines.append("  TOO LITTLE MEMORY for this: end other programs, or set a smaller batch_size=")
     lines.append(f"  in all {told_time(content['foretold_s'])} as foretold at the start, {memory}")
     wanted = content["wanted"]
     if all(steps >= wanted[name] for name, steps in content["steps"].items()):

@@ -30,6 +30,8 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """`config` is the WorldModelConfig."""
 
+    recomputable = True  # see train/recompute.py
+
     def __init__(self, config):
         super().__init__()
         heads = (config.heads, config.kv_heads, config.head_dim, config.eps)

@@ -10,6 +10,8 @@ from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, FactorisedC
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))) with factorised convolutions; [B, c_in, T, H, W] -> [B, c_out, T, H, W]."""
 
+    recomputable = True  # see train/recompute.py
+
     def __init__(self, c_in: int, c_out: int, norm: str, time: int = 3):
         super().__init__()
         self.norm1, self.conv1 = NORMS[norm](c_in), FactorisedConv(c_in, c_out, time)
@@ -23,6 +25,8 @@ class ResBlock(nn.Module):
 
 class FrameAttention(nn.Module):
     """One-head attention over one axis: `space` within each frame, or `time` (causal) at each place."""
+
+    recomputable = True  # see train/recompute.py
 
     def __init__(self, channels: int, norm: str, axis: str):
         super().__init__()
