@@ -7,6 +7,8 @@ import pytest
 import tiny_world as tiny
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
+from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
+from wfm_ar.rollout.action_reading import apart_by_latent
 from wfm_ar.rollout.world import Prompt, Rollout, World
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.simulate.goal import GoalPicture
@@ -160,7 +162,17 @@ def test_bad_requests_are_one_line_before_any_work(change, error, words):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(samples=0), dict(rounds=0), dict(elites=33), dict(imagined=1.5), dict(smoothness=1.0), dict(batch=-1)]
+    "change",
+    [
+        dict(samples=0),
+        dict(rounds=0),
+        dict(elites=33),
+        dict(imagined=1.5),
+        dict(smoothness=1.0),
+        dict(batch=-1),
+        dict(read_back=-1.0),
+        dict(read_back_stop=0.0),
+    ],
 )
 def test_settings_that_cannot_be(change):
     (name,) = change
@@ -176,3 +188,44 @@ def test_a_real_world_imagines_the_plan_as_generate_does():
     assert np.array_equal(again.tokens, found.rollout.tokens) and np.array_equal(again.frames, found.rollout.frames)
     assert found.cost == goal(again.frames) == min(costs[0] for costs in found.costs)
     assert found.actions.shape == (6, 2) and np.abs(found.actions).max() <= 0.025 + 1e-6
+
+
+def reading_world() -> World:
+    reader = InverseDynamics(InverseDynamicsConfig(actions=2, channels=(8,), heads=1, hidden=8)).eval()
+    return World(replace(tiny.make_parts(), inverse_dynamics=reader), name="tiny")
+
+
+def test_what_is_read_off_a_future_is_a_part_of_its_cost():
+    world, video = reading_world(), tiny.make_video(3)
+    goal = GoalPicture(picture=tiny.make_video(1, seed=5)[0], last=2)
+    past = np.zeros((2, 2), np.float32)
+    how = dict(num_frames=9, past_actions=past, seed=2)
+    config = PlanConfig(samples=6, rounds=1, elites=2, read_back=7.0)
+    found = plan(world, video, goal, config=config, **how)
+    apart = apart_by_latent(world, found.rollout.raw_frames, found.rollout.actions)[1:]  # of the three imagined latents
+    assert found.apart == pytest.approx(np.mean(apart)) and found.apart > 0
+    assert found.cost == pytest.approx(goal(found.rollout.frames) + 7 * found.apart) and not found.stopped and len(found.actions) == 6
+    plain = plan(world, video, goal, config=replace(config, read_back=0.0), **how)
+    assert (
+        plain.apart is None
+        and plain.cost <= goal(found.rollout.frames)
+        and found.apart <= np.mean(apart_by_latent(world, plain.rollout.raw_frames, plain.rollout.actions)[1:])
+    )
+
+
+@pytest.mark.parametrize(("stop", "latents"), [(0.9, 3), (0.45, 2), (0.25, 1), (0.05, 1)])
+def test_a_plan_ends_where_its_pictures_no_longer_show_it(monkeypatch, stop, latents):
+    monkeypatch.setattr("wfm_ar.simulate.planner.apart_by_latent", lambda world, frames, actions: [0.1, 0.3, 0.5])
+    seen = []
+    cost = lambda frames: seen.append(len(frames)) or 4.0  # noqa: E731
+    config = PlanConfig(samples=2, rounds=2, elites=2, read_back=1.0, read_back_stop=stop)
+    found = plan(reading_world(), tiny.make_video(1), cost, num_frames=7, config=config)
+    assert set(seen) == {1 + 2 * latents} and len(found.actions) == 2 * latents and len(found.rollout.frames) == 7
+    assert found.stopped == (latents < 3) and found.cost == pytest.approx(4 + np.mean([0.1, 0.3, 0.5][:latents]))
+
+
+@pytest.mark.parametrize("change", [{"read_back": 1.0}, {"read_back_stop": 0.5}])
+def test_a_world_that_reads_nothing_back_is_told_so(change):
+    (key,) = change
+    with pytest.raises(BadConfig, match=f"{key}: got .* world 'tiny' has no inverse dynamics"):
+        plan(World(tiny.make_parts(), name="tiny"), tiny.make_video(1), away_from(0, 0), num_frames=5, config=PlanConfig(**change))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
+from wfm_ar.rollout.action_reading import apart_by_latent
 from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.shapes import latent_frames
 
@@ -38,6 +39,8 @@ class PlanConfig:
     imagined: float = 0.5  # part of the first round that the world's own policy proposes
     smoothness: float = 0.5  # correlation of the noise from one latent to the next, 0 to below 1
     batch: int = 16  # futures rolled together
+    read_back: float = 0.0  # what a future costs more where the actions read off it are half a channel's range off; 0 = off
+    read_back_stop: float | None = None  # halves of a range: a future counts up to the first latent that is further off; None = off
 
     def __post_init__(self) -> None:
         for name in ("samples", "rounds", "elites", "batch"):
@@ -49,17 +52,29 @@ class PlanConfig:
             raise BadConfig(f"imagined: got {self.imagined}, expected a part from 0 to 1; fix: 0.5 is a good value")
         if not 0 <= self.smoothness < 1:
             raise BadConfig(f"smoothness: got {self.smoothness}, expected 0 to below 1; fix: 0.5 is a good value")
+        if not 0 <= self.read_back < np.inf:
+            raise BadConfig(f"read_back: got {self.read_back}, expected a number, 0 or more; fix: leave it out for none")
+        if self.read_back_stop is not None and not 0 < self.read_back_stop < np.inf:
+            got = f"read_back_stop: got {self.read_back_stop}, expected a number above 0"
+            raise BadConfig(f"{got}; fix: leave it out for none; `wfm generate` tells what is usual (read_back of its JSON)")
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether the world's own reading of what it imagines counts."""
+        return self.read_back > 0 or self.read_back_stop is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The best actions found, and what the world imagines of them."""
 
-    actions: np.ndarray  # float32 [N, A]: action i leads from frame i to i + 1 after the given ones
-    cost: float
+    actions: np.ndarray  # float32 [N, A]: action i leads from frame i to i + 1 after the given ones; up to where it counts
+    cost: float  # what is read back of it included
     rollout: Rollout  # the given frames and those imagined under `actions`
     proposed: bool  # by the world's policy, not drawn
     costs: tuple[np.ndarray, ...]  # float64 [samples] of every round, sorted; inf where the cost was none
+    stopped: bool = False  # its actions end before the rollout, where what is read off that is too far off
+    apart: float | None = None  # mean halves of a range by which what is read off it is off; None where that does not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +82,8 @@ class _Candidate:
     actions: np.ndarray  # float32 [N, A]
     cost: float
     proposed: bool
+    latents: int  # that count
+    apart: float | None
 
 
 def plan(
@@ -93,9 +110,16 @@ def plan(
     nearest ones that can be carried out, where the channels' ranges do not say it all; the policy proposes what it likes. progress is told
     (futures imagined, of how many). sampling: settings of SamplingConfig by name, else those of CERTAIN.
 
+    config.read_back and read_back_stop: the world's inverse dynamics read the actions back from each future; where
+    that is far off it costs more, or counts only up to there (one latent at least), and so ends the plan.
+
     Raises BadActions, BadConfig, BadPrompt, BadClip, before any work, for what cannot be.
     """
     config = config or PlanConfig()
+    if config.reads_back and world.parts.inverse_dynamics is None:
+        key = "read_back" if config.read_back else "read_back_stop"
+        got = f"{key}: got {getattr(config, key)}, expected none: world {world.name!r} has no inverse dynamics to read actions with"
+        raise BadConfig(f"{got}; fix: leave it out, or train with inverse_dynamics=small")
     search = _Search(world, video, num_frames, past_actions, guess, possible, np.random.default_rng(seed), config)
     roll = partial(world.generate_batch, refine=False, **(CERTAIN | sampling))
     pool: list[_Candidate] = []
@@ -109,11 +133,13 @@ def plan(
         for first in range(0, len(prompts), config.batch):
             part = prompts[first : first + config.batch]
             for prompt, rollout in zip(part, roll(part), strict=True):
-                value = float(cost(rollout.frames))
+                value, latents, apart = _judged(world, rollout, len(video), cost, config)
                 found = _Candidate(
                     actions=rollout.actions[len(video) - 1 :],
                     cost=np.inf if np.isnan(value) else value,
                     proposed=prompt.actions is None,
+                    latents=latents,
+                    apart=apart,
                 )
                 here.append(found)
                 if best is None or found.cost < best[0].cost:
@@ -125,7 +151,28 @@ def plan(
         pool = sorted(pool + here, key=lambda one: one.cost)[: config.elites]
         search.narrow([one.actions for one in pool])
     found, rollout = best
-    return Plan(actions=found.actions, cost=found.cost, rollout=rollout, proposed=found.proposed, costs=tuple(costs))
+    actions = found.actions[: found.latents * world.rate]
+    return Plan(
+        actions=actions,
+        cost=found.cost,
+        rollout=rollout,
+        proposed=found.proposed,
+        costs=tuple(costs),
+        stopped=len(actions) < len(found.actions),
+        apart=found.apart,
+    )
+
+
+def _judged(world: "World", rollout: Rollout, given: int, cost: Cost, config: PlanConfig) -> tuple[float, int, float | None]:
+    """(cost, latents after the `given` frames that count, mean of how far what is read off those is off)."""
+    latents = (len(rollout.frames) - given) // world.rate
+    if not config.reads_back:
+        return float(cost(rollout.frames)), latents, None
+    apart = apart_by_latent(world, rollout.raw_frames, rollout.actions)[-latents:]
+    if config.read_back_stop is not None:
+        latents = max(1, next((k for k, value in enumerate(apart) if value > config.read_back_stop), latents))
+    mean = float(np.mean(apart[:latents]))
+    return float(cost(rollout.frames[: given + latents * world.rate])) + config.read_back * mean, latents, mean
 
 
 class _Search:

@@ -113,7 +113,7 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
     for request, where, _ in requests:
         with _named(where):
             refuse_missing(request)
-    from wfm_ar.evaluate.read_back import apart_by_latent
+    from wfm_ar.rollout.action_reading import apart_by_latent
     from wfm_ar.rollout.world import load_world  # brings torch, a second and more: once all that can be wrong without it is right
 
     how = {key: getattr(settings, key) for key in ("embodiment", "offload", "int8", "decoding", "text_encoder")}

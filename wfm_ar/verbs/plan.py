@@ -113,8 +113,10 @@ def _run(settings: Settings) -> int:
     )
     by = "the world's policy proposed it" if found.proposed else "found by search"
     beside = ", ".join(file.name for file in files[1:])
+    read = "" if found.apart is None else f"; actions read back from it are {100 * found.apart / 2:.0f} % of their range off"
+    ends = f"; its first {len(found.actions)} actions count, what is read off it later is too far off" if found.stopped else ""
     nearer = f", {1 - found.cost / start:.0%} nearer" if 0 < found.cost < start else ""
-    told = f"distance to the goal {start:.1f} grey levels (of 255) at first, {found.cost:.1f} as imagined{nearer} ({by})"
+    told = f"distance to the goal {start:.1f} grey levels (of 255) at first, {found.cost:.1f} as imagined{nearer} ({by}){read}{ends}"
     print(f"{files[0]}: {told}; beside it {beside}")
     return 0
 
@@ -141,6 +143,8 @@ def _outcome(found: Plan, start: float) -> dict[str, Any]:
         "cost_at_first": start,
         "cost": found.cost,
         "proposed_by_policy": found.proposed,
+        "actions_that_count": len(found.actions),
+        "read_back": found.apart,
         "costs_of_rounds": [costs.round(3).tolist() for costs in found.costs],
     }
 
