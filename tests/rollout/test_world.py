@@ -1,5 +1,6 @@
 """The public world: every kind of prompt, same tokens alone, in a batch and streamed, and every mistake in one line."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import tiny_world as tiny
 import torch
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
+from wfm_ar.rollout.detail import TrainingCopies
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder
 from wfm_ar.rollout.world import Prompt, World
 
@@ -85,6 +87,26 @@ def test_nothing_is_kept_where_the_tokenizers_copy_is_poor(world: World) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         world.generate_batch([prompt], refine=False, keep_detail=False)
+
+
+@pytest.mark.parametrize(
+    ("least", "enough", "words"),
+    [
+        (3.0, 24.0, r"^keep_detail is off: the tokenizer's own copies have [\d.]+ dB, of the training data too, expected 24 or more"),
+        (30.0, 24.0, r"^the given picture is unlike the training data: .* has [\d.]+ dB, expected 29.0 or more.*; keep_detail is off"),
+        (30.0, 0.0, r"^the given picture is unlike the training data: .* \(33.0 is usual\); fix: crop= where [^;]*$"),
+        (3.0, 0.0, ""),
+    ],
+)
+def test_a_picture_is_held_against_those_of_the_training_data(world: World, monkeypatch, least, enough, words) -> None:
+    """An untrained tokenizer copies it with some 6 dB."""
+    monkeypatch.setattr("wfm_ar.rollout.detail.POOR_COPY", enough)
+    measured = World(replace(world.parts, copies=TrainingCopies(pictures=8, median_db=33.0, least_db=least)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        measured.generate_batch([PROMPTS[2]], refine=False)
+        measured.start(video=PROMPTS[2].video)
+    assert len(told) == (2 if words else 0) and all(re.search(words, str(one.message)) for one in told)
 
 
 def test_actions_are_given_back_or_imagined(world: World) -> None:

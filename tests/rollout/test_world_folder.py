@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from wfm_ar import load_world
 from wfm_ar.errors import BadCheckpoint, NoSpace, Note, OutputExists
 from wfm_ar.rollout import world_folder
+from wfm_ar.rollout.detail import TrainingCopies
 from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World, WorldParts, save_world
 
@@ -88,6 +89,20 @@ def test_a_world_is_sampled_as_it_says_where_nobody_says_otherwise(parts: WorldP
     told = {"temperature": 0.0, "action_temperature": 1.0, "text_guidance": 3.0, "action_guidance": 1.5}
     assert {name: older.measured()[name] for name in told} == told  # as the first report was made
     assert cool.measured() == cool.defaults()
+
+
+def test_how_well_the_tokenizer_copies_is_kept(parts: WorldParts, tmp_path: Path) -> None:
+    copies = TrainingCopies(pictures=8, median_db=31.5, least_db=28.25)
+    folder = save_world(tmp_path / "measured", replace(parts, copies=copies))
+    assert world_folder.read_world(folder).copies == copies
+    path = folder / "world.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"copies": settings["copies"] | {"least_db": 99.0}}))
+    with pytest.raises(BadCheckpoint, match=r"world.json: copies: least_db: got 99 and 31.5 dB of 8 pictures"):
+        load_world(folder)
+    del settings["copies"]  # as before it was kept
+    path.write_text(json.dumps(settings))
+    assert world_folder.read_world(folder).copies is None
 
 
 def test_the_words_of_the_training_texts_are_kept_and_others_are_named(parts: WorldParts, folder: Path) -> None:

@@ -10,16 +10,39 @@ frame is poor, only the given frames are shown as they were, and nothing of them
 
 import math
 from copy import copy
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wfm_ar.errors import BadConfig
+
 STILL, MOVED = 0.2, 0.4  # difference on the [-1, 1] scale up to which a place counts as still, and from which as moved
 REACH = 1  # pixels around a moved place that count as moved too: its blurred edge
 POOR_COPY = 24.0  # dB PSNR of the last given frame as decoded; below it nothing is kept
+SLACK = 1.0  # dB below the worst of the training run's copies up to which a picture counts as of their kind
 GONE, WIDE_REACH = 0.7, 3  # what changed by as much is another thing now: the blurred edge of what was there reaches further
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCopies:
+    """How well the tokenizer copies single pictures of a training run's held-out clips: those of another kind it copies worse."""
+
+    pictures: int  # that were copied
+    median_db: float  # PSNR
+    least_db: float
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1 or not -100 < self.least_db <= self.median_db < 1000:
+            got = f"{self.least_db:g} and {self.median_db:g} dB of {self.pictures} pictures"
+            raise BadConfig(f"least_db: got {got}, expected least_db up to median_db, of 1 or more")
+
+    @property
+    def expected_db(self) -> float:
+        """Below this a given picture is unlike those of the training data."""
+        return self.least_db - SLACK
 
 
 class Detail:

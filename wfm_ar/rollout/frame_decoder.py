@@ -15,7 +15,7 @@ from torch import Tensor
 from wfm_ar.diffusion_decoder.denoiser import Denoiser
 from wfm_ar.diffusion_decoder.sampler import RefineStream
 from wfm_ar.errors import Note
-from wfm_ar.rollout.detail import POOR_COPY, Detail
+from wfm_ar.rollout.detail import POOR_COPY, Detail, TrainingCopies
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
 
@@ -142,11 +142,23 @@ def to_uint8(video_BCTHW: Tensor) -> np.ndarray:
     return ((video_BCTHW[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
-def note_poor_copies(decoders: Sequence[FrameDecoder]) -> None:
-    """One line where a given picture is not kept, as the tokenizer's own copy of it is poor."""
-    poor = [decoder.detail.copy_db for decoder in decoders if decoder.detail is not None and not decoder.keeps_detail]
-    if poor:
-        copy = f"the tokenizer's own copy of the given picture has {min(poor):.1f} dB, expected {POOR_COPY:.0f} or more"
+def note_poor_copies(decoders: Sequence[FrameDecoder], training: TrainingCopies | None) -> None:
+    """One line where the tokenizer's copy of a given picture is poor: worse than those of the training data, or too poor to keep
+    anything of the picture. training: what was measured of those; None: it was not."""
+    copies = [(decoder.detail.copy_db, decoder.keeps_detail) for decoder in decoders if decoder.detail is not None]
+    expected = POOR_COPY if training is None else training.expected_db
+    poor = [(db, keeps) for db, keeps in copies if db < expected or not keeps]
+    if not poor:
+        return
+    worst, (off, shown) = min(poor)[0], ("keep_detail is off", "what is shown is what was decoded")
+    kept = all(keeps for _, keeps in poor)
+    if training is None:
         why = "it is unlike the pictures of the training data, or the tokenizer copies these poorly too"
-        line = f"keep_detail is off: {copy}: {why}; what is shown is what was decoded"
-        warnings.warn(Note(line), stacklevel=4)
+        line = f"{off}: the tokenizer's own copy of the given picture has {worst:.1f} dB, expected {POOR_COPY:.0f} or more: {why}; {shown}"
+    elif worst < training.expected_db:
+        usual = f"{training.expected_db:.1f} or more, as of pictures of the training data ({training.median_db:.1f} is usual)"
+        line = f"the given picture is unlike the training data: the tokenizer's own copy of it has {worst:.1f} dB, expected {usual}"
+        line += "; fix: crop= where the camera sees more or less than in training" + ("" if kept else f"; {off}: {shown}")
+    else:
+        line = f"{off}: the tokenizer's own copies have {worst:.1f} dB, of the training data too, expected {POOR_COPY:.0f} or more; {shown}"
+    warnings.warn(Note(line), stacklevel=4)

@@ -184,7 +184,7 @@ class World:
             with self.placement.at_work("video_tokenizer"):
                 shown_and_raw = background.finish()
             clock.lap("paint")
-        note_poor_copies(decoders)
+        note_poor_copies(decoders, self.parts.copies)
         tokens = [row.tokens.stacked() for row in rows]
         if refine and self._refiner is not None:
             shown_and_raw = [
@@ -252,7 +252,7 @@ class World:
         with self.placement.at_work("world_model"):
             rows = Batch(self.parts.world_model, self._sequence(self.codec.grid(checked.size)), [row], config, self.lookahead)
         stream = WorldStream(rows, self.actions, decoder, imagine, checked.size, self.placement)
-        note_poor_copies([decoder])
+        note_poor_copies([decoder], self.parts.copies)
         return stream
 
     def resume(

@@ -32,6 +32,7 @@ from wfm_ar.diffusion_decoder.dit import DiT
 from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
+from wfm_ar.rollout.detail import TrainingCopies
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.rollout.lookahead import Lookahead
 from wfm_ar.rollout.sampling import SamplingConfig
@@ -57,7 +58,8 @@ from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
 VERSION = 1
 TEXT_MODEL = "text_tokenizer.model"
 _OPTIONAL = ("frame_predictor", "diffusion_decoder", "inverse_dynamics")  # networks
-_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", "sampling", "files"}
+_MEASURED = {"sampling": SamplingConfig, "copies": TrainingCopies}  # null where nobody measured it
+_KEYS = {"format", "version", "fps", "action_schema", "video_tokenizer", "sequence", "world_model", *_OPTIONAL, "text", *_MEASURED, "files"}
 _FORMAT = "wfm-ar world"
 
 
@@ -88,6 +90,7 @@ class WorldParts:
     decoder_context: torch.Tensor | None = None  # [tokens, width], the text that a DiT is given where there is none
     text_tokens: int = 1  # rows of the text that a model with cross-attention attends to, zeros behind the text
     sampling: SamplingConfig | None = None  # of a caller who has no wish: what it was measured with; None in worlds that do not say
+    copies: TrainingCopies | None = None  # how well the tokenizer copies held-out pictures; None in worlds that do not say
     defaults: ClipDefaults = ClipDefaults()
     release: str = ""  # the published name, where the networks have one
     stored_dtype: str = "float16"  # of the weights on disk
@@ -226,10 +229,11 @@ def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
     except BadData as error:
         raise BadCheckpoint(f"{folder / SETTINGS}: {error}") from None
     sequence = config_of(SequenceConfig, settings["sequence"], f"{folder / SETTINGS}: sequence")
-    drawn = settings["sampling"]
-    sampling = None if drawn is None else config_of(SamplingConfig, drawn, f"{folder / SETTINGS}: sampling")
+    for name, kind in _MEASURED.items():
+        values = settings[name]
+        built[name] = None if values is None else config_of(kind, values, f"{folder / SETTINGS}: {name}")
     try:
-        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"], sampling=sampling)
+        return WorldParts(**built, sequence=sequence, action_schema=schema, fps=settings["fps"])
     except BadData as error:  # actions that no tokenizer can tell apart
         raise BadCheckpoint(f"{folder / SETTINGS}: action_schema: {error}") from None
 
@@ -270,7 +274,7 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "action_schema": parts.action_schema.to_json() if parts.action_schema else None,
         "text": _text_settings(parts.text_tokenizer) if parts.text_tokenizer else None,
         "sequence": dataclasses.asdict(parts.sequence),
-        "sampling": dataclasses.asdict(parts.sampling) if parts.sampling else None,
+        **{name: dataclasses.asdict(value) if (value := getattr(parts, name)) else None for name in _MEASURED},
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
@@ -293,7 +297,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     settings = {
         "frame_predictor": None,
         "inverse_dynamics": None,
-        "sampling": None,
+        **dict.fromkeys(_MEASURED),
     } | settings  # older files leave them unsaid
     check_keys(settings, _KEYS, str(where))
     files = settings["files"]

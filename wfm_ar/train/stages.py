@@ -38,6 +38,7 @@ from wfm_ar.tokenizers.text import TextTokenizer, words_of
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER
 from wfm_ar.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint
+from wfm_ar.train.copy_quality import training_copies
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
 from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsStage, InverseDynamicsTraining
@@ -269,6 +270,7 @@ def pack_world(
         diffusion_decoder=denoiser,
         inverse_dynamics=reader,
         sampling=sampling or SamplingConfig(),
+        copies=training_copies(tokenizer, val_set),
     )
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder) / "samples"

@@ -39,6 +39,8 @@ def run(settings: Settings) -> int:
     print(f"model      {model.layers} layers, dim {model.dim}, {model.heads} heads on {model.kv_heads} key/value heads")
     for name, module in parts.modules().items():
         print(f"{'':<10} {name}: {sum(p.numel() for p in module.parameters()) / 1e6:.2f}M parameters")
+    if (copies := world.parts.copies) is not None:
+        print(f"copies     {copies.median_db:.1f} dB PSNR of held-out pictures in the middle, {copies.least_db:.1f} at least")
     schema = world.parts.action_schema
     if schema is None:
         print("actions    none")
