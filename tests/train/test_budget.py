@@ -97,6 +97,10 @@ def test_a_sensible_budget_gives_every_stage_room():
     assert seconds == pytest.approx(spent / (1 - fitting.SPARE))
 
 
+def test_a_few_held_out_clips_end_no_stage():
+    assert [fitting.patience(clips) for clips in (0, 3, 4, 100)] == [0, 0, 2, 2]
+
+
 def test_schedules_suit_the_number_of_steps():
     short, long = (fitting.schedule("world_model", steps, ema=0.998, warmup=200) for steps in (50, 8000))
     own = "stages.world_model"

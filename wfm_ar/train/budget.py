@@ -46,6 +46,7 @@ VALIDATIONS = 8  # of a stage, where they take no more than LOOKING of its time
 LOOKING = 0.15
 ROOM = 0.9  # share of the memory there is that a run may be foretold to take
 PATIENCE = 2  # validations in a row no better than the best one, after which a stage ends
+FEWEST_JUDGES = 4  # held-out clips without which no stage ends early: what fewer say goes up and down by chance
 MULTIPLE = 8  # pixels that both sides of a picture are a multiple of: a token's side
 THINNED_TO = 10.0  # frames a second that faster clips are thinned to, about
 FAST = 12.5  # frames a second from which on clips are thinned
@@ -175,6 +176,11 @@ def usable_clips(clips: int, frames: int, once_s: float, budget_s: float | None)
     if budget_s is None or frames * once_s <= ONCE * budget_s:
         return clips
     return max(1, int(clips * ONCE * budget_s / (frames * once_s)))
+
+
+def patience(held_out: int) -> int:
+    """Validations in a row no better than the best one after which a stage ends; 0 = it never does."""
+    return PATIENCE if held_out >= FEWEST_JUDGES else 0
 
 
 def schedule(name: str, steps: int, ema: float, warmup: int, looks: int = VALIDATIONS) -> dict[str, object]:

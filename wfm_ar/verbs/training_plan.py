@@ -150,8 +150,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
     settings = _chosen(settings, keys)
     train_set, val_set = parted(open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW}))
     keys |= _machine(settings, cuda, ranks, len(val_set))
-    if facts.held_out:
-        keys["patience"] = fitting.PATIENCE
+    keys["patience"] = fitting.patience(facts.held_out)
     frames, val_frames = (sum(one.num_frames(i) for i in range(len(one))) for one in (train_set, val_set))
     at, room = fitting.first_size(wish, cuda), room_for_training(cuda)
     if room is not None and not cuda:
