@@ -352,3 +352,24 @@ def test_threads_sleep_while_they_wait_unless_the_user_chose(told, monkeypatch, 
     assert told("version")[0] == 0
     assert os.environ.get("OMP_WAIT_POLICY") == (chosen.get("OMP_WAIT_POLICY") if chosen else "passive")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as conftest.py has it
+
+
+def test_a_line_break_in_a_users_path_makes_no_second_line(told, tmp_path, monkeypatch):
+    """Whatever is printed: what was made, what a command found, and what was wrong."""
+    monkeypatch.chdir(tmp_path)
+    odd = "a\nwfm: all is well\r"
+    code, out, err = told("samples", f"out={odd}")
+    assert code == 0 and out.splitlines()[0].startswith(r"a\nwfm: all is well\r: episode ") and (tmp_path / odd / "start.png").is_file()
+    assert all(line.startswith("  wfm ") and r"a\nwfm: all is well\r" in line for line in out.splitlines()[1:]) and not err
+    code, out, err = told("data", "convert", f"src={odd}/episodes", f"out={odd}/copy")
+    assert code == 0 and len(out.splitlines()) == 2 and out.count(r"\nwfm: all is well") == 2 and not err
+    code, out, err = told("data", "stats", f"path={odd}/copy", f"out={odd}/page.html", "samples=false")
+    assert code == 0 and out.splitlines()[-1] == r"the page is a\nwfm: all is well\r/page.html" and "\nwfm: all" not in out
+    for arguments in (
+        ("data", "check", f"path={odd}/no"),
+        ("info", f"{odd}/no"),
+        ("samples", f"out={odd}"),
+        ("data", "convert", f"src={odd}", f"out={odd}"),
+    ):
+        code, out, err = told(*arguments)
+        assert code == 2 and err.count("\n") == 1 and "all is well" in err, (arguments, err)

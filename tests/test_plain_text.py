@@ -5,7 +5,7 @@ import io
 import pytest
 
 from wfm_ar.errors import BadData, WfmError
-from wfm_ar.plain_text import PlainStream, is_plain, shown
+from wfm_ar.plain_text import PlainStream, beneath, is_plain, print_lines, shown
 from wfm_ar.schema import ActionChannel, MixedSchema
 
 CLEAR, TITLE, TURN = "\x1b[2J", "\x1b]0;owned\x07", "\u202etxt.4pm"
@@ -34,9 +34,21 @@ def test_what_a_terminal_acts_on_is_escaped(text, told):
 def test_a_stream_keeps_lines_and_its_own_ways():
     under = io.StringIO()
     stream = PlainStream(under)
-    assert stream.write(f"a\tb\r\n{CLEAR}") == 9
+    assert stream.write(f"\ra\tb{CLEAR}\r\n") == 10
     stream.writelines([TURN, "\n"])
-    assert stream.getvalue() == "a\tb\r\n\\x1b[2J\\u202etxt.4pm\n" and not stream.isatty()
+    assert stream.getvalue() == "\ra\tb\\x1b[2J\r\n\\u202etxt.4pm\n" and not stream.isatty()
+
+
+def test_a_write_is_one_line_and_several_lines_are_several_writes():
+    under = io.StringIO()
+    stream = PlainStream(under)
+    print("out/a\nwfm: done\r.mp4: made", file=stream)
+    print("\nb", file=stream)
+    print_lines("one\ntwo\n", file=stream)
+    stream.several = True
+    print(f"a: 1\nb: {CLEAR}", file=stream)
+    assert stream.getvalue().splitlines() == [r"out/a\nwfm: done\r.mp4: made", r"\nb", "one", "two", "a: 1", r"b: \x1b[2J"]
+    assert beneath(stream) is under and beneath(under) is under
 
 
 def test_errors_are_one_plain_line_of_bounded_length():

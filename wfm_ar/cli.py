@@ -26,7 +26,7 @@ from wfm_ar.cli_completion import ALONE, completion
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
 from wfm_ar.config_files import check_folder, check_overrides, check_sweep
 from wfm_ar.errors import BadConfig, BadData, NoSpace, Note, WfmError, nearest
-from wfm_ar.plain_text import PlainStream, shown
+from wfm_ar.plain_text import PlainStream, print_lines, shown
 from wfm_ar.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | No
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(overview())
+        print_lines(overview())
         return 0
     if arguments[0] in ("version", "--version"):
-        print(versions())
+        print_lines(versions())
         return 0
     if arguments[0] == "completion":
         return _guarded("wfm", lambda: _print(completion(arguments[1:])))
@@ -123,13 +123,13 @@ def _dispatch(arguments: list[str]) -> int:
         return _guarded("wfm doctor", importlib.import_module("wfm_ar.verbs.doctor").run)
     verb, rest = _split(arguments)
     if verb is None or "--help" in rest or "-h" in rest:
-        print(help_of(verb) if verb else help_of_family(arguments[0]))
+        print_lines(help_of(verb) if verb else help_of_family(arguments[0]))
         return 0
     return _guarded(f"wfm {verb.words}", lambda: _run(verb, rest))
 
 
 def _print(text: str) -> int:
-    print(text)
+    print_lines(text)
     return 0
 
 
@@ -172,6 +172,9 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
     from wfm_ar.config import only_times_resolve
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, PlainStream):  # a config is many lines, whose values are quoted
+            stream.several = not {"--cfg", "-c", "--info", "-i"}.isdisjoint(flags)
     codes: list[int] = []
     missing: list[Path] = []  # the run's folder and those it lies in, where hydra is to make them
 

@@ -2,9 +2,9 @@
 can rewrite a terminal or fake a line of a log. They are shown escaped wherever something is printed, and refused in ids and names."""
 
 import re
-from typing import TextIO
+from typing import Any, TextIO
 
-_LINES = "\n\r\t"
+_PARTS = re.compile(r"(\r?)(.*?)([\r\n]*)", re.DOTALL)  # of a write: where it begins anew in its line, the line, its end
 # of the invisible characters, the two joiners that scripts and emoji need are let be
 _UNPLAIN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -21,14 +21,24 @@ def shown(text: str, keep: str = "") -> str:
     return _UNPLAIN.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
 
 
+def print_lines(text: str, **how: Any) -> None:
+    """Prints several lines. A PlainStream takes them for what they are, since each is a write of its own; values in them are plain."""
+    print(*text.removesuffix("\n").split("\n"), sep="\n", **how)
+
+
 class PlainStream:
-    """A terminal or log that gets plain text only, lines and tabs aside; all else is the stream's own."""
+    """A terminal or log that gets plain text only; all else is the stream's own.
+
+    A write is one line, tabs and its end aside: a break within it comes from somebody's value, a path say, and is shown escaped.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.several = False  # set: a write may hold several lines
 
     def write(self, text: str) -> int:
-        self._stream.write(shown(text, keep=_LINES))
+        begin, line, end = _PARTS.fullmatch(text).groups()
+        self._stream.write(begin + shown(line, keep="\t\n" if self.several else "\t") + end)
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
@@ -37,3 +47,8 @@ class PlainStream:
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
+
+
+def beneath(stream: TextIO) -> TextIO:
+    """The terminal itself, for a program that draws on it with escape codes and is given plain text alone."""
+    return stream._stream if isinstance(stream, PlainStream) else stream

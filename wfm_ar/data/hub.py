@@ -133,7 +133,7 @@ def upload(address: Address, files: Mapping[str, Path | bytes], *, private: bool
 
 @contextmanager
 def _library(where: str) -> Iterator[Any]:
-    """huggingface_hub, without what it and its HTTP client log, which names addresses; bars on a terminal alone.
+    """huggingface_hub, without what it and its HTTP client log, which names addresses, and without its bars.
 
     Raises MissingDependency.
     """
@@ -147,7 +147,7 @@ def _library(where: str) -> Iterator[Any]:
     before, bars = [logger.level for logger in loggers], not are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    if bars and not sys.stderr.isatty():
+    if bars:
         disable_progress_bars()
     try:
         yield huggingface_hub
@@ -240,11 +240,17 @@ def _fill(
     if total > (free := shutil.disk_usage(folder.parent).free):
         raise NoSpace(f"{address}: has {total} bytes, {folder.parent} has room for {free}; fix: free some space, or set HF_HOME")
     warnings.warn(Note(f"{address}: downloading {len(names)} files, {total / 1e6:.1f} MB, to {folder}"), stacklevel=3)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    from rich.progress import BarColumn, DownloadColumn  # a tenth of a second, for those who download alone
+
+    from wfm_ar.progress_bar import ProgressBar
+
+    with ProgressBar(BarColumn(), DownloadColumn(), disable=not sys.stderr.isatty()) as bar, ThreadPoolExecutor(AT_ONCE) as pool:
+        task = bar.add_task("", total=total)
         futures = [pool.submit(get, name) for name in names]
         try:
-            for future in futures:
+            for name, future in zip(names, futures, strict=True):
                 future.result()
+                bar.advance(task, listed[name].size)
         finally:
             for future in futures:
                 future.cancel()

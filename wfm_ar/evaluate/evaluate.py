@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wfm_ar import __version__
@@ -51,6 +50,7 @@ from wfm_ar.evaluate.text_following import text_section
 from wfm_ar.evaluate.verdict import judge_world
 from wfm_ar.evaluate.workers import Workers
 from wfm_ar.machine import cores, cpu_name
+from wfm_ar.progress_bar import ProgressBar
 from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
 from wfm_ar.rollout.world import World, load_world
@@ -205,9 +205,9 @@ def _machine() -> dict[str, Any]:
     return about | {"threads": torch.get_num_threads(), "system": platform.system()}
 
 
-def _bar(show: bool) -> Progress:
+def _bar(show: bool) -> ProgressBar:
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show)
+    return ProgressBar(*columns, disable=not show)
 
 
 def _track(bar: Progress, items: Iterable[Any], name: str, total: int) -> Iterator[Any]:

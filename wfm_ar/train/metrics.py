@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from wfm_ar.data.files import as_wfm_error, write_atomic
+from wfm_ar.progress_bar import ProgressBar
 from wfm_ar.train.time_left import TimeLeft
 from wfm_ar.train.wandb_log import WandbLog
 from wfm_ar.train.whole_run import WholeRun
@@ -105,10 +106,10 @@ class Progress:
         self.began = self.spoke = time.monotonic()
         self.bar = None
         if shown and sys.stderr.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.progress import BarColumn, TextColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
-            self.bar = Progress(*columns, TextColumn("{task.fields[left]} {task.fields[numbers]}"))
+            self.bar = ProgressBar(*columns, TextColumn("{task.fields[left]} {task.fields[numbers]}"))
             total, completed = (steps, start) if whole is None else (1.0, 0.0)
             self.task = self.bar.add_task(name, total=total, completed=completed, at=f"{start}/{steps}", left="", numbers="")
             self.bar.start()
@@ -133,7 +134,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.shown:
-            (self.bar.console.print if self.bar else lambda t: print(t, flush=True))(f"{self.name} {text}")
+            print(f"{self.name} {text}", flush=True)  # above the bar, where there is one
 
     def close(self) -> None:
         if self.bar:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from wfm_ar.plain_text import print_lines
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -57,9 +59,9 @@ def _run(settings: Settings) -> int:
             raise WfmError(f"{error}; expected the reference's numbers, so nothing was timed; fix: this is a fault of the kernel") from None
         print(f"{len(rows)} of {len(chosen)}: {rows[-1]['name']}", flush=True)
     record = about_machine(device) | {"rows": rows}
-    print("\n" + table(record))
+    print_lines("\n" + table(record))
     if not settings.only:
-        print("\n" + goals_table(device, rows))
+        print_lines("\n" + goals_table(device, rows))
     if settings.out is not None:
         write_atomic(settings.out, (json.dumps(record, indent=1) + "\n").encode(), overwrite=settings.overwrite)
     return 0

@@ -27,6 +27,6 @@ def run(settings: Settings) -> int:
 
     refuse_inputs([settings.out], {"src": settings.src})
     folder = convert(**vars(settings), progress=lambda part: print(f"{part} ..."))
-    print("\n".join(describe(folder)))
+    print(*describe(folder), sep="\n")
     print(f"`wfm generate world={folder} ...` runs it")
     return 0

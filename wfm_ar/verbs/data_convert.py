@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.plain_text import print_lines
 from wfm_ar.verbs.inputs import refuse_inputs
 
 
@@ -38,13 +39,13 @@ def run(settings: Settings) -> int:
     refuse_inputs([settings.out], {"src": settings.src})
     refuse_set(settings.out, settings.overwrite)  # before the source is looked through
     episodes = open_episodes(settings.src, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
-    print(episodes.about())
+    print_lines(episodes.about())
     keys = ("lossless", "crf", "overwrite")
     values = {key: getattr(settings, key) for key in keys}
     notes = convert_set(episodes, settings.out, settings.format, **values, on_progress=_say if sys.stderr.isatty() else None)
     for note in notes:
         print(note)
-    print(open_episodes(settings.out).about())
+    print_lines(open_episodes(settings.out).about())
     return 0
 
 

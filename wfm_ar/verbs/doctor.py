@@ -27,8 +27,8 @@ def run() -> int:
         except Exception as error:  # a broken installation is what this is for
             bad.append(name)
             lines.append(f"{name:<10} BROKEN: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    print("\n".join(lines))
-    print(f"\n{'broken: ' + ', '.join(bad) if bad else 'all that every command needs is there'}")
+    print(*lines, "", sep="\n")
+    print(f"{'broken: ' + ', '.join(bad) if bad else 'all that every command needs is there'}")
     return 2 if bad else 0
 
 

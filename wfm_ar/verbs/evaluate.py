@@ -9,6 +9,7 @@ from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, JSON, TABLE, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
 from wfm_ar.evaluate.verdict import block
+from wfm_ar.plain_text import print_lines
 from wfm_ar.rollout.find_world import samples_of
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -43,6 +44,6 @@ def run(settings: Settings) -> int:
         print(f"{row['name']:<66} {measured:>14}  {verdict(row)}")
     for section, reason in report["not_measured"].items():
         print(f"not measured, {section}: {reason}")
-    print(block(report["verdict"]), end="")
+    print_lines(block(report["verdict"]))
     print(f"the report is {settings.out / HTML}")
     return 0

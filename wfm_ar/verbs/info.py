@@ -22,7 +22,7 @@ def run(settings: Settings) -> int:
     from wfm_ar.rollout.world import load_world
 
     if (lines := describe_world(folder)) is not None:  # without its gigabytes
-        print("\n".join(lines))
+        print(*lines, sep="\n")
         return 0
     world = load_world(settings.world)
     parts, tokenizer, model = world.parts, world.parts.video_tokenizer, world.parts.world_model.config

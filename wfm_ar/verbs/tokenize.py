@@ -16,6 +16,7 @@ from wfm_ar.data.video import read_frames, write_video
 from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadData, BadPrompt
 from wfm_ar.framing import area_of
+from wfm_ar.plain_text import print_lines
 from wfm_ar.rollout.pictures import at_world_size, numbers_at_rate, told_of
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.inputs import refuse_inputs
@@ -109,7 +110,7 @@ def _shards(settings: Settings, data: Path) -> int:
     from wfm_ar.verbs.training_data import kept_schema, told_framing
 
     found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
-    print(found.about(), flush=True)
+    print_lines(found.about(), flush=True)
     if settings.from_run is not None and found.schema_made:
         found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))
     present = {episode.split for episode in found}

@@ -10,6 +10,7 @@ from wfm_ar.errors import WfmError
 from wfm_ar.evaluate.evaluate import HTML, evaluate
 from wfm_ar.evaluate.sections import EvaluateConfig
 from wfm_ar.evaluate.verdict import block
+from wfm_ar.plain_text import print_lines
 from wfm_ar.verbs.device import device_named
 from wfm_ar.verbs.train_settings import Settings
 
@@ -44,10 +45,10 @@ def end_with_verdict(settings: Settings, world: Path, val_set: EpisodeSet, budge
     except WfmError as error:
         print(f"no verdict: {error}", flush=True)
         return
-    print(block(verdict), end="")
+    print_lines(block(verdict))
     print(f"the verdict is on {config.episodes} clips of {config.frames} frames; pictures: {settings.run / FOLDER / HTML}", flush=True)
     if verdict["alarms"]:
-        print(framed(verdict["alarms"]), file=sys.stderr, flush=True)
+        print_lines(framed(verdict["alarms"]), file=sys.stderr, flush=True)
 
 
 def framed(alarms: list[str]) -> str:

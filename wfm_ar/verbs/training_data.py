@@ -18,6 +18,7 @@ from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadData
 from wfm_ar.framing import framing_line
+from wfm_ar.plain_text import print_lines
 from wfm_ar.schema import Schema, channels_of, same_channels, same_rate, schema_from_json
 from wfm_ar.tokenizers.video import VideoTokenizerConfig
 from wfm_ar.train.clips import AT_ONCE, Clips
@@ -35,7 +36,7 @@ def training_sets(data: Path, run: Path, most: int | None = None, **view: Any) -
     view: camera, fps, flip, as for open_episodes.
     """
     found = open_episodes(data, **view)
-    print(found.about(), flush=True)
+    print_lines(found.about(), flush=True)
     if found.schema is None:
         _say_mixed_rates(found)
     if found.schema_made:
@@ -143,7 +144,7 @@ def dynamics_set(data: Path, train_set: EpisodeSet, **view: Any) -> EpisodeSet:
 def _beside(name: str, data: str, train_set: EpisodeSet, view: dict[str, Any]) -> EpisodeSet:
     """The training episodes of the setting `name`_data."""
     found = open_episodes(data, **view)
-    print(f"{name}: {found.about()}", flush=True)
+    print_lines(f"{name}: {found.about()}", flush=True)
     own, expected = found.schema, train_set.schema
     if own is not None and expected is not None and found.schema_made and same_channels(own, expected):
         own = expected  # ranges found in data: the run's hold

@@ -22,6 +22,7 @@ from wfm_ar.data.formats import VIEW, open_episodes
 from wfm_ar.data.json_files import read_json
 from wfm_ar.errors import BadCheckpoint, BadConfig
 from wfm_ar.framing import CENTRE
+from wfm_ar.plain_text import print_lines
 from wfm_ar.train import budget as fitting
 from wfm_ar.train import stages
 from wfm_ar.train.budget import SIZES, Size, told_time
@@ -133,7 +134,7 @@ def planned(settings: Settings, ranks: int) -> tuple[Settings, Plan]:
     if plan is None:
         plan = _made(settings, ranks)
         plan.keep()
-        print(block(plan.content), end="", flush=True)
+        print_lines(block(plan.content), flush=True)
     else:
         wish = fitting.parse_budget(settings.budget)
         note = "" if wish == plan.content["budget_s"] else f"; budget={settings.budget} does not change it (another run= makes another)"

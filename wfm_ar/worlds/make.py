@@ -16,13 +16,14 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from wfm_ar.data.claims import claim, holds_something
 from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
 from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, OutputExists, nearest
 from wfm_ar.extras import how_to_install
+from wfm_ar.progress_bar import ProgressBar
 from wfm_ar.worlds.tabletop_policy import POLICIES
 
 WORLDS = ("tabletop",)
@@ -219,7 +220,7 @@ def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: 
 
 def _progress(records: Iterator[dict], done: int, total: int, show: bool) -> Iterator[dict]:
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, disable=not show) as bar:
+    with ProgressBar(*columns, disable=not show) as bar:
         task = bar.add_task("episodes", total=total, completed=done, rate="")
         for record in records:
             yield record
