@@ -1,14 +1,18 @@
 """conf/: every choice of every group composes and builds, and the published sizes are what their names say."""
 
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 
 import pytest
 import torch
 
 from wfm_ar.cli import settings_of
 from wfm_ar.cli_help import conf_dir
+from wfm_ar.data.curate.settings import CurateConfig
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadConfig
+from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.simulate.planner import PlanConfig
+from wfm_ar.simulate.play.config import PlayConfig
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.verbs.train import loop_config
@@ -103,3 +107,33 @@ def test_run_folders():
     assert str(settings_of("train", ["experiment=smoke"]).run) == "runs/smoke"
     assert str(settings_of("train", ["experiment=tabletop"]).run) == "runs/tabletop"
     assert str(settings_of("train", ["experiment=smoke", "name=mine"]).run) == "runs/mine"
+
+
+# What `wfm train` sets otherwise than the classes do: a recipe for data like the tabletop's, where the class alone is the plain objective.
+RECIPE = {
+    "frame_predictor": {"active", "begun"},
+    "world_model": {"short_share", "late_actions", "action_weight", "first_weight", "policy_share", "corrupt", "own_errors"},
+}
+
+
+def differing(shown, kind: type | None = None) -> set[str]:
+    """The settings that a composed config has otherwise than the class's own defaults; those that have none are left out."""
+    own = fields(kind or type(shown))
+    return {field.name for field in own if field.default is not MISSING and getattr(shown, field.name) != field.default}
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"), [("plan", PlanConfig), ("evaluate", EvaluateConfig), ("data curate", CurateConfig), ("play", PlayConfig)]
+)
+def test_a_command_without_wishes_has_the_defaults_of_its_class(verb, kind):
+    required = {"data curate": ["src=x", "out=y"], "plan": ["goal=x.png", "image=y.png"]}
+    settings = settings_of(verb, required.get(verb, []))
+    assert isinstance(settings, kind)
+    assert differing(settings, kind) == set()
+
+
+def test_training_without_wishes_has_the_defaults_of_its_classes_but_for_the_recipe():
+    settings = settings_of("train", ["data=x"])
+    trainings = {field.name: getattr(settings.stages, field.name).training for field in fields(settings.stages)}
+    assert {name: differing(training) for name, training in trainings.items() if differing(training)} == RECIPE
+    assert differing(settings.finetune) == differing(settings.watchdog) == set()

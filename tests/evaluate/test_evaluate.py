@@ -22,6 +22,7 @@ from wfm_ar.evaluate.quality import picture_numbers
 from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
 from wfm_ar.evaluate.silhouettes import silhouette
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import WorldParts, load_world, save_world
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
@@ -265,3 +266,19 @@ def test_worker_processes_change_no_number(report, world, data, tmp_path):
 def test_workers_share_a_cpu(world, data, tmp_path):
     with pytest.raises(BadConfig, match="workers: got 2 with device=meta, expected 1"):
         evaluate(world, data, tmp_path, replace(QUICK, workers=2), device="meta", progress=False)
+
+
+def test_sampling_goes_before_what_the_config_says(tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def measured(world, data, config, device, progress):
+        raise Seen(config)
+
+    monkeypatch.setattr(evaluating, "_measured", measured)
+    sampling = SamplingConfig(temperature=0.5, top_k=7, action_guidance=2.0)
+    with pytest.raises(Seen) as caught:
+        evaluate("tabletop", tmp_path, tmp_path / "out", replace(QUICK, temperature=1.5, top_p=0.3), sampling=sampling)
+    config = caught.value.args[0]
+    assert {name: getattr(config, name) for name in vars(sampling)} == vars(sampling)
+    assert replace(config, **{name: getattr(QUICK, name) for name in vars(sampling)}) == QUICK

@@ -12,6 +12,7 @@ import torch
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
 from wfm_ar.rollout.detail import TrainingCopies
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, World
 
 VIDEO, ACTIONS, TEXT = tiny.make_video(5), tiny.make_actions(20), tiny.TEXTS[0]
@@ -298,3 +299,25 @@ def test_bad_steps_and_schemas_and_tokens(world: World) -> None:
     for tokens, match in ((np.zeros((2, 2)), "shape"), (np.full((1, 2, 3), 36), "from 36 to 36, expected whole numbers from 0 to 35")):
         with pytest.raises(BadPrompt, match=match):
             world.decode(tokens)
+
+
+def test_sampling_as_one_object_draws_what_its_settings_by_name_draw(world: World) -> None:
+    how = {"temperature": 1.3, "top_p": 1.0, "top_k": 7}
+    prompt = {"text": TEXT, "num_frames": 7, "seed": 2, "refine": False}
+    by_name = world.generate(**prompt, **how)
+    assert np.array_equal(world.generate(**prompt, sampling=SamplingConfig(**how)).tokens, by_name.tokens)
+    assert not np.array_equal(world.generate(**prompt, sampling=SamplingConfig(temperature=0.0)).tokens, by_name.tokens)
+    # a setting by name goes before the object's own, and None leaves that as it is
+    mixed = world.generate(**prompt, sampling=SamplingConfig(**how | {"top_k": 2}), top_k=7, top_p=None)
+    assert np.array_equal(mixed.tokens, by_name.tokens)
+    batch = world.generate_batch([Prompt(text=TEXT, num_frames=7, seed=2)], refine=False, sampling=SamplingConfig(**how))
+    assert np.array_equal(batch[0].tokens, by_name.tokens)
+    stream = world.start(text=TEXT, seed=2, sampling=SamplingConfig(**how))
+    for _ in range(4):
+        stream.step()
+    assert np.array_equal(stream.tokens, by_name.tokens)
+
+
+def test_sampling_is_a_sampling_config(world: World) -> None:
+    with pytest.raises(BadConfig, match="sampling: got dict, expected a SamplingConfig; fix: "):
+        world.generate(num_frames=5, sampling={"top_p": 0.5})

@@ -9,6 +9,7 @@ import tiny_world as tiny
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.action_reading import apart_by_latent
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import Prompt, Rollout, World
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.simulate.goal import GoalPicture
@@ -140,6 +141,9 @@ def test_progress_and_settings_are_passed_on():
     plan(world, START, away_from(1, 1), num_frames=5, config=config, progress=lambda *n: told.append(n), **sampling)
     assert told == [(3, 10), (5, 10), (8, 10), (10, 10)]
     assert all(s == dict(refine=False, temperature=0.5, action_temperature=1.0, action_guidance=1.5) for s in world.settings)
+    world, whole = DotWorld(), SamplingConfig(temperature=0.5)
+    plan(world, START, away_from(1, 1), num_frames=5, config=config, sampling=whole)
+    assert world.settings[0] == dict(refine=False, sampling=whole)  # nothing of CERTAIN goes before it
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ from wfm_ar.machine import cores, cpu_name
 from wfm_ar.progress_bar import ProgressBar
 from wfm_ar.rollout.find_world import SETTINGS, find_world
 from wfm_ar.rollout.robots import fitted, robots_of
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.schema import same_rate
 from wfm_ar.shapes import latent_frames
@@ -68,22 +69,26 @@ def evaluate(
     out: str | Path,
     config: EvaluateConfig | None = None,
     *,
+    sampling: SamplingConfig | None = None,
     device: torch.device | str = "cpu",
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measures `world` (a shipped world's name or a folder) on the data set `data` and writes the reports into the folder `out`.
 
+    sampling: how tokens are drawn, in place of what `config` says; what is None in it is the world's own, as in `config`.
     Returns the content of report.json. Raises BadCheckpoint, BadData, BadClip, BadActions or BadConfig for what does not fit
     together, OutputExists where there is a report already, NoSpace on a full disk.
     """
-    out = Path(out)
+    config, out = config or EvaluateConfig(), Path(out)
+    if sampling is not None:
+        config = replace(config, **asdict(sampling))
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: is a file, expected a folder for the reports; fix: choose another out=")
     with claim(out / JSON):
         for name in (JSON, HTML, TABLE):
             refuse_existing(out / name, overwrite)
-        report, sheets, fps = _measured(world, data, config or EvaluateConfig(), device, progress)
+        report, sheets, fps = _measured(world, data, config, device, progress)
         with whole_files(out / JSON, overwrite=overwrite) as part:
             write_atomic(part / HTML, render_report(report, sheets, fps=fps).encode())
             write_atomic(part / TABLE, markdown_table(report["bars"]).encode())

@@ -2,15 +2,17 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from wfm_ar.data.video import read_frames, read_image
-from wfm_ar.errors import BadClip, BadPrompt, Note, WfmError, nearest
+from wfm_ar.errors import BadClip, BadConfig, BadPrompt, Note, WfmError, nearest
 from wfm_ar.rollout.pictures import Shown, at_world_size, numbers_at_rate, told_of
 from wfm_ar.rollout.prompt import Prompt
+from wfm_ar.rollout.sampling import SamplingConfig
 from wfm_ar.rollout.video_codec import VideoCodec
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -27,7 +29,7 @@ class Prompted(Shown, Protocol):
 
 
 def prompt_of(given: Prompt | Mapping[str, Any], world: Prompted, number: int | None = None) -> Prompt:
-    """A prompt as it is, or from inputs by name; errors begin with `name`.
+    """A prompt as it is, or from inputs by name; number: of several, which errors then name.
 
     video, image: one of them: a file, a PIL image, or an array, uint8 RGB [T, H, W, 3] or [H, W, 3], of any size. A file of a video is
     taken at the world's rate, and pictures become the world's size, with a Note that says how; a world that works at any size has
@@ -53,6 +55,18 @@ def prompt_of(given: Prompt | Mapping[str, Any], world: Prompted, number: int | 
         return Prompt(**inputs)
     except WfmError as error:
         raise error if number is None else error.within(f"prompt {number}", number) from None
+
+
+def sampling_of(given: SamplingConfig | None, settings: Mapping[str, Any], own: Mapping[str, Any]) -> SamplingConfig:
+    """How tokens are drawn: as `given`, or by the world's `own` settings where it is None; `settings` by name that are not None go before.
+
+    Raises BadConfig.
+    """
+    if given is not None and not isinstance(given, SamplingConfig):
+        fix = "sampling=SamplingConfig(top_p=0.9)"
+        raise BadConfig(where="sampling", got=type(given).__name__, expected="a SamplingConfig", fix=fix)
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    return SamplingConfig(**{**own, **chosen}) if given is None else replace(given, **chosen)
 
 
 def _frames(given: Any, world: Prompted, what: str) -> np.ndarray:

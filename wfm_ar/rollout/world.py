@@ -27,7 +27,7 @@ from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
 from wfm_ar.rollout.engine import Batch, Request, Row, roll, shared_threads
 from wfm_ar.rollout.find_world import find_world, format_of
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder, FrameDecoder, note_poor_copies, to_uint8
-from wfm_ar.rollout.given import prompt_of
+from wfm_ar.rollout.given import prompt_of, sampling_of
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.prompt import Clock, Prompt, Rollout, counter, given_frames
 from wfm_ar.rollout.request import check_prompt, request_of, text_inputs
@@ -109,6 +109,7 @@ class World:
         *,
         image: Any = None,
         crop: str | None = None,
+        sampling: SamplingConfig | None = None,
         **settings: Any,
     ) -> Rollout:
         """One clip; see `given.prompt_of` for the inputs and `generate_batch` for the settings.
@@ -117,7 +118,7 @@ class World:
         was trained on. Raises BadClip, BadPrompt, BadActions or BadConfig, before any work, for what cannot be.
         """
         given = {"video": video, "image": image, "crop": crop, "text": text, "actions": actions, "seed": seed, "imagine": imagine}
-        return self.generate_batch([given | {"num_frames": num_frames}], **settings)[0]
+        return self.generate_batch([given | {"num_frames": num_frames}], sampling=sampling, **settings)[0]
 
     @torch.inference_mode()
     def generate_batch(
@@ -130,7 +131,8 @@ class World:
         published: bool = False,
         keep_detail: bool | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **sampling: Any,
+        sampling: SamplingConfig | None = None,
+        **settings: Any,
     ) -> list[Rollout]:
         """One clip for each prompt, with the tokens it would get alone.
 
@@ -144,12 +146,13 @@ class World:
                 whose own copy of the given picture is poor; False: all is decoded. None = True, but of a published model False.
                 `raw_frames` never keep anything.
             progress: is told (latents made, of how many).
-            sampling: settings of SamplingConfig, by name; those left out, or None, are the world's own (`defaults`).
+            sampling: how tokens are drawn; None = the world's own way (`defaults`).
+            settings: of SamplingConfig by name, in place of those of `sampling`; None changes nothing.
 
         Raises:
             BadClip, BadPrompt, BadActions, BadConfig: before any work; the message names the prompt.
         """
-        config = self._sampling(sampling)
+        config = self._sampling(sampling, settings)
         refine_steps = self.parts.defaults.refine_steps if refine_steps is None else refine_steps
         keep_detail = self.parts.defaults.keep_detail if keep_detail is None else keep_detail
         if self._refiner is None and (published or guidance is not None):
@@ -201,7 +204,7 @@ class World:
                 frames=frames,
                 raw_frames=raw_frames,
                 tokens=tokens_thw.numpy(),
-                actions=_given(prompt.actions, len(frames)) if prompt.actions is not None else self.actions.decode(row.bins),
+                actions=self.actions.decode(row.bins) if prompt.actions is None else np.float32(prompt.actions)[: len(frames) - 1],
                 given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
                 seed=prompt.seed,
@@ -228,14 +231,15 @@ class World:
         *,
         image: Any = None,
         crop: str | None = None,
-        **sampling: Any,
+        sampling: SamplingConfig | None = None,
+        **settings: Any,
     ) -> WorldStream:
         """A rollout that is driven step by step. `actions`: those between the given frames, [T - 1, A] or more, if they are known.
 
         video, image, crop: as `generate` takes them. The other settings are those of `generate_batch`; a published decoder refines whole
         clips, and no streams. Raises as it does.
         """
-        config = self._sampling(sampling)
+        config = self._sampling(sampling, settings)
         if refine and self._refiner is not None:
             raise BadConfig("refine: got true, expected false: this world's diffusion decoder refines whole clips; fix: refine=false")
         given = {"video": video, "image": image, "crop": crop, "text": text, "actions": actions, "seed": seed, "imagine": imagine}
@@ -263,11 +267,12 @@ class World:
         *,
         text: str | None = SAME,
         seed: int | None = None,
-        **sampling: Any,
+        sampling: SamplingConfig | None = None,
+        **settings: Any,
     ) -> WorldStream:
         """Goes on from a point of a stream of this world (WorldStream.resume), under another text, seed or settings where they are given.
 
-        text: None for none. sampling: those settings of SamplingConfig that change. Raises BadPrompt, BadConfig.
+        text: None for none. sampling: None = as at the mark; settings: those of SamplingConfig that change. Raises BadPrompt, BadConfig.
         """
         changed = {} if seed is None else {"seed": seed}
         if seed is not None:
@@ -275,7 +280,7 @@ class World:
         if text is not SAME:
             ids, context_SC = text_inputs(text, self.parts, self._text_reader())
             changed |= {"text_ids": ids, "context_SC": context_SC}
-        return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(mark.sampling, **sampling))
+        return stream.resume(mark, before, row=replace(mark.row, **changed), sampling=replace(sampling or mark.sampling, **settings))
 
     def defaults(self, top_k: int | None = None) -> dict[str, Any]:
         """The settings of a caller who has no wish, or no other than `top_k`."""
@@ -360,10 +365,9 @@ class World:
         """Whether a prompt may have a text."""
         return self.parts.text_tokenizer is not None or bool(self.parts.world_model.config.context_dim)
 
-    def _sampling(self, sampling: dict[str, Any]) -> SamplingConfig:
-        own = self.defaults(sampling.get("top_k"))
-        del own["refine_steps"]
-        return SamplingConfig(**own | {name: value for name, value in sampling.items() if value is not None})
+    def _sampling(self, sampling: SamplingConfig | None, settings: dict[str, Any]) -> SamplingConfig:
+        own = {name: value for name, value in self.defaults(settings.get("top_k")).items() if name != "refine_steps"}
+        return sampling_of(sampling, settings, own)
 
     def _sequence(self, grid: tuple[int, int]) -> TokenSequence:
         """The order of tokens of pictures of this grid."""
@@ -444,7 +448,3 @@ def read_small(
 
 
 READERS = {COSMOS_FORMAT: read_cosmos}  # by the format that world.json names; others are read, or refused, as our own
-
-
-def _given(actions: np.ndarray, num_frames: int) -> np.ndarray:
-    return np.asarray(actions, np.float32)[: num_frames - 1]

@@ -21,6 +21,7 @@ from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.shapes import latent_frames
 
 if TYPE_CHECKING:
+    from wfm_ar.rollout.sampling import SamplingConfig
     from wfm_ar.rollout.world import World
 
 LEAST_SPREAD = 0.02  # of a channel's range: what the spread of candidates never falls below
@@ -99,7 +100,8 @@ def plan(
     seed: int = 0,
     config: PlanConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **sampling: Any,
+    sampling: "SamplingConfig | None" = None,
+    **settings: Any,
 ) -> Plan:
     """The actions for which `cost` of the imagined clip is least.
 
@@ -108,7 +110,8 @@ def plan(
     NaN counts as the worst. text: as in `World.generate`; it also tells the policy what to propose. guess: [<= N, A], where
     to look at first instead of the middle of each channel's range, such as the rest of the last plan. possible: actions [N, A] -> the
     nearest ones that can be carried out, where the channels' ranges do not say it all; the policy proposes what it likes. progress is told
-    (futures imagined, of how many). sampling: settings of SamplingConfig by name, else those of CERTAIN.
+    (futures imagined, of how many). sampling: how futures are drawn; None: the world's own way with CERTAIN.
+    settings: of SamplingConfig by name, in place of those.
 
     config.read_back and read_back_stop: the world's inverse dynamics read the actions back from each future; where
     that is far off it costs more, or counts only up to there (one latent at least), and so ends the plan.
@@ -121,7 +124,8 @@ def plan(
         got = f"{key}: got {getattr(config, key)}, expected none: world {world.name!r} has no inverse dynamics to read actions with"
         raise BadConfig(f"{got}; fix: leave it out, or train with inverse_dynamics=small")
     search = _Search(world, video, num_frames, past_actions, guess, possible, np.random.default_rng(seed), config)
-    roll = partial(world.generate_batch, refine=False, **(CERTAIN | sampling))
+    how = CERTAIN | settings if sampling is None else {"sampling": sampling, **settings}
+    roll = partial(world.generate_batch, refine=False, **how)
     pool: list[_Candidate] = []
     best, costs, done = None, [], 0
     for number in range(config.rounds):
