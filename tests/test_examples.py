@@ -1,6 +1,7 @@
-"""The programs of docs/examples/, each at a tiny size, and those parts of the README that take seconds, as printed."""
+"""The programs of docs/examples/, each at a tiny size, and those parts of README and docs that take seconds, as printed."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -115,14 +116,40 @@ def test_every_example_is_on_the_page_and_tested():
     assert names and all(f"docs/examples/{name}.py" in page and f'example("{name}")' in here for name in names)
 
 
-def test_the_readmes_first_commands_as_printed(tmp_path):
-    """`wfm samples`, and what it is followed by in the README, through a shell, on the installed command line."""
+QUICK = (
+    "--help",
+    "doctor",
+    "version",
+    "samples",
+    "generate",
+    "info",
+    "data check",
+    "data stats",
+)  # and `plan`, which takes half a minute, once
+ELSEWHERE = ("runs/", "mydata", "robot/", "recordings", "data/", "worlds/", "hf://")  # what a reader has, or makes in hours
+PAGES = {"README.md": 4, "docs/quickstart.md": 5, "docs/rollout.md": 7, "docs/robot.md": 3}  # -> commands that are run, at least
+
+
+def quick_commands(page: str) -> list[str]:
+    """The page's commands that take seconds and whose inputs are there by then, as printed, in order."""
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", (EXAMPLES.parents[1] / page).read_text())
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("wfm ")]
+    quick = (*QUICK, "plan") if page == "README.md" else QUICK
+    return [line for line in lines if line.removeprefix("wfm ").startswith(quick) and not any(word in line for word in ELSEWHERE)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_pages_quick_commands_and_python_as_printed(page, tmp_path):
+    """In one folder that is empty at first, through a shell, on the installed command line; then the page's Python."""
     if shutil.which("bash") is None:
         pytest.skip("no bash here")
-    lines = [line for line in (EXAMPLES.parents[1] / "README.md").read_text().splitlines() if line.startswith("wfm ")]
-    quick = [line for line in lines if line.split()[1] in ("samples", "generate") and "world=runs" not in line]
-    assert len(quick) == 3 and quick[0].startswith("wfm samples out=samples")
-    script = "\n".join(["set -euo pipefail", f'wfm() {{ "{sys.executable}" -m wfm_ar "$@"; }}', *quick])
+    lines = quick_commands(page)
+    assert len(lines) >= PAGES[page] and any(line.startswith("wfm samples out=samples") for line in lines), lines
+    script = "\n".join(["set -euo pipefail", f'wfm() {{ "{sys.executable}" -m wfm_ar "$@"; }}', *lines])
     run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
-    assert all((tmp_path / name).is_file() for name in ("samples/start.png", "told.mp4", "driven.mp4"))
+    for made in re.findall(r" out=([\w./]+)", "\n".join(lines)):
+        assert (tmp_path / made).exists(), made
+    code = "\n".join(re.findall(r"(?ms)^```python\n(.*?)^```", (EXAMPLES.parents[1] / page).read_text()))
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
