@@ -24,9 +24,9 @@ from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, OutputExists, nearest
 from wfm_ar.extras import how_to_install
 from wfm_ar.progress_bar import ProgressBar
-from wfm_ar.worlds.tabletop_policy import POLICIES
+from wfm_ar.worlds.registry import SIMULATORS
+from wfm_ar.worlds.simulator import Simulator
 
-WORLDS = ("tabletop",)
 FORMAT = 1  # rises when the same settings would give other bytes
 CRF = 16
 AHEAD = 4  # episodes a worker that are handed out before they are waited for
@@ -55,8 +55,9 @@ def make_dataset(
     Raises BadConfig for impossible settings, OutputExists if `out` holds something else, NoSpace on a full disk.
     """
     _check_settings(world, episodes, frames, seed, workers, val_fraction, task)
-    if importlib.util.find_spec("mujoco") is None:
-        raise MissingDependency(f"world {world}: needs the package mujoco, expected it installed; fix: {how_to_install('sim')}")
+    package, extra = SIMULATORS[world].needs
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependency(f"world {world}: needs the package {package}, expected it installed; fix: {how_to_install(extra)}")
     out = Path(out)
     settings = dict(format=FORMAT, world=world, episodes=episodes, frames=frames, seed=seed, val_fraction=val_fraction, crf=CRF)
     if task is not None:
@@ -84,15 +85,13 @@ def _make_claimed(out: Path, settings: dict, workers: int, overwrite: bool, prog
                 done[int(record["id"])] = record
                 file.write(_line(record))
                 file.flush()
-            _finish(out, [done[i] for i in range(episodes)])
+            _finish(out, [done[i] for i in range(episodes)], settings["world"])
 
 
-def _finish(out: Path, records: list[dict]) -> None:
-    from wfm_ar.worlds.tabletop import ACTIONS
-
+def _finish(out: Path, records: list[dict], world: str) -> None:
     for folder in ("", *FOLDERS):
         remove_dead_parts(out / folder)
-    write_episodes(out, records, ACTIONS, overwrite=True)
+    write_episodes(out, records, SIMULATORS[world].actions, overwrite=True)
     (out / RECORDS).unlink()
 
 
@@ -119,7 +118,7 @@ def _make(todo: list[int], out: Path, settings: dict, workers: int) -> Iterator[
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_worker_world = None  # one world, with its renderer, for the life of a worker process; or why there is none
+_worker_world: Simulator | Exception | None = None  # one world, with its renderer, for the life of a worker process; or why there is none
 
 
 def _start_worker(world: str) -> None:
@@ -129,28 +128,25 @@ def _start_worker(world: str) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     try:
-        from wfm_ar.worlds.tabletop import TabletopWorld
-
-        _worker_world = TabletopWorld()
+        _worker_world = SIMULATORS[world]()
     except Exception as error:
         _worker_world = error
 
 
 def _make_episode(job: tuple[int, int, int, float, str | None, bool, str]) -> dict:
-    from wfm_ar.worlds.tabletop import FPS, record
-
     if isinstance(_worker_world, Exception):
         raise _worker_world
+    assert _worker_world is not None, "the worker has started"
     index, seed, frames, val_fraction, task, masks, out = job
     name = f"{index:06d}"
     split = split_of(name, val_fraction)
     masked = masks and split == "val"
-    episode = record(_worker_world, seed, index, frames, task, masks=masked)
+    episode = _worker_world.record(seed, index, frames, task, masks=masked)
     return write_episode(
         Path(out),
         id=name,
         frames_THWC=episode.frames,
-        fps=FPS,
+        fps=_worker_world.actions.rate_hz,
         split=split,
         text=episode.text,
         actions=episode.actions,
@@ -206,15 +202,15 @@ def _read_records(path: Path) -> dict[int, dict]:
 
 
 def _check_settings(world: str, episodes: int, frames: int, seed: int, workers: int, val_fraction: float, task: str | None) -> None:
-    if world not in WORLDS:
-        raise BadConfig(f"world: got {world!r}{nearest(world, WORLDS)}, expected one of {list(WORLDS)}; fix: name a known world")
+    if world not in SIMULATORS:
+        raise BadConfig(f"world: got {world!r}{nearest(world, SIMULATORS)}, expected one of {list(SIMULATORS)}; fix: name a known world")
     for name, value, low in (("episodes", episodes, 1), ("frames", frames, 2), ("seed", seed, 0), ("workers", workers, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise BadConfig(f"{name}: got {value!r}, expected a whole number >= {low}; fix: set {name}={low} or more")
     if not 0 <= val_fraction < 1:
         raise BadConfig(f"val_fraction: got {val_fraction!r}, expected 0 <= share < 1; fix: 0.05 is a good value")
-    if task is not None and task not in POLICIES:
-        tasks = list(POLICIES)
+    tasks = list(SIMULATORS[world].tasks)
+    if task is not None and task not in tasks:
         raise BadConfig(f"task: got {task!r}{nearest(str(task), tasks)}, expected null or one of {tasks}; fix: leave it out for a mixture")
 
 

@@ -8,13 +8,13 @@ import atexit
 import importlib.util
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadConfig, MissingDependency
 from wfm_ar.extras import how_to_install
 from wfm_ar.schema import ActionChannel, ActionSchema
+from wfm_ar.worlds.simulator import Recording
 from wfm_ar.worlds.tabletop_policy import DIRECTIONS, MAX_STEP, POLICIES, Layout, draw_layout
 from wfm_ar.worlds.tabletop_scene import (
     HIDDEN,
@@ -48,18 +48,12 @@ PEG = 255  # in a label map: the peg
 TRIES = 6  # layouts drawn for a push episode before the last one is taken as it is
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One episode: what is seen, told and done, and the true state behind it."""
-
-    frames: np.ndarray  # uint8 [T, H, W, 3]
-    text: str
-    actions: np.ndarray  # float32 [T-1, 2] metres; row t leads from frame t to t+1
-    state: dict[str, np.ndarray]  # peg_xy, object_xy (metres), peg_px, object_px (pixels), names; masks and visible where asked for
-
-
 class TabletopWorld:
     """The simulated table. `reset(layout)`, then `step(action)` and `render()`; close() frees the renderer."""
+
+    actions = ACTIONS
+    tasks = tuple(POLICIES)
+    needs = ("mujoco", "sim")
 
     def __init__(self) -> None:
         self._mujoco = _import_mujoco()
@@ -181,6 +175,10 @@ class TabletopWorld:
         except Exception as error:  # MuJoCo, PyOpenGL and the driver each have their own kinds
             raise _no_drawing(error) from error
 
+    def record(self, seed: int, index: int, num_frames: int, task: str | None = None, *, masks: bool = False) -> Recording:
+        """See the function `record`."""
+        return record(self, seed, index, num_frames, task, masks=masks)
+
     def close(self) -> None:
         """Frees the renderer. At exit it happens by itself."""
         if self._renderer is not None:
@@ -197,8 +195,8 @@ def _mostly(big: np.ndarray) -> np.ndarray:
 def record(world: TabletopWorld, seed: int, index: int, num_frames: int, task: str | None = None, *, masks: bool = False) -> Recording:
     """Episode `index` of the data set `seed`: num_frames frames, num_frames - 1 actions. `task`: one of POLICIES; None: as TASKS has it.
 
-    `masks`: the state holds the simulator's segmentation too, as `TabletopWorld.segment` has it: masks uint8 [T, H, W] and
-    visible float32 [T, n].
+    The state has peg_xy and object_xy (metres), peg_px and object_px (pixels), and names. `masks`: it holds the simulator's segmentation
+    too, as `TabletopWorld.segment` has it: masks uint8 [T, H, W] and visible float32 [T, n].
     """
     return _film(world, *play(world, seed, index, num_frames, task), masks)
 
