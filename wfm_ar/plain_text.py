@@ -4,7 +4,6 @@ can rewrite a terminal or fake a line of a log. They are shown escaped wherever 
 import re
 from typing import Any, TextIO
 
-_PARTS = re.compile(r"(\r?)(.*?)([\r\n]*)", re.DOTALL)  # of a write: where it begins anew in its line, the line, its end
 # of the invisible characters, the two joiners that scripts and emoji need are let be
 _UNPLAIN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -37,8 +36,10 @@ class PlainStream:
         self.several = False  # set: a write may hold several lines
 
     def write(self, text: str) -> int:
-        begin, line, end = _PARTS.fullmatch(text).groups()
-        self._stream.write(begin + shown(line, keep="\t\n" if self.several else "\t") + end)
+        line = text.rstrip("\r\n")
+        again = "\r" if line.startswith("\r") else ""  # as what counts up begins, in its own line
+        plain = shown(line.removeprefix(again), keep="\t\n" if self.several else "\t")
+        self._stream.write(again + plain + text[len(line) :])
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

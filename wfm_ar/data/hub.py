@@ -170,7 +170,7 @@ def _downloaded(library: Any, address: Address, first: str, others: Callable[[Pa
         folder = home / commit / address.name
         if not (_COMMIT.fullmatch(commit) and folder.is_dir()):
             raise
-        warnings.warn(Note(f"{str(error).partition(';')[0]}; commit {commit}, downloaded before, is used"), stacklevel=2)
+        warnings.warn(Note(f"{error.problem}; commit {commit}, downloaded before, is used"), stacklevel=2)
         return folder
     folder = home / commit / address.name
     while not folder.is_dir():
