@@ -47,7 +47,7 @@ class WorldModelTraining:
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
     policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it
-    policy_data: str | None = None  # episodes those rows are of, demonstrations say, which may be short; None = the run's data
+    policy_data: str | None = None  # what they and image_share's are of, demonstrations say, short ones too; None = the run's data
     corrupt: float = 0.02  # share of later latents' tokens that the input (not the target) has wrong, as a rollout may have
     image_share: float = 0.0  # share of steps on the first latent alone: rows of a text and an image
     sparse: float = 0.0  # share of the other steps whose rows leave out most tokens that stand still: four times the rows
@@ -95,7 +95,7 @@ class WorldModelStage:
         """schema: what the action bins mean; kept in the checkpoint. tokenizer: shows rollouts at validation; None = no pictures.
 
         micro_batches: of one step. They are all of one kind, as ranks that share one must pass through the network equally often.
-        policy_store: what the steps on the policy alone are of; None = train_store.
+        policy_store: what the steps on the policy alone and on images alone are of; None = train_store.
         lookahead, ahead: of a sequence with a lookahead, and what it told of the stores "train" and "val".
         """
         self.tokenizer, self.micro_batches, self.lookahead, self._ahead = tokenizer, micro_batches, lookahead, ahead or {}
@@ -142,7 +142,7 @@ class WorldModelStage:
 
     def _image_batch(self, size: int, rng: np.random.Generator) -> Batch:
         """Rows of a text and one latent, half of them a clip's first: what a text alone must announce."""
-        store = self.stores["train"]
+        store = self.stores["policy"]
         cuts = []
         for _ in range(max(1, size * self.sequence.max_length // self.sequence.length(1))):
             index = int(rng.integers(len(store)))
@@ -150,7 +150,7 @@ class WorldModelStage:
             start = int(rng.integers(len(clip.video))) if rng.random() < 0.5 else 0
             truth = clip.video[start : start + 1].astype(np.int64)
             text = clip.text if rng.random() >= self.training.text_dropout else None
-            cuts.append(Cut(index, truth, truth, text, None))
+            cuts.append(Cut(-1 - index, truth, truth, text, None))
         return self._packed(cuts, 1)
 
     def _cut(self, store: TokenStore, latents: int, rng: np.random.Generator) -> Cut:
