@@ -66,11 +66,14 @@ def test_it_ends_when_nothing_gets_better_and_keeps_the_best_weights(tmp_path, c
     assert "ended after 40 of 80 steps: held-out loss was best after 20 (2), and not for 2 validations since" in capsys.readouterr().out
 
 
-def test_more_patience_gets_further_and_a_stage_that_has_all_its_steps_keeps_its_best_too(tmp_path):
+def test_more_patience_gets_further_and_a_stage_that_has_all_its_steps_keeps_its_best_too(tmp_path, capsys):
     stage = Judged()
     folder = train(stage, config(patience=4), tmp_path)
     assert folder.name == "step-000080" and ended_early(load_checkpoint(folder)[1]) is None
     assert torch.equal(kept(folder), stage.seen[60])  # equal is not better
+    assert "line held-out loss was best after step 60 (1); those weights are kept" in capsys.readouterr().out
+    train(Judged([9.0 - step for step in range(8)]), config(), tmp_path / "falling")
+    assert "are kept" not in capsys.readouterr().out
 
 
 def test_without_patience_or_a_number_to_go_by_it_ends_at_its_last_step_with_its_last_weights(tmp_path):

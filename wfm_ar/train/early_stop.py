@@ -96,8 +96,12 @@ class EarlyStop:
         return {"early_stop": told | {"ended": asdict(self._ended(step)) if ended else None}}
 
     def told(self, step: int) -> str:
-        """A line on a stage that ends here."""
-        return f"{self._ended(step).told()}, and not for {self.patience} validations since; those weights are kept"
+        """A line on a stage that ends here with earlier weights; "" where they are its last ones."""
+        if not self.patience or self.best is None or self.best_step == step:
+            return ""
+        if self.over and step < self.steps:
+            return f"{self._ended(step).told()}, and not for {self.patience} validations since; those weights are kept"
+        return f"held-out {self.judged_by[0]} was best after step {self.best_step} ({self.best:.4g}); those weights are kept"
 
     def _ended(self, step: int) -> Ended:
         return Ended(step=step, steps=self.steps, name=self.judged_by[0], best=self.best, best_step=self.best_step)

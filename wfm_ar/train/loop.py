@@ -204,8 +204,8 @@ def _train(
         last = done == config.steps or early.over
         if last and not due:
             early.settle()
-            if done < config.steps:
-                progress.say(early.told(done))
+            if line := early.told(done):
+                progress.say(line)
         if done % config.checkpoint_every == 0 or last or stopping:
             try:
                 folder = save(done, due)
