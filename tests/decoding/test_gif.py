@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 
 import numpy as np
@@ -125,12 +126,37 @@ def test_every_cut_is_refused(tmp_path):
         (HEADER + PICTURE + b"\x00" + b"\x3b", "a block 0x00"),
         (HEADER + b"\x21\xf9\x05" + bytes(6) + PICTURE + b"\x3b", "a graphic control block of 5 bytes"),
         (HEADER + PICTURE * 1001 + b"\x3b", "more than 1000 frames"),
+        (HEADER + PICTURE[:-1] + b"\x04\x01\x02\x03\x04" + PICTURE[-1:] + b"\x3b", "sub-blocks of 3, 3 and 4 bytes in one picture"),
+        (HEADER + PICTURE[:-1] + b"\x01\x01\x03abc" + PICTURE[-1:] + b"\x3b", "sub-blocks of 3, 1 and 3 bytes in one picture"),
         (b"GIF88a" + HEADER[6:] + PICTURE + b"\x3b", "no header"),
     ],
 )
 def test_what_is_not_whole_is_refused(tmp_path, content, words):
     with pytest.raises(Refused, match=words):
         stored(tmp_path / "a.gif", content)
+
+
+def test_the_last_block_of_a_picture_may_be_shorter(tmp_path):
+    content = HEADER + (PICTURE[:-1] + b"\x03abc\x02de" + PICTURE[-1:]) * 2 + b"\x3b"
+    assert len(stored(tmp_path / "a.gif", content).places) == 2
+
+
+def test_damaged_it_has_all_its_pictures_or_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (9, 20, 30, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.gif", noise, 10)
+    whole, refused = (tmp_path / "a.gif").read_bytes(), 0
+    for seed in range(400):
+        rng, damaged = random.Random(seed), bytearray(whole)
+        start, end = sorted(rng.randrange(len(whole)) for _ in range(2))
+        if seed % 2:
+            damaged[start] = rng.choice((0, 0x21, 0x2C, 0x3B, 0xFF, rng.randrange(256)))
+        else:
+            del damaged[start:end]
+        try:
+            assert len(stored(tmp_path / "b.gif", bytes(damaged)).places) == 9
+        except Refused:
+            refused += 1
+    assert 200 <= refused < 400
 
 
 def test_a_picture_that_stops_in_its_middle_is_refused(tmp_path):

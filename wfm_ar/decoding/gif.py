@@ -44,7 +44,7 @@ def stored_frames(fd: int, most: int) -> Stored:
                     raise _damaged(f"a graphic control block of {size} bytes, expected 4")
             at = _behind(content, at + 2)
         elif kind == _IMAGE:
-            at = _behind(content, at + 11 + _table_bytes(content.at(at + 9, 1)[0]))
+            at = _behind(content, at + 11 + _table_bytes(content.at(at + 9, 1)[0]), of_picture=True)
             places.append(start)
             times.append(clock)
             clock, start, delay = clock + (delay if delay >= _SHORTEST else _USUAL), None, 0
@@ -65,10 +65,17 @@ def _table_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _behind(content: "_Bytes", at: int) -> int:
-    """Where the chain of sub-blocks that begins at `at` has ended."""
+def _behind(content: "_Bytes", at: int, of_picture: bool = False) -> int:
+    """Where the chain of sub-blocks that begins at `at` has ended.
+
+    Encoders fill all sub-blocks of a picture alike but the last. A chain in which others differ has a damaged length,
+    and may have swallowed the pictures behind it.
+    """
+    usual = last = content.at(at, 1)[0]
     while length := content.at(at, 1)[0]:
-        at += 1 + length
+        if of_picture and (last != usual or length > usual):
+            raise _damaged(f"sub-blocks of {usual}, {last} and {length} bytes in one picture, expected all alike but the last")
+        at, last = at + 1 + length, length
     return at + 1
 
 

@@ -106,17 +106,18 @@ def _run(settings: Settings) -> int:
         own = error.inner if error.number is not None and error.inner is not None else error  # every future has the same prompt
         raise own.reworded("num_frames", "frames") from None
     start = goal(prompt.video)
-    title = f"planned from the first frame to the goal, distance {start:.1f} -> {found.cost:.1f} grey levels"
+    distance = found.cost - settings.read_back * (found.apart or 0.0)
+    title = f"planned from the first frame to the goal, distance {start:.1f} -> {distance:.1f} grey levels"
     rows = [("goal", goal.picture[None])]
     files = write_rollout(
-        settings.out, found.rollout, about | _outcome(found, start), title=title, more_rows=rows, overwrite=settings.overwrite
+        settings.out, found.rollout, about | _outcome(found, start, distance), title=title, more_rows=rows, overwrite=settings.overwrite
     )
     by = "the world's policy proposed it" if found.proposed else "found by search"
     beside = ", ".join(file.name for file in files[1:])
     read = "" if found.apart is None else f"; actions read back from it are {100 * found.apart / 2:.0f} % of their range off"
     ends = f"; its first {len(found.actions)} actions count, what is read off it later is too far off" if found.stopped else ""
-    nearer = f", {1 - found.cost / start:.0%} nearer" if 0 < found.cost < start else ""
-    told = f"distance to the goal {start:.1f} grey levels (of 255) at first, {found.cost:.1f} as imagined{nearer} ({by}){read}{ends}"
+    nearer = f", {1 - distance / start:.0%} nearer" if 0 < distance < start else ""
+    told = f"distance to the goal {start:.1f} grey levels (of 255) at first, {distance:.1f} as imagined{nearer} ({by}){read}{ends}"
     print(f"{files[0]}: {told}; beside it {beside}")
     return 0
 
@@ -136,12 +137,13 @@ def _goal(settings: Settings, request: Request, world: "World") -> np.ndarray:
     return at_world_size(frame_1HWC, world, request.crop, "goal")[0]
 
 
-def _outcome(found: Plan, start: float) -> dict[str, Any]:
+def _outcome(found: Plan, start: float, distance: float) -> dict[str, Any]:
     return {
         "actions": "planned",
-        "cost_unit": "grey levels, 0 to 255: picture_distance of the last frames to the goal",
+        "cost_unit": "grey levels, 0 to 255: picture_distance of the last frames to the goal, and what read_back adds",
         "cost_at_first": start,
         "cost": found.cost,
+        "distance": distance,
         "proposed_by_policy": found.proposed,
         "actions_that_count": len(found.actions),
         "read_back": found.apart,
