@@ -12,6 +12,7 @@ from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig, BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
 from wfm_ar.tokenizers.text import TextTokenizer
+from wfm_ar.train import preflight
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.preflight import Needs, check_needs, long_texts
 from wfm_ar.train.stages import STAGES
@@ -55,8 +56,30 @@ def check(data, needs=NEEDS):
     return run
 
 
-def test_a_sound_set_passes_and_nothing_is_written(data):
-    assert not check(data).exists()
+def test_a_sound_set_passes_and_is_not_read_again_until_its_bytes_change(data, monkeypatch):
+    looked = []
+    real = preflight.episode_defects
+    monkeypatch.setattr(preflight, "episode_defects", lambda episodes, i: looked.append(episodes[i].id) or real(episodes, i))
+    run = check(data)
+    assert [path.name for path in run.iterdir()] == [preflight.SOUND] and sorted(looked) == ["e0", "e1", "e2", "e3"]
+    looked.clear()
+    check(data)
+    assert not looked
+    path = data / "videos/e1.mp4"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(BadData, match="e1.mp4"):
+        check(data)
+    assert looked == ["e1"]
+    (run / preflight.SOUND).write_bytes(b"\xff\x00")
+    with pytest.raises(BadData, match="e1.mp4"):
+        check(data)
+    assert len(looked) == 5
+
+
+def test_a_run_that_is_refused_leaves_nothing(data):
+    with pytest.raises(BadData, match="expected some of window=11 or more"):
+        check(data, replace(NEEDS, windows=NEEDS.windows | {"diffusion_decoder": DiffusionDecoderTraining(window=11, crop=8)}))
+    assert not (data.parent / "run").exists()
 
 
 def test_a_text_too_long_for_the_sequence(data):

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from wfm_ar.data.check import Defect, episode_defects
 from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.files import write_atomic
+from wfm_ar.data.fingerprint import actions_fingerprint, frames_fingerprint
+from wfm_ar.data.json_files import read_bytes
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
-from wfm_ar.errors import BadData
+from wfm_ar.errors import BadData, WfmError
 from wfm_ar.frame_predictor.network import FramePredictorConfig
 from wfm_ar.rollout.lookahead import check_lookahead
 from wfm_ar.tokenizers.text import TextTokenizer
@@ -25,6 +28,8 @@ from wfm_ar.train.world_model_stage import WorldModelTraining
 from wfm_ar.world_model import Sequence as TokenSequence
 from wfm_ar.world_model import WorldModelConfig
 
+SOUND = ".sound"  # the file of a run that lists them, a line of 64 hexadecimal digits each
+SOUND_BYTES = 1 << 28
 MOST_TOKENS = 1 << 40  # of a text that is only measured
 
 
@@ -48,7 +53,10 @@ class Needs:
 
 
 def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: EpisodeSet, policy_set: EpisodeSet | None, workers: int) -> None:
-    """Raises BadConfig, BadData, BadClip or BadActions for what would end one of the stages, in one line; `workers` threads read."""
+    """Raises BadConfig, BadData, BadClip or BadActions for what would end one of the stages, in one line; `workers` threads read.
+
+    The run's folder keeps which episodes were found sound, so that they are not read again when the run goes on.
+    """
     for name, windows in needs.windows.items():
         if name in needs.stages:
             check_windows(windows, needs.tokenizer)
@@ -68,22 +76,55 @@ def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: Episode
         _refuse_policy_without_actions(needs.world_model.policy_share, policy_set or train_set)
         if text is not None:
             refuse(long_texts(sets, text, needs.max_text, begun=needs.begun), train_set.path)
-    refuse(unreadable(sets, workers), train_set.path)
+    known = _found_sound(run)
+    defects, sound = _looked_at(sets, workers, known)
+    refuse(defects, train_set.path)
     for name, windows in needs.windows.items():
         if name in needs.stages:
             _refuse_short(train_set, windows.window)
+    if not sound <= known:
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomic(run / SOUND, "".join(f"{key}\n" for key in sorted(sound)).encode(), overwrite=True)
 
 
 def unreadable(sets: Sequence[EpisodeSet], workers: int) -> list[Defect]:
     """The defects of all episodes' frames and actions, in order."""
+    return _looked_at(sets, workers, set())[0]
+
+
+def _looked_at(sets: Sequence[EpisodeSet], workers: int, sound: set[str]) -> tuple[list[Defect], set[str]]:
+    """(`unreadable`, the keys of all episodes without a defect); those whose key is in `sound` are not read again."""
     places = [(one, i) for one in sets for i in range(len(one))]
-    progress, defects = Progress("looking at the data", 0, len(places)), []
+    files: dict = {}
+
+    def look(place: tuple[EpisodeSet, int]) -> tuple[str, list[Defect]]:
+        key = _key_of(*place, files)
+        return key, [] if key in sound else episode_defects(*place)
+
+    progress, defects, keys = Progress("looking at the data", 0, len(places)), [], set()
     with ThreadPoolExecutor(workers) as pool:
-        for done, found in enumerate(pool.map(lambda place: episode_defects(*place), places), 1):
+        for done, (key, found) in enumerate(pool.map(look, places), 1):
             defects += found
+            keys |= {key} if key and not found else set()
             progress.update(done, {})
     progress.close()
-    return list(dict.fromkeys(defects))  # a file that several episodes lie in is told once
+    return list(dict.fromkeys(defects)), keys  # a file that several episodes lie in is told once
+
+
+def _found_sound(run: Path) -> set[str]:
+    """The keys of the episodes that an earlier start of the run found sound; none where they cannot be read."""
+    try:
+        return set(read_bytes(run / SOUND, SOUND_BYTES).decode("ascii").split())
+    except (OSError, ValueError):
+        return set()
+
+
+def _key_of(episodes: EpisodeSet, i: int, files: dict) -> str:
+    """64 hexadecimal digits of the bytes of episode i; "" where they cannot be read. files: `known` of `frames_fingerprint`."""
+    try:
+        return f"{frames_fingerprint(episodes, i, files)[:32]}{actions_fingerprint(episodes, i)[:32]}"
+    except WfmError:
+        return ""
 
 
 def long_texts(sets: Iterable[EpisodeSet], tokenizer: TextTokenizer, max_text: int, *, begun: bool = False) -> list[Defect]:
