@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wfm_ar import __version__
 from wfm_ar.cli_completion import ALONE, completion
@@ -180,7 +180,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
     def job(config: "DictConfig") -> None:
         output = HydraConfig.get().runtime.output_dir
-        typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        typed = cast("list[str]", OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
         codes.append(_guarded(f"wfm {verb.words}", lambda: _run_verb(verb, config, output, typed)))
 
     try:

@@ -65,7 +65,7 @@ def _check_growth(config: DictConfig, where: str) -> None:
         if isinstance(node, (DictConfig, ListConfig)) and not node._is_interpolation():
             if not (node._is_none() or node._is_missing()):
                 keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
-                total += sum(size(node._get_node(key)) for key in keys)
+                total += sum(size(node._get_node(key)) for key in keys)  # pyright: ignore[reportArgumentType] - as the container gives them
         elif node is not None and node._is_interpolation():
             try:
                 total += size(node._dereference_node())

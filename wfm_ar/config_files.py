@@ -91,10 +91,10 @@ def _scalars_and_nodes(text: str, where: str) -> Iterator[tuple[str | None, int,
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None or documents > 1:
-                what = "a second document" if documents > 1 else f"an alias or anchor {event.anchor!r}"
+                what = "a second document" if documents > 1 else f"an alias or anchor {getattr(event, 'anchor', None)!r}"
                 raise BadConfig(f"{where} line {line}: got {what}, expected plain values; fix: write them out")
             if getattr(event, "tag", None) is not None:
-                raise BadConfig(f"{where} line {line}: got a tag {event.tag}, expected plain values; fix: remove it")
+                raise BadConfig(f"{where} line {line}: got a tag {getattr(event, 'tag', None)}, expected plain values; fix: remove it")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 yield None, line, depth

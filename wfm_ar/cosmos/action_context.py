@@ -18,7 +18,7 @@ class ActionContext(nn.Module):
 
     def token(self, action_BA: Tensor) -> Tensor:
         """[B, 1, C]; behind the text tokens of a context, where the action is joined to a text."""
-        return self.layers(action_BA.to(self.layers[0].weight.dtype)).unsqueeze(1)
+        return self.layers(action_BA.to(next(self.layers.parameters()).dtype)).unsqueeze(1)
 
     def forward(self, action_BA: Tensor) -> Tensor:
         return self.token(action_BA).expand(-1, self.repeats, -1)

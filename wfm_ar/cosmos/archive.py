@@ -98,7 +98,7 @@ class Archive:
         except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RuntimeError, zlib.error) as error:
             raise BadCheckpoint(f"{path}: truncated or damaged ({error}), expected a torch archive; fix: copy the file again") from None
         self._size = path.stat().st_size
-        self._mapped: torch.UntypedStorage | None = None
+        self._mapped: Any = None  # torch.UntypedStorage, which `set_` takes though its types do not say so
         self.root = _Reader(self, data).value()
 
     def read(self, stored: Stored) -> Tensor:
@@ -114,7 +114,8 @@ class Archive:
             return torch.empty(stored.shape, dtype=stored.dtype)
         if self._mapped is None:
             self._mapped = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=self._size)
-        flat = torch.empty(0, dtype=torch.uint8).set_(self._mapped, start, (length // item * item,))
+        empty: Any = torch.empty(0, dtype=torch.uint8)
+        flat = empty.set_(self._mapped, start, (length // item * item,))
         if start % item:
             flat = flat.clone()  # archives of torch are aligned; others may not be
         flat = flat.view(stored.dtype)

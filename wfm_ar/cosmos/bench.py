@@ -9,6 +9,7 @@ each step of padding, norm, gate and attention a pass of its own.
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,10 @@ from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.rollout.cosmos_folder import materialise
 from wfm_ar.rollout.sampling import SamplingConfig
+from wfm_ar.tokenizers.video import decoder as decoder_parts
+from wfm_ar.tokenizers.video import encoder as encoder_parts
 from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
-from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, FactorisedConv
+from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, Downsample, Upsample
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.without_memory import without_memory
 from wfm_ar.world_model.captured_roll import captured_roll
@@ -238,9 +241,11 @@ def plain_encode(tokenizer: VideoTokenizer, video_BCTHW: Tensor) -> Tensor:
     x = haar_patch(video_BCTHW, *encoder.patch).contiguous()
     x = _plain_convs(encoder.conv_in, x)
     for level in encoder.down:
+        assert isinstance(level, encoder_parts.Level)
         for block in level.block:
             x = _plain_block(block, x)
         if (down := level.downsample) is not None:
+            assert isinstance(down, Downsample)
             if down.space:
                 x = F.pad(x, (0, 1, 0, 1))
                 x = down.conv1(x) + F.avg_pool3d(x, (1, 2, 2), (1, 2, 2))
@@ -259,9 +264,11 @@ def plain_decode(tokenizer: VideoTokenizer, tokens_Bthw: Tensor) -> Tensor:
     x = _plain_conv(tokenizer.post_quant_conv, tokenizer.codes(tokens_Bthw).contiguous())
     x = _plain_middle(decoder.mid, _plain_convs(decoder.conv_in, x))
     for level in reversed(decoder.up):
+        assert isinstance(level, decoder_parts.Level)
         for block in level.block:
             x = _plain_block(block, x)
         if (up := level.upsample) is not None:
+            assert isinstance(up, Upsample)
             if up.time:
                 x = x.repeat_interleave(2, 2)[:, :, 1:]
                 x = x + _plain_conv(up.conv1, x)
@@ -273,8 +280,9 @@ def plain_decode(tokenizer: VideoTokenizer, tokens_Bthw: Tensor) -> Tensor:
     return haar_unpatch(x, *decoder.patch)
 
 
-def _plain_conv(conv: CausalConv3d, x: Tensor) -> Tensor:
+def _plain_conv(conv: nn.Module, x: Tensor) -> Tensor:
     """The past and the border are put around the input, then a convolution without padding."""
+    assert isinstance(conv, CausalConv3d)
     past, side = conv.kernel_size[0] - conv.stride[0], conv.kernel_size[1] // 2
     if past:
         x = torch.cat((x[:, :, :1].repeat(1, 1, past, 1, 1), x), 2)
@@ -283,8 +291,10 @@ def _plain_conv(conv: CausalConv3d, x: Tensor) -> Tensor:
     return F.conv3d(x, conv.weight, conv.bias, stride=conv.stride)
 
 
-def _plain_convs(convs: FactorisedConv, x: Tensor) -> Tensor:
-    return _plain_conv(convs[1], _plain_conv(convs[0], x))
+def _plain_convs(convs: nn.Module, x: Tensor) -> Tensor:
+    for conv in convs.children():
+        x = _plain_conv(conv, x)
+    return x
 
 
 def _plain_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -297,7 +307,8 @@ def _gated(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-def _plain_block(block: ResBlock, x: Tensor) -> Tensor:
+def _plain_block(block: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(block, ResBlock)
     h = _plain_convs(block.conv1, _gated(_plain_norm(block.norm1, x)))
     h = _plain_convs(block.conv2, _gated(_plain_norm(block.norm2, h)))
     return (_plain_conv(block.nin_shortcut, x) if isinstance(block.nin_shortcut, CausalConv3d) else x) + h
@@ -305,7 +316,8 @@ def _plain_block(block: ResBlock, x: Tensor) -> Tensor:
 
 def _plain_middle(middle: Middle, x: Tensor) -> Tensor:
     x = _plain_block(middle.block_1, x)
-    for part in middle.attn_1:
+    attentions: Any = middle.attn_1
+    for part in attentions:
         (B, C, T, H, W), h = x.shape, _plain_norm(part.norm, x)
         order = (0, 2, 3, 4, 1) if part.axis == "space" else (0, 3, 4, 2, 1)
         shape = (B * T, H * W, C) if part.axis == "space" else (B * H * W, T, C)

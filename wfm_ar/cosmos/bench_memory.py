@@ -10,7 +10,7 @@ is about any of the vocabulary, so a draw sorts it all, which a trained one's ra
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +50,11 @@ class Gauge(Protocol):
 
     def held(self) -> int:
         """Bytes that tensors take now."""
+        ...
 
     def most(self) -> int:
         """The most at once since `clear`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Work:
     config: Config
     int8: bool = False
     doing: str = ""
-    run: Callable[[nn.Module], str]
+    run: Callable[[Any], str]
 
 
 @dataclass(frozen=True, kw_only=True)

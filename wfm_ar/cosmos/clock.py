@@ -1,7 +1,7 @@
 """How long a thing takes: seconds of some runs, by the wall clock or in the process's own CPU-seconds, on any device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -50,7 +50,7 @@ class Clock:
             seconds.append(now() - begun)
         return Spread(tuple(seconds[warm:]))
 
-    def in_turns(self, runs: dict[str, Callable[[], object]], rounds: int, warm: int = 0) -> dict[str, Spread]:
+    def in_turns(self, runs: Mapping[str, Callable[[], object]], rounds: int, warm: int = 0) -> dict[str, Spread]:
         """The same for several things, one after the other in every round: a machine that slows down slows all of them."""
         taken: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(warm + rounds):

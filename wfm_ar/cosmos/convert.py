@@ -3,9 +3,10 @@
 Nothing is held in memory but one tensor; nothing is written unless every part is there and fits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,16 +59,17 @@ def convert(
         if diffusion_decoder and (alone := parts.keys() & set(OPTIONAL)):
             notes.append(f"left out: the {alone.pop()}: of {' and '.join(OPTIONAL)} only one is there, refining takes both")
         parts = {part: one for part, one in parts.items() if part not in OPTIONAL}
-    elif beside(parts["diffusion_decoder"], AUX_VARS) is None and not parts["world_model"].config.context_dim:
+    elif beside(parts["diffusion_decoder"], AUX_VARS) is None and not getattr(parts["world_model"].config, "context_dim", 0):
         notes.append(f"no {AUX_VARS} beside the diffusion decoder: it will be given zeros where the published code gives it a text")
-    for line in notes if progress is not None else ():
-        progress(line)
-    sources = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
-    configs = {part: one.config for part, one in parts.items()}
+    if progress is not None:
+        for line in notes:
+            progress(line)
+    sources: dict[str, Sequence[Source]] = {part: _sources(one, DTYPES[dtype]) for part, one in parts.items()}
+    configs: dict[str, Any] = {part: one.config for part, one in parts.items()}
     context = None
     if (latent := parts.get("latent_tokenizer")) is not None:
         configs["latent_tokenizer"], statistics = _with_statistics(latent)
-        sources["latent_tokenizer"] += statistics
+        sources["latent_tokenizer"] = [*sources["latent_tokenizer"], *statistics]
         context = _canned_context(parts["diffusion_decoder"])
     release = release_of(configs["world_model"]) or ""
     settings = CosmosSettings(
@@ -132,6 +134,7 @@ def _with_statistics(found: Found) -> tuple[ContinuousTokenizerConfig, list[Sour
         raise BadCheckpoint(
             f"{found.folder}: no {MEAN_STD}, expected it beside the continuous tokenizer; fix: download it, or diffusion_decoder=false"
         )
+    assert isinstance(found.config, ContinuousTokenizerConfig)
     mean, std = read_mean_std(path, found.config.latent_channels)
     config = replace(found.config, chunk=mean.shape[1])
     shape = tuple(mean.shape)
@@ -141,7 +144,7 @@ def _with_statistics(found: Found) -> tuple[ContinuousTokenizerConfig, list[Sour
 
 def _canned_context(found: Found) -> torch.Tensor | None:
     """The text embedding that the base models' decoder is given, [tokens, width], of aux_vars.pt; None without that file."""
-    path, width = beside(found, AUX_VARS), found.config.context_dim
+    path, width = beside(found, AUX_VARS), getattr(found.config, "context_dim", 0)
     if path is None:
         return None
     for tensor in open_tensors(path):

@@ -58,7 +58,7 @@ def memory(config: Config) -> tuple[float, float]:
     """GB of the weights in bfloat16, and with the linear layers of the blocks in 8 bits, of the network on the meta device."""
     network = on_meta(config)
     total = sum(p.numel() for p in network.parameters())
-    layers = [network.get_submodule(name).weight for name in quantisable(network)]
+    layers = [network.get_parameter(f"{name}.weight") for name in quantisable(network)]
     small, scales = sum(weight.numel() for weight in layers), sum(len(weight) for weight in layers)
     return 2 * total / GB, (2 * (total - small + scales) + small) / GB
 
@@ -81,7 +81,7 @@ def most_at_once(name: str, offload: tuple[str, ...]) -> dict[str, float]:
 def _widest(config: Config) -> float:
     """GB of the largest linear layer of the blocks in bfloat16."""
     network = on_meta(config)
-    return 2 * max(network.get_submodule(name).weight.numel() for name in quantisable(network)) / GB
+    return 2 * max(network.get_parameter(f"{name}.weight").numel() for name in quantisable(network)) / GB
 
 
 def memory_table() -> Iterator[str]:

@@ -6,6 +6,7 @@ is 12B with cross-attention; both have one more input id, BOV, and an embedding 
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +36,7 @@ _SWITCHES = {"norm": "frame", "attention": True, "factorised_ends": True, "backg
 _WIDTHS = {"encoder_channels": 128, "decoder_channels": 128, "multipliers": (2, 4, 4), "encoder_blocks": 2, "decoder_blocks": 3}
 _SIZE = {"height": HEIGHT, "width": WIDTH}
 LEVELS = (8, 8, 8, 5, 5, 5)
-_DV = {"levels": LEVELS} | _SIZE | _WIDTHS | _SWITCHES
+_DV: dict[str, Any] = {"levels": LEVELS} | _SIZE | _WIDTHS | _SWITCHES
 
 VIDEO_TOKENIZERS: dict[str, VideoTokenizerConfig] = {
     "dv8x16x16": VideoTokenizerConfig(temporal_compression=8, spatial_compression=16, patch_time=4, patch_space=4, z_channels=16, **_DV),

@@ -144,9 +144,9 @@ def _tree(tensors: dict[str, Tensor]) -> nn.Module:
         *place, leaf = name.split(".")
         module = root
         for child in place:
-            if child not in module._modules:
+            if child not in dict(module.named_children()):
                 module.add_module(child, nn.Module())
-            module = module._modules[child]
+            module = module.get_submodule(child)
         if tensor.is_floating_point():
             module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
         else:

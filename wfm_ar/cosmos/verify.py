@@ -143,7 +143,7 @@ def _sampling(tensors: Tensors, about: dict[str, Any]) -> Found:
         if found is None:
             raise BadData(f"{key}: unknown case, expected top_p.tT.pP or top_k.tT.kK")
         by_p, temperature, value = found[1] == "p", float(found[2]), found[3]
-        kept = {"top_p": float(value)} if by_p else {"top_p": 1.0, "top_k": None if value == "None" else int(value)}
+        kept: dict[str, Any] = {"top_p": float(value)} if by_p else {"top_p": 1.0, "top_k": None if value == "None" else int(value)}
         ours, theirs = (
             filtered_probabilities(logits, SamplingConfig(temperature=temperature, **kept), ties=not by_p),
             tensors[f"{key}.probs"],

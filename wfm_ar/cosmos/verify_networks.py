@@ -34,7 +34,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def _load(config: Config, tensors: Tensors, dropped: str = ""):
+def _load(config: Config, tensors: Tensors, dropped: str = "") -> tuple[Any, Config]:
     """The network filled with the file's `sd.` tensors, names beginning with `dropped` left out."""
     weights = {name.removeprefix("sd."): tensor for name, tensor in tensors.items() if name.startswith("sd.")}
     kept = {new: weights[old] for old, new in stripped(weights).items() if not (dropped and old.startswith(dropped))}
@@ -54,7 +54,7 @@ def tokenizer(tensors: Tensors, about: dict[str, Any]) -> Found:
     """Discrete and continuous video tokenizers; the JIT archives' key lists."""
     theirs = about["config"]
     discrete = "levels" in theirs
-    common = dict(
+    common: dict[str, Any] = dict(
         height=64,
         width=64,
         temporal_compression=theirs["temporal_compression"],
@@ -247,7 +247,9 @@ def diffusion_decoder(tensors: Tensors, about: dict[str, Any]) -> Found:
     answer = dit(two, tensors["b2.timesteps"], dit.condition(tensors["b2.tokens"][:, 0], *two.shape[3:]), tensors["b2.crossattn_emb"])
     yield "network, two rows", difference(answer, tensors["b2.out"]), NET
     for run in sorted({name.split(".unit_noise")[0] for name in tensors if name.endswith(".unit_noise")}):
-        steps, guidance = re.fullmatch(r"sampler\.s(\d+)g([\d.]+)", run).groups()
+        found = re.fullmatch(r"sampler\.s(\d+)g([\d.]+)", run)
+        assert found is not None, run
+        steps, guidance = found.groups()
         trace: list[Tensors] = []
         final = dit_sample(dit, tokens, context, tensors[f"{run}.unit_noise"], steps=int(steps), guidance=float(guidance), trace=trace)
         for step, made in enumerate(trace):

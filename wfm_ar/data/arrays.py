@@ -94,7 +94,7 @@ def _opened(path: Path) -> io.BufferedReader:
 
 def _array(file: Any, size: int, where: str, most: int) -> np.ndarray:
     """The array in the `size` bytes of a file from its beginning."""
-    counted = _Counted(file)
+    counted: Any = _Counted(file)  # of a file it has what numpy calls
     try:
         version = np.lib.format.read_magic(counted)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -177,6 +177,7 @@ def _check_actions(episode: Episode, schema: Schema | None, frames: int | None) 
     if schema is None:
         return  # said once, for actions.json
     schema = schema.of(episode.embodiment)
+    assert episode.actions is not None, "looked at only where there are some"
     actions = load_actions(episode.actions, schema)
     if frames is not None:
         check_count(actions, frames, str(episode.actions))
@@ -188,6 +189,7 @@ def _check_actions(episode: Episode, schema: Schema | None, frames: int | None) 
 
 
 def _check_state(episode: Episode, frames: int | None) -> None:
+    assert episode.state is not None, "looked at only where there is one"
     for name, array in load_state(episode.state).items():
         if array.dtype.kind == "f" and frames is not None and (array.ndim == 0 or len(array) != frames):
             raise BadData(f"{episode.state}: {name} has shape {list(array.shape)}, expected {frames} rows; fix: make it again")
@@ -214,10 +216,12 @@ def _check_other(path: Path, decode: bool, on_progress: Callable[[int, int], Non
         problems += [error, *_broken_videos(path, decode)]
         episodes = None
     defects = [_located(error, path, "") for error in problems]
-    for i, episode in enumerate(episodes or ()):
+    if episodes is None:
+        return list(dict.fromkeys(defects))
+    for i, episode in enumerate(episodes):
         found = episode_defects(episodes, i, decode)
         errors: list[WfmError] = []
-        _try(errors, lambda i=i: episodes.load_state(i))
+        _try(errors, lambda i=i, episodes=episodes: episodes.load_state(i))
         defects += [*found, *(_located(error, path, f" episode {episode.id}") for error in errors)]
         if on_progress:
             on_progress(i + 1, len(episodes))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 
@@ -104,10 +104,10 @@ class FileReader:
         return [Place(episode.video, within=self._videos.place_within(episode.video, paired(episode)))]
 
     def actions(self, episode: Episode, schema: ActionSchema) -> np.ndarray:
-        return load_actions(episode.actions, schema)
+        return load_actions(cast("Path", episode.actions), schema)
 
     def state(self, episode: Episode) -> dict[str, np.ndarray]:
-        return load_state(episode.state)
+        return load_state(cast("Path", episode.state))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +148,9 @@ class EpisodeSet(Sequence):
     def load_actions(self, i: int) -> np.ndarray | None:
         """float32 [T-1, A] of episode i, or None. Raises BadData, BadActions, also where they are more or fewer; BadClip."""
         episode = self.episodes[i]
-        if episode.actions is None:
+        if episode.actions is None or (schema := self.schema_of(i)) is None:
             return None
-        actions = self.reader.actions(episode, self.schema_of(i))
+        actions = self.reader.actions(episode, schema)
         check_count(actions, self.num_frames(i), f"{episode.actions}" + f" ({episode.id})" * (self.format != "episodes"))
         return actions
 
@@ -348,7 +348,7 @@ def parse_line(line: bytes, where: str, root: Path) -> Episode:
     if data["split"] not in SPLITS:
         near = nearest(data["split"], SPLITS)
         raise BadData(f"{where}: split is {data['split']!r:.80}{near}, expected one of {list(SPLITS)}; fix: name one")
-    paths = {key: inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
+    paths: dict[str, Any] = {key: inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
     rest = {key: data.get(key) for key in ("text", "embodiment")}
     return Episode(id=data["id"], fps=float(fps), split=data["split"], **rest, **paths)
 
@@ -420,6 +420,10 @@ def read_lines(root: Path) -> list[bytes]:
     return lines
 
 
+@overload
+def inside(root: Path, name: str, where: str) -> Path: ...
+@overload
+def inside(root: Path, name: str | None, where: str) -> Path | None: ...
 def inside(root: Path, name: str | None, where: str) -> Path | None:
     """The absolute path of `name`, which must stay inside `root` (or the hub cache it is of) whatever links lie on the way."""
     if name is None:

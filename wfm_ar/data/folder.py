@@ -47,6 +47,7 @@ class NpzReader:
 
     def used(self, episode: Episode) -> np.ndarray:
         """The actions between frames as stored, [frames - 1, A]; what a row beside the last frame holds does not matter."""
+        assert episode.actions is not None, "asked for only where there are some"
         values, frames = actions_of_npz(episode.actions), self.num_frames(episode)
         if frames and len(values) not in (frames - 1, frames):
             raise BadActions(
@@ -128,8 +129,9 @@ def videos_in(root: Path) -> dict[str, Path]:
 
 def splits_of(names: list[str]) -> dict[str, str]:
     """name -> split, from the folders right below the top where they say it, else from a hash."""
-    told = {name: SPLIT_FOLDERS.get(name.split("/")[0]) if "/" in name else None for name in names}
-    if None not in told.values() and {"train", "val"} <= set(told.values()):
+    folders = {name: SPLIT_FOLDERS.get(name.split("/")[0]) if "/" in name else None for name in names}
+    told = {name: split for name, split in folders.items() if split is not None}
+    if len(told) == len(folders) and {"train", "val"} <= set(told.values()):
         return told
     return hashed_splits(names)
 

@@ -46,7 +46,7 @@ class FrameCache:
         missing: list[int] = []
         for block in range(start // BLOCK, (start + count - 1) // BLOCK + 1):
             begin, end = max(start, block * BLOCK), min(start + count, (block + 1) * BLOCK)
-            into = memoryview(frames[begin - start : end - start]).cast("B")
+            into = frames[begin - start : end - start].data.cast("B")
             if not self._read(
                 self._path(key, block), (begin - block * BLOCK) * bytes_a_frame, into, self._size(block, total, bytes_a_frame)
             ):

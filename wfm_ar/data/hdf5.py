@@ -230,8 +230,9 @@ def _one_rate(rates: list[float | None], fps: float | None, path: Path) -> tuple
 def _rate(attributes: dict[str, str]) -> float | None:
     arguments = _json_attribute(attributes, "env_args").get("env_kwargs")
     rate = arguments.get("control_freq") if isinstance(arguments, dict) else None
-    told = isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate <= 1e6
-    return float(rate) if told else None
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 < rate <= 1e6:
+        return None
+    return float(rate)
 
 
 def _text(of_demo: dict[str, str], of_file: dict[str, str]) -> str | None:

@@ -131,13 +131,13 @@ def _episodes_v3(root: Path, info: Info, cameras: tuple[str, ...], problems: Pro
     for row in rows:
         with noted(problems):
             index = row["episode_index"]
-            if _indices(row, "data") is None:
+            if (indices := _indices(row, "data")) is None:
                 holders = holders if holders is not None else _holders(root)
                 if index not in holders:
                     raise BadData(f"{root}/data: got no rows of episode {index}, expected some; fix: copy the data set again")
                 data = holders[index]
             else:
-                data = _fill(root, info.data_path, _indices(row, "data"), "data_path")
+                data = _fill(root, info.data_path, indices, "data_path")
             videos = {key: _video_v3(root, info, row, rows, key) for key in cameras if info.features[key].get("dtype") == "video"}
             row["text"] = _first_text(row.get("tasks")) or _task_of_data(data, index, tasks)
             row["span"] = Span(index=index, length=row["length"], data=data, videos=videos)
@@ -201,7 +201,8 @@ def _make_schema(root: Path, info: Info, reader: LeRobotReader, episodes: list[E
         units += [str(unit) for unit in given] if isinstance(given, list) and len(given) == width else [str(given)] * width
     arrays, places = (reader.used_actions(episode) for episode in episodes), [where_of(episode) for episode in episodes]
     states = [_commanded(info, reader, episode, names) for episode in episodes[:200]]
-    told = states if len(states) == len(episodes) and all(state is not None for state in states) else None
+    known = [state for state in states if state is not None]
+    told = known if len(known) == len(episodes) else None
     return schema_from_data(arrays, info.fps, names=names, units=units, states=told, places=places, where=str(root))
 
 

@@ -92,7 +92,7 @@ class LeRobotReader:
         return [videos.get(camera) or Place(span.data, within=[camera, span.index]) for camera in self.cameras]
 
     def frames(self, episode: Episode, start: int, count: int | None) -> np.ndarray:
-        span = episode.source
+        span: Span = episode.source
         count = span.length - start if count is None else count
         if start < 0 or count < 1 or start + count > span.length:
             asked = f"frames {start} to {start + count - 1}"

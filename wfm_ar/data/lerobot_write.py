@@ -123,7 +123,8 @@ class _Rows:
         self.features: dict[str, dict[str, Any]] = {}
         self.whole: dict[str, list[np.ndarray]] = {}  # every number of every column, for the statistics of the set
         self.size: tuple[int, ...] = ()
-        self._writer, self._file, self._rows_in_file, self._total = None, -1, 0, 0
+        self._writer: Any = None  # pyarrow's, of the file that is being written
+        self._file, self._rows_in_file, self._total = -1, 0, 0
 
     def add(self, clip: Clip) -> np.ndarray:
         """Notes all of a clip but its frames, which come back for the video."""
@@ -140,7 +141,8 @@ class _Rows:
             raise BadData(f"episode {clip.id}: has {got}, expected those of the first one; fix: write sets of one robot and one size each")
         if self._writer is None or self._rows_in_file + count > ROWS:
             self._open_next(columns, pyarrow)
-        self._writer.write_table(_table(columns, self._writer.schema, pyarrow))
+        writer: Any = self._writer
+        writer.write_table(_table(columns, writer.schema, pyarrow))
         looked = clip.frames[np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)]
         stats = {name: _stats(values.reshape(count, -1), values.dtype) for name, values in columns.items()} | {
             CAMERA: _picture_stats(looked)

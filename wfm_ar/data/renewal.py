@@ -107,7 +107,7 @@ def _changes(root: Path, kept: list[Origin], stale: list[Origin | None], wanted:
     encoded = f"{anew} of {len(wanted)} clips are encoded anew"
     if None in stale:
         return f"{root}: an earlier version wrote it and does not say what from; {encoded}"
-    known = {origin.id: origin for origin in (*kept, *stale)}
+    known = {origin.id: origin for origin in (*kept, *stale) if origin is not None}
     now = {origin.id for origin in wanted}
     both = [(known[origin.id], origin) for origin in wanted if origin.id in known]
     kinds = {

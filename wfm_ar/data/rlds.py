@@ -180,12 +180,13 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
             raise problem
         problems.append(problem)
     shown, camera_note = choose_cameras(cameras, camera, str(path)) if cameras else ((), "")
+    first_shown = next(iter(shown), "")
     found, notes, blank, changing = [], [camera_note] if camera_note else [], dict.fromkeys(shown, 0), []
     for one in records if shown else ():
         with noted(problems):
-            steps, empty = one.cameras.get(shown[0], (0, 0))
+            steps, empty = one.cameras.get(first_shown, (0, 0))
             if steps == empty:
-                raise BadData(f"{_where(one.file, one.number)}: has no pictures of {shown[0]}, expected some; fix: name another camera=")
+                raise BadData(f"{_where(one.file, one.number)}: has no pictures of {first_shown}, expected some; fix: name another camera=")
             for name in shown:
                 blank[name] += one.cameras.get(name, (0, 0))[1]
             name = f"{one.file.relative_to(root).as_posix()}:{one.number}"
@@ -206,7 +207,8 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
         told = f"{len(lengths)} parts of {min(lengths)} to {max(lengths)} frames with a text each"
         notes.append(f"{len(changing)} of {len(records)} episodes are parted where their texts change (text=frame): {told}")
     told = {name: _file_split(file) for _, name, file, *_ in found}
-    splits = told if {"train", "val"} <= set(told.values()) and None not in told.values() else hashed_splits(list(told))
+    known = {name: split for name, split in told.items() if split is not None}
+    splits = known if {"train", "val"} <= set(known.values()) and len(known) == len(told) else hashed_splits(list(told))
     rate = fps or DEFAULT_FPS
     episodes = tuple(
         Episode(
@@ -227,7 +229,8 @@ def open_rlds(path: Path, camera: str | None, fps: float | None, text: str = "fi
     actors = sound(actors, lambda episode: _actions_and_state(reader, episode)[0], problems)
     if actors and schema is None:
         made, pairs = True, [_actions_and_state(reader, episode) for episode in actors]
-        states = [state for _, state in pairs] if all(state is not None for _, state in pairs) else None
+        states = [state for _, state in pairs if state is not None]
+        states = states if len(states) == len(pairs) else None
         places = [_where(episode.video, episode.source.number) for episode in actors]
         schema = schema_from_data([values for values, _ in pairs], rate, states=states, places=places, where=str(path))
         notes.append(schema_note(schema, root))

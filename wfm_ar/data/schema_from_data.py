@@ -8,6 +8,7 @@ the data goes before all of this.
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def schema_from_data(
     names = distinct(names) if names is not None and len(names) == width else [f"a{i}" for i in range(width)]
     for i, array in enumerate(arrays):
         _refuse_not_finite(array, names, where if places is None else places[i])
-    units = list(units) if units is not None and len(units) == width else [""] * width
+    own_units = list(units) if units is not None and len(units) == width else [""] * width
     motions = [_named_motion(name) for name in names]
     if states is not None and "" in motions:
         measured = _measured_motions(arrays, [np.asarray(one, np.float64) for one in states[: len(arrays)]])
@@ -71,7 +72,7 @@ def schema_from_data(
             motions = [next(iter(words)) if rotations[i] == kind else motions[i] for i in range(width)]
     channels = []
     for i in range(width):
-        channel = dict(name=names[i], unit=units[i], motion=motions[i], rotation=rotations[i])
+        channel: dict[str, Any] = dict(name=names[i], unit=own_units[i], motion=motions[i], rotation=rotations[i])
         channels.append(channel | _range(values[:, i], bins))
     try:
         return ActionSchema(channels=tuple(ActionChannel(**channel) for channel in channels), rate_hz=rate_hz)
@@ -113,7 +114,7 @@ def _range(values: np.ndarray, bins: int) -> dict:
         return dict(low=low, high=high, bins=2, discrete=whole)
     if len(levels) <= MOST_LEVELS < len(values) and (levels == np.round(levels)).all() and high - low <= 4 * MOST_LEVELS:
         return dict(low=low, high=high, bins=int(high - low) + 1, discrete=True)
-    low, high = (float(np.quantile(values, q, method=method)) for q, method in ((TAIL, "lower"), (1 - TAIL, "higher")))
+    low, high = float(np.quantile(values, TAIL, method="lower")), float(np.quantile(values, 1 - TAIL, method="higher"))
     if np.float32(low) >= np.float32(high):  # nearly always one value, with rare others: they set the range
         low, high = float(values.min()), float(values.max())
     if len(np.unique(np.linspace(low, high, bins).astype(np.float32))) < bins:  # changes too small for float32 to tell apart

@@ -202,6 +202,7 @@ def _write_shard(final: Path, clips: Iterable[TokenClip], actions: bool) -> None
     for clip in clips:
         videos.append(clip.video)
         if actions:
+            assert clip.bins is not None, "every clip of such a store has actions"
             bins.append(np.concatenate((np.zeros((1, *clip.bins.shape[1:]), clip.bins.dtype), clip.bins)))
         if clip.frames is not None:
             frames.append(clip.frames)
@@ -248,11 +249,11 @@ def read_index(folder: Path) -> dict:
     """A shard's episodes.json, with every number in range."""
     index = read_description(folder / INDEX)
     hashes, clips = index.get("sha256"), index.get("clips")
-    sound = isinstance(hashes, dict) and isinstance(clips, list) and {"video.npy", "actions.npy"} <= hashes.keys()
-    # stores of earlier versions have no hash of the table
-    sound = sound and hashes.get("clips") in (None, _hash_of(clips))
-    row = 0
-    for clip in clips if sound else ():
+    sound, row = False, 0
+    if isinstance(hashes, dict) and isinstance(clips, list) and {"video.npy", "actions.npy"} <= hashes.keys():
+        # stores of earlier versions have no hash of the table
+        sound = hashes.get("clips") in (None, _hash_of(clips))
+    for clip in clips if clips is not None and sound else ():
         sound = sound and isinstance(clip, dict) and clip.keys() in (CLIP_KEYS, CLIP_KEYS | ORIGIN_KEYS) and clip["first"] == row
         sound = sound and isinstance(clip["latents"], int) and clip["latents"] > 0
         row += clip["latents"] if sound else 0

@@ -131,8 +131,8 @@ def channel_stats(robot: str, schema: ActionSchema, values: np.ndarray, c: int) 
     )
 
 
-def schema_of(episodes: EpisodeSet, i: int) -> ActionSchema:
-    """The schema of episode i's own robot."""
+def schema_of(episodes: EpisodeSet, i: int) -> Any:
+    """The ActionSchema of episode i's own robot."""
     of_robot = getattr(episodes, "schema_of", None)
     return episodes.schema if of_robot is None else of_robot(i)
 

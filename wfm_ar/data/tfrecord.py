@@ -8,6 +8,7 @@ Promises: a record that is returned was whole; anything else raises BadData with
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def features_of(content, where: str) -> dict[str, memoryview]:
         out: dict[str, memoryview] = {}
         for features in _messages(content, 1):
             for entry in _messages(features, 1, MOST_FEATURES):
-                fields = dict(_fields(entry))
+                fields: dict[int, Any] = dict(_fields(entry))
                 if isinstance(fields[1], int):  # bytes(n) would make n of them
                     raise ValueError("a name that is a number")
                 name = bytes(fields[1]).decode()

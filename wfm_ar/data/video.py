@@ -15,6 +15,7 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,8 @@ def write_clips(
     _check_rate(path, fps)
     refuse_existing(path, overwrite)
     av = _libav()
-    size, counts = (), []
+    size: Any = ()  # (height, width) from the first clip on
+    counts: list[int] = []
 
     def checked() -> Iterator[np.ndarray]:
         nonlocal size
@@ -286,7 +288,7 @@ def decode_image(content: bytes, where: str, *, limits: DecodeLimits = LIMITS) -
 def decode_images(contents: Sequence[bytes], places: Sequence[str], *, limits: DecodeLimits = LIMITS) -> np.ndarray:
     """The bytes of PNG or JPEG pictures of one size -> uint8 [T, H, W, 3]; errors begin with the place of the picture. Raises BadClip."""
     most = min(limits.output_bytes, most_bytes(sum(map(len, contents))))
-    frames_THWC = np.empty((0, 0, 0, 3), np.uint8)
+    frames_THWC: np.ndarray = np.empty((0, 0, 0, 3), np.uint8)
     for t, (content, place) in enumerate(zip(contents, places, strict=True)):
         image_HWC = decode_image(content, place, limits=limits)
         if t == 0:
@@ -294,9 +296,10 @@ def decode_images(contents: Sequence[bytes], places: Sequence[str], *, limits: D
                 size = f"{len(contents)} pictures of {image_HWC.shape[1]}x{image_HWC.shape[0]} pixels"
                 raise BadClip(f"{place}: got {size}, expected at most {most} bytes of pixels at once; fix: make them smaller, or fewer")
             frames_THWC = np.empty((len(contents), *image_HWC.shape), np.uint8)
+        _, height, width, _ = frames_THWC.shape
         if image_HWC.shape != frames_THWC.shape[1:]:
             told = f"got a picture of {image_HWC.shape[1]}x{image_HWC.shape[0]} pixels"
-            raise BadClip(f"{place}: {told}, expected {frames_THWC.shape[2]}x{frames_THWC.shape[1]}; fix: write them in one size")
+            raise BadClip(f"{place}: {told}, expected {width}x{height}; fix: write them in one size")
         frames_THWC[t] = image_HWC
     return frames_THWC
 

@@ -11,9 +11,11 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 from wfm_ar.decoding.limits import DecodeLimits, Refused
 
+resource: Any
 try:
     import resource
 except ImportError:  # pragma: no cover - not a POSIX system

@@ -131,7 +131,7 @@ def _from_packets(container, stream, declared: int) -> FrameTable:
         if packet.size:
             sure = sure and packet.pts is not None and packet.pos is not None and packet.pos >= 0
             hidden += packet.is_discard
-            places.append(packet.pos if sure else 0)
+            places.append(packet.pos if sure and packet.pos is not None else 0)
             times.append(packet.pts if sure else 0)
             if len(times) > _MOST_FRAMES:
                 raise Refused(f"got more than {_MOST_FRAMES} frames, expected fewer; fix: cut it into shorter clips")

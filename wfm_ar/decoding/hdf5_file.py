@@ -7,6 +7,9 @@ Behind it stands a limit of the system: once the file is open, the process canno
 Sizes are held against the size of the file before anything is read. Knows robomimic's names, not what the numbers mean.
 """
 
+# h5py has no types of its own: what is made up for it lacks its low-level modules, and holds every name for one that may be None
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import codecs
 import math
 import os
@@ -43,8 +46,9 @@ def _import_the_rest() -> None:
         file.create_dataset("numbers", data=np.zeros((2, 2), bool), chunks=(1, 2), compression="gzip")
         file.attrs["text"], file.attrs["bytes"] = "a", np.bytes_(b"a")
         for name in file:
-            str(file[name].dtype), file[name][0:1]
-        file.attrs["text"], file.attrs["bytes"]
+            array: Any = file[name]
+            _ = str(array.dtype), array[0:1]
+        _ = file.attrs["text"], file.attrs["bytes"]
 
 
 _import_the_rest()
@@ -92,6 +96,7 @@ def read(fd: int, group: str, names: list[str], start: int, count: int | None, t
             if not isinstance(array, h5py.Dataset) or _number_type(array) is None:
                 raise Refused(f"{group}/{name} is no array of numbers, expected one; fix: write robomimic's layout")
             dtype, shape = _number_type(array), array.shape
+            assert dtype is not None, "looked at above"
             if shape and (start or count is not None):
                 stop = shape[0] if count is None else start + count
                 if not 0 <= start < stop <= shape[0]:
@@ -102,7 +107,7 @@ def read(fd: int, group: str, names: list[str], start: int, count: int | None, t
                 raise Refused(f"{group} unpacks to {written} bytes and more, expected less; fix: part the file")
             for block in _blocks(array, start if shape else 0, shape, dtype):
                 progress(block.nbytes // 3)
-                left = memoryview(block).cast("B")
+                left = block.data.cast("B")
                 while left:
                     left = left[os.write(target, left) :]
             out.append((dtype.str, list(shape)))

@@ -35,7 +35,8 @@ def of_matrix(matrix: Sequence[int]) -> int:
     most = max(map(abs, numbers))
     if not most:
         return AS_STORED  # left unset by its writer
-    signs = tuple(0 if abs(number) <= _STRAIGHT * most else int(math.copysign(1, number)) for number in numbers)
+    a, b, c, d = (0 if abs(number) <= _STRAIGHT * most else int(math.copysign(1, number)) for number in numbers)
+    signs = (a, b, c, d)
     if signs not in _OF_MATRIX:
         raise Refused(f"got a display matrix {tuple(matrix[:6])}, expected quarter turns; fix: encode it again, which turns the frames")
     return _OF_MATRIX[signs]

@@ -50,7 +50,7 @@ def arrays(fd: int, columns: list[str], limits: DecodeLimits, progress: Progress
 def images(fd: int, column: str, wanted: list[int], limits: DecodeLimits, progress: Progress) -> list[np.ndarray]:
     """The encoded pictures of these rows: [their lengths, their bytes one after the other]."""
     values = _values(_read(fd, [column], wanted, limits, progress)[column], column)
-    contents = [value.get("bytes") if isinstance(value, dict) else value for value in values]
+    contents: list[Any] = [value.get("bytes") if isinstance(value, dict) else value for value in values]
     if any(not isinstance(content, bytes) for content in contents):
         raise Refused(f"column {column} holds no encoded pictures, expected PNG or JPEG bytes; fix: embed the images")
     return [np.array([len(content) for content in contents], np.int64), np.frombuffer(b"".join(contents), np.uint8)]
@@ -120,7 +120,7 @@ def _array(column, name: str) -> np.ndarray:
     if isinstance(array, pyarrow.ChunkedArray):  # no rows at all
         return np.zeros(0)
     while pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type) or pyarrow.types.is_fixed_size_list(array.type):
-        lengths = set(pyarrow.compute.list_value_length(array).unique().to_pylist())
+        lengths = set(pyarrow.compute.call_function("list_value_length", [array]).unique().to_pylist())
         if len(lengths) > 1 or None in lengths:
             raise Refused(f"column {name} has lists of lengths {sorted(lengths, key=str)[:4]}, expected one length; fix: write it again")
         sizes.append(lengths.pop() if lengths else 0)

@@ -15,6 +15,8 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import av.logging
+from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from wfm_ar.decoding import gif, mp4
@@ -100,7 +102,8 @@ def _may_turn(fd: int, container, stream) -> bool:
 def orientation_of(frame: av.VideoFrame) -> int:
     """How a frame is to be turned. Raises Refused for what is no quarter turn."""
     try:
-        found = next((bytes(one) for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+        side_data: Any = frame.side_data
+        found = next((bytes(one) for one in side_data if one.type.name == "DISPLAYMATRIX"), None)
     except ValueError:  # among side data of a kind that av does not know
         return {-90: 6, 90: 8, 180: 3, -180: 3}.get(round(frame.rotation), AS_STORED)
     return AS_STORED if found is None else of_matrix(struct.unpack("=9i", found[:36]))
@@ -147,12 +150,12 @@ def read_image(fd: int, sink: Sink) -> None:
         raise Refused("got neither a PNG, a JPEG nor a GIF, expected one of them; fix: convert the image to PNG")
     content = os.pread(fd, gif.stored_frames(fd, sink.limits.frames).first_end if codec == "gif" else size, 0)
     try:
-        decoder = av.CodecContext.create(codec, "r")
+        decoder: Any = av.CodecContext.create(codec, "r")
         decoder.options = {"max_pixels": str(sink.limits.pixels)}
         decoder.thread_type, decoder.thread_count = "NONE", 1
         with nothing_missing(codec):
             frames = decoder.decode(av.Packet(content)) + decoder.decode(None)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise Refused(f"cannot be read as {codec} ({_reason(error)}): damaged; fix: copy the image again") from error
     if len(frames) != 1 or frames[0].is_corrupt:
         raise Refused(f"got {len(frames)} whole pictures, expected 1: damaged; fix: copy the image again")
@@ -237,11 +240,11 @@ def open_video(fd: int, limits: DecodeLimits) -> Iterator[tuple]:
             stream.thread_type, context.thread_count = "NONE", 1
             check_pixels(context.width, context.height, limits)
             yield container, stream
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise Refused(f"cannot be read as video ({_reason(error)}): truncated or no video; fix: copy or encode it again") from error
 
 
-def _reason(error: av.FFmpegError) -> str:
+def _reason(error: FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 

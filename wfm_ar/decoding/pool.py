@@ -155,7 +155,7 @@ def _arrays(target: int, described: list[list], limits: DecodeLimits) -> list[np
 
 
 def _fill(target: int, array: np.ndarray, at: int) -> None:
-    view, done = memoryview(array.reshape(-1).view(np.uint8)), 0
+    view, done = array.reshape(-1).view(np.uint8).data, 0
     while done < len(view):
         got = os.preadv(target, [view[done : done + (1 << 30)]], at + done)
         assert got > 0, "the child took bytes away again"

@@ -6,7 +6,9 @@ Where the numbers do not follow one another, the file is read from its beginning
 own tables declare: a truncated or damaged file never passes as a short clip.
 """
 
-import av
+from typing import Any
+
+from av.error import FFmpegError
 
 from wfm_ar.decoding.frame_table import FrameTable, FrameTables
 from wfm_ar.decoding.limits import Refused
@@ -39,7 +41,8 @@ def _read_numbered(container, stream, table: FrameTable, aim: int, start: int, e
     """From the key frame before frame `aim` on; False where what comes out is not surely the frames that were asked for."""
     if aim:
         container.seek(_time_of(stream, table, aim), stream=stream, backward=True)
-    begun, expected, before = False, 0, None
+    before: Any = None
+    begun, expected = False, 0
     try:
         for packet in container.demux(stream):
             if packet.size:
@@ -68,7 +71,7 @@ def _read_numbered(container, stream, table: FrameTable, aim: int, start: int, e
         while before is not None and expected in table.empty:
             _put(before, expected, start, end, sink)
             expected += 1
-    except av.FFmpegError:
+    except FFmpegError:
         return False  # for want of what lies before the jump, or damaged: reading from the beginning will tell
     return sink.frames == end - start
 
@@ -76,7 +79,8 @@ def _read_numbered(container, stream, table: FrameTable, aim: int, start: int, e
 def _read_in_order(container, stream, table: FrameTable, start: int, end: int, sink: Sink, progress: Progress) -> None:
     """From the first frame on, each one counted as it comes out of the decoder."""
     seen = decoded = sent = hidden = 0
-    highest, before = -1, None  # the latest packet whose frame came out, and that frame
+    before: Any = None  # the latest frame that came out
+    highest = -1  # the packet of the latest one
     chunk = waiting = 0  # AVI: the chunk that is next, and empty ones passed whose frame is still to come
     for packet in container.demux(stream):
         place = len(table.places) if not packet.size else table.chunk(packet.pos, chunk) if table.empty else chunk
@@ -112,7 +116,7 @@ def _read_in_order(container, stream, table: FrameTable, start: int, end: int, s
         raise Refused(f"got {seen} frames, expected {table.frames} as the file declares; fix: copy or encode it again")
 
 
-def _put(frame: av.VideoFrame, number: int, start: int, end: int, sink: Sink) -> None:
+def _put(frame: Any, number: int, start: int, end: int, sink: Sink) -> None:
     if start <= number < end:
         sink.put(frame)
 

@@ -108,6 +108,12 @@ def _unfold(x_NChw: Tensor, batch: int) -> Tensor:
     return x_NChw.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
+def _zero(layer: nn.Conv2d | nn.Linear) -> None:
+    """What the layer adds is nothing at first."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+
+
 def _norm(x_NChw: Tensor) -> Tensor:
     """Norm over the channels of each place. A norm over places would depend on the crop's size and on what is far away."""
     return F.layer_norm(x_NChw.permute(0, 2, 3, 1), x_NChw.shape[1:2]).permute(0, 3, 1, 2)
@@ -133,8 +139,7 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _zero(self.conv2)
 
     def forward(self, x_NChw: Tensor, noise_BE: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """N = B * t. `carried` [B, 1, h, w, C] is what the latent before the first one hands on; None at the clip's beginning."""
@@ -172,8 +177,7 @@ class Denoiser(nn.Module):
         self.head_value = nn.Conv2d(widths[0], patched, 3, padding=1)
         self.head_gate = _Pointwise(widths[0], patched)
         for head in (self.head_value, self.head_gate):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+            _zero(head)
 
     def patch(self, video_BCTHW: Tensor, first: bool = True) -> Tensor:
         """Float [B, 3, T, H, W] -> orthonormal Haar patches [B, C, t, h, w]. `first`: the clip begins here, T = 1 + r*n."""
@@ -238,8 +242,8 @@ class Denoiser(nn.Module):
         x_NChw = _fold(x_BCthw)
         carried, handed = iter(state or ()), []
 
-        def run(blocks: nn.ModuleList, h: Tensor) -> Tensor:
-            for block in blocks:
+        def run(blocks: nn.Module, h: Tensor) -> Tensor:
+            for block in blocks.children():
                 h, last = block(h, noise_BE, next(carried, None))
                 handed.append(last)
             return h

@@ -59,8 +59,8 @@ def denoise(
 ) -> tuple[Tensor, list[Tensor]]:
     """D(x; sigma): the estimate of y, patched as x, from x = y + sigma * noise. Arguments and state as `Denoiser.forward`."""
     c_skip, c_out, c_in, c_noise = preconditioning(sigma_B)
-    answer, state = denoiser(x_BCthw * _rows(c_in), c_noise, condition, first, state)
-    return x_BCthw * _rows(c_skip) + answer * _rows(c_out), state
+    answer, handed = denoiser(x_BCthw * _rows(c_in), c_noise, condition, first, state)
+    return x_BCthw * _rows(c_skip) + answer * _rows(c_out), handed
 
 
 def measure_scale(true_BCTHW: Tensor, decoded_BCTHW: Tensor, predict: str = "residual") -> float:

@@ -98,6 +98,7 @@ def free_run(
     watchers, kept, last = [], [[] for _ in clips], []
     for k, (clip, decoder, tokens) in enumerate(zip(clips, decoders, given, strict=True)):
         last.append(_frames(decoder, tokens[0])[-1])
+        assert clip.names is not None, "such clips alone"
         watchers.append(Watcher(names=clip.names, first=clip.frames[0], copy=last[-1]))
         kept[k].append(last[-1])
     batch = Batch(parts.world_model, world.sequence, rows, sampling, world.lookahead)
@@ -136,6 +137,7 @@ def free_run_summary(watchers: Sequence[Watcher]) -> dict[str, Any]:
         late = [look["objects"] for look in watcher.looks if look["second"] > end - END]
         kept.append([float(np.mean([look[name] for look in late]) >= 0.5) for name in watcher.names])
     share = mean_interval(kept)
+    assert share is not None, "of one run at least"
     report = {"runs": len(watchers), "seconds": end, "there_at_the_end": share[0], "there_at_the_end_interval": share}
     return report | {"by_minute": by_minute}
 
@@ -144,6 +146,7 @@ class _Wanderer:
     """The wandering policy, told where the imagined frames show the peg and the objects; what it cannot see is where it last was."""
 
     def __init__(self, clip: Clip, rng: np.random.Generator) -> None:
+        assert clip.names is not None and clip.peg_xy is not None and clip.object_xy is not None, "of the tabletop's state"
         self._names, self._policy = clip.names, RandomPolicy(None, rng)
         self._peg_xy, self._object_xy = np.array(clip.peg_xy[0], float), np.array(clip.object_xy[0], float)
 

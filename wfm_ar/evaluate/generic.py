@@ -56,6 +56,7 @@ def _read_back(bench: Bench, clips: Sequence[Clip], driven: Mapping[str, Driven]
     read, others_read = ([read_values(world, frames) for frames in driven[kind].frames] for kind in ("true", "shuffled"))
     copies = [read_values(world, world.decode(world.encode(clip.frames))) for clip in clips]
     moving = [moving_steps(clip.frames, world.rate) for clip in clips]
+    assert world.action_schema is not None, "its actions are read back"
     names = [channel.name for channel in world.action_schema.channels if not channel.constant]
     return read_back_numbers(names, told, read, copies, moving, (others, others_read))
 

@@ -76,7 +76,9 @@ def partner_shift(actions: Sequence[np.ndarray]) -> int:
 
 def drive(bench: Bench, clips: Sequence[Clip]) -> dict[str, Driven]:
     """Every clip of `clips`, of one robot, under all KINDS of actions."""
-    kinds = action_kinds([clip.actions for clip in clips], bench.acting(clips[0]).action_schema)
+    schema, actions = bench.acting(clips[0]).action_schema, [clip.actions for clip in clips if clip.actions is not None]
+    assert schema is not None and len(actions) == len(clips), "measured of clips with actions alone"
+    kinds = action_kinds(actions, schema)
     driven = {}
     for kind, given in kinds.items():
         pairs = list(zip(clips, given, strict=True))
@@ -93,7 +95,8 @@ def drive(bench: Bench, clips: Sequence[Clip]) -> dict[str, Driven]:
 
 def cost(world: World, clip: Clip, actions: np.ndarray | None, text: str | None = None) -> float:
     """Nats that a true latent after the first takes, when the model reads the true ones before it, these actions and this text."""
-    text_ids = world.parts.text_tokenizer.encode(text) if text is not None else None
+    tokenizer = world.parts.text_tokenizer
+    text_ids = tokenizer.encode(text) if text is not None and tokenizer is not None else None
     bins = None if actions is None else world.bins_of(actions, clip.id)[0].unflatten(0, (-1, world.rate))
     tokens = torch.from_numpy(world.encode(clip.frames))
     row = prediction_row(world.parts.world_model, world.sequence, tokens, text_ids, bins, world.lookahead)

@@ -69,6 +69,7 @@ class ObjectTally:
 
 def scored(clip: Clip, frames: np.ndarray, horizons: Sequence[int] = HORIZONS) -> EpisodeScore:
     """score_episode of frames that stand for a clip's own."""
+    assert clip.names is not None and clip.object_xy is not None, "scored only where the simulator names its objects"
     return score_episode(frames, clip.frames, clip.names, clip.object_xy, visible=clip.visible, horizons=horizons)
 
 
@@ -86,7 +87,8 @@ def judged_numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
 
     def worse(measure: str) -> float | None:
         values = [mean("moved", horizon, measure) for horizon in LATE]
-        return None if None in values else max(values)
+        known = [value for value in values if value is not None]
+        return max(known) if len(known) == len(values) else None
 
     copy_iou, copy_shape = report.get("copy_iou_in_motion"), report.get("copy_other_shape_in_motion")
     return {

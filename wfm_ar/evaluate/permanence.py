@@ -111,10 +111,10 @@ def score_episode(
     scores, appeared = [], {}
     for place, horizon in list(enumerate(frames))[1:]:
         groups = [_group(moved, seen) for moved, seen in zip(moved_Tn[place], visible_Tn[place], strict=True)]
-        pegs = [peg_silhouette(pegs_px[place], truth.shape[1]) for pegs_px in (true_pegs, made_pegs)]
-        masks = [{colour: mask[place] for colour, mask in masks.items()} for masks in (true_masks, made_masks)]
+        true_peg, made_peg = (peg_silhouette(pegs_px[place], truth.shape[1]) for pegs_px in (true_pegs, made_pegs))
+        true_mask, made_mask = ({colour: mask[place] for colour, mask in masks.items()} for masks in (true_masks, made_masks))
         saturated = saturated_mask(made[place : place + 1])[0]
-        found, appeared[horizon] = _score_frame(kinds, visible_Tn[place], *masks, *pegs, saturated)
+        found, appeared[horizon] = _score_frame(kinds, visible_Tn[place], true_mask, made_mask, true_peg, made_peg, saturated)
         moving = np.linalg.norm(places[horizon] - places[horizon - 1], axis=1) > MOVING
         scores += [
             replace(score, horizon=horizon, group=group, moving=bool(now)) for score, group, now in zip(found, groups, moving, strict=True)
@@ -297,7 +297,7 @@ def _check(
     ):
         if array is not None and np.shape(array) != shape:
             raise BadData(f"{where}: {what}: got {list(np.shape(array))}, expected {list(shape)}; fix: take it from the same episode")
-    kinds = [tuple(str(name).split(" ", 1)) for name in names]
+    kinds: list[Any] = [tuple(str(name).split(" ", 1)) for name in names]
     for name, kind in zip(names, kinds, strict=True):
         if len(kind) != 2 or kind[0] not in COLOURS or kind[1] not in SHAPES:
             raise BadData(f"{where}: got an object named {str(name)!r}, expected a colour and a shape such as 'red cube'; fix: rename it")

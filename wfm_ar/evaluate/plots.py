@@ -158,8 +158,8 @@ def _dress(axes: Axes) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#aab3c0")
     axes.tick_params(colors=INK, labelsize=8, length=3, color="#aab3c0")
-    axes.xaxis.label.set_size(8.5)
-    axes.yaxis.label.set_size(8.5)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
 
 
 def _svg(figure: Figure) -> str:

@@ -7,7 +7,7 @@ did and not what the diffusion decoder made of it.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ class Bench:
             yield from next(made)
 
     def _robot(self, clip: Clip) -> str:
-        return clip.robot if clip.robot in self.robots else ""
+        return clip.robot if clip.robot is not None and clip.robot in self.robots else ""
 
     def _generate(self, robot: str, prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Rollout]:
         return self.robots.get(robot, self.world).generate_batch(prompts, **settings)
@@ -244,7 +244,7 @@ def object_section(bench: Bench, tally: ObjectTally) -> dict[str, Any]:
             video=clips[k].frames[:given],
             num_frames=count,
             seed=bench.config.seed + k,
-            actions=clips[k].actions[: count - 1] if acts else None,
+            actions=cast("Any", clips[k].actions)[: count - 1] if acts else None,
         )
         for k, (given, count) in jobs
     ]
@@ -310,11 +310,11 @@ def action_section(bench: Bench, true: TrueRollouts) -> tuple[dict[str, Any], li
                 shown[k][kind] = rolled.raw_frames
             yield rolled.raw_frames
 
-    actions, paths = [clip.actions for clip in clips], [clip.peg_xy for clip in clips]
+    actions, paths = [cast("Any", clip.actions) for clip in clips], [cast("Any", clip.peg_xy) for clip in clips]  # which all have
     size, step = bench.world.height, min(control.STEP, bench.config.frames - 1)
     numbers = control.measure_actions(generate, actions, paths, size=size, step=step, true_trials=true.trials)
     numbers["gate"] = control.action_gate(numbers)
-    truth = [control.watch(clip.frames, clip.actions, clip.peg_xy[0]) for clip in clips]
+    truth = [control.watch(clip.frames, own, path[0]) for clip, own, path in zip(clips, actions, paths, strict=True)]
     numbers["r_of_truth_xy"] = control.follow([t.peg_px for t in truth], [t.commanded_px for t in truth], step)
     sheets = [
         Sheet(
@@ -364,7 +364,7 @@ def _stream_p95(world: World, clip: Clip) -> float:
     for step in range(1 + STREAM_STEPS):
         first = step * world.rate % max(1, len(clip.frames) - world.rate)
         begun = time.perf_counter()
-        stream.step(clip.actions[first : first + world.rate] if driven else None)
+        stream.step(cast("Any", clip.actions)[first : first + world.rate] if driven else None)
         seconds.append(time.perf_counter() - begun)
     return 1e3 * float(np.percentile(seconds[1:], 95))
 

@@ -27,6 +27,7 @@ def text_choice_numbers(
     for k, clip in enumerate(asked):
         others = [text for text in known if text != clip.text]
         chosen = np.random.default_rng((seed, k)).choice(len(others), count, replace=False)
+        assert clip.text is not None, "chosen for it"
         own, wrong = cost(clip, clip.text), [cost(clip, others[int(i)]) for i in chosen]
         # a model that reads no text finds all equal: it has not chosen the right one
         right.append([float(own < min(wrong))])

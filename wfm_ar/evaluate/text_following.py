@@ -51,7 +51,7 @@ def moved_most(first: np.ndarray, last: np.ndarray) -> str | None:
         places = to_metres(find_object(np.stack([first, last]), colour), HEIGHT, len(first))
         if np.isfinite(places).all():
             ways[colour] = float(np.linalg.norm(places[1] - places[0]))
-    colour = max(ways, key=ways.get, default=None)
+    colour = max(ways, key=ways.__getitem__, default=None)
     return colour if colour is not None and ways[colour] >= MOVED else None
 
 
@@ -59,7 +59,7 @@ def absent_push(clip: Clip, push: Push, k: int) -> Push:
     """The k-th text about something that is not there: another colour than any in the first frame, the rest as in `push`."""
     seen = {colour: int(colour_mask(clip.frames[:1], colour).sum()) for colour in COLOURS}
     least = THING * (clip.frames.shape[1] / SIZE) ** 2
-    free = [colour for colour, pixels in seen.items() if pixels < least] or [min(seen, key=seen.get)]
+    free = [colour for colour, pixels in seen.items() if pixels < least] or [min(seen, key=seen.__getitem__)]
     return replace(push, colour=free[k % len(free)])
 
 
@@ -89,13 +89,16 @@ def absent_summary(pushes: Sequence[Push], clips: Sequence[np.ndarray]) -> dict[
 
 
 def _share(values: Sequence[bool]) -> list[float]:
-    return mean_interval([[float(value)] for value in values])
+    share = mean_interval([[float(value)] for value in values])
+    assert share is not None, "of one episode at least"
+    return share
 
 
 def text_section(bench: Bench, pushes: HeldOut) -> tuple[dict[str, Any], list[Sheet]]:
     """All of the module's numbers on episodes whose text is a push. Its top level is `picture_and_text`."""
     clips = list(pushes)
-    asked = [control.parse_push(clip.text) for clip in clips]
+    asked = [push for clip in clips if (push := control.parse_push(clip.text)) is not None]
+    assert len(asked) == len(clips), "of episodes whose text is a push"
     opposite = [push.opposite for push in asked]
     absent = [absent_push(clip, push, k) for k, (clip, push) in enumerate(zip(clips, asked, strict=True))]
     sheets: list[Sheet] = []
@@ -160,9 +163,8 @@ def _sheets(
         shown += [k for k in range(len(shown), len(clips)) if not followed[k]][:FAILURES]
     sheets = []
     for k in shown:
-        rows = [("truth", clips[k].frames)] * (truth and told[k].text == control.parse_push(clips[k].text).text) + [
-            ("rollout, raw", made[k])
-        ]
+        own = control.parse_push(clips[k].text)
+        rows = [("truth", clips[k].frames)] * (truth and own is not None and told[k].text == own.text) + [("rollout, raw", made[k])]
         title = f"from {source}: {told[k].text} (episode {clips[k].id})"
         mark, fps = "" if followed[k] else "failure", bench.acting(clips[k]).fps
         sheets.append(Sheet(title=title, note=notes[k] if notes else "", rows=tuple(rows), mark=mark, fps=fps))

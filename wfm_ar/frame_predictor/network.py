@@ -65,8 +65,8 @@ class FramePredictor(nn.Module):
         self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2)
         self.after = nn.ModuleList(_Block(fine, told) for _ in range(after))
         self.leave = nn.Conv2d(fine, (RGB + 1) * config.patch**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)  # it begins by repeating the last frame
-        nn.init.zeros_(self.leave.bias)
+        for weight in self.leave.parameters():  # it begins by repeating the last frame
+            nn.init.zeros_(weight)
 
     def forward(self, frames_BN3HW: Tensor, actions_BMA: Tensor | None, places_BPhw: Tensor | None = None) -> Tensor:
         """Predict the frame that follows.
@@ -82,12 +82,14 @@ class FramePredictor(nn.Module):
         """
         patch, told, last_B3HW = self.config.patch, None, frames_BN3HW[:, -1]
         if self.actions is not None:
+            assert actions_BMA is not None, "this predictor reads actions"
             known = ~actions_BMA.isnan()
             values = actions_BMA.nan_to_num(0.0)
             each = torch.cat([x.flatten(1) for x in (values, values.square(), known.to(values.dtype))], 1)
             told = F.silu(self.actions(each.to(last_B3HW.dtype)))
         if places_BPhw is None:
-            places_BPhw = places(*last_B3HW.shape[2:], patch, last_B3HW.device).expand(len(last_B3HW), -1, -1, -1)
+            height, width = last_B3HW.shape[2:]
+            places_BPhw = places(height, width, patch, last_B3HW.device).expand(len(last_B3HW), -1, -1, -1)
         earlier = [last_B3HW - frame_B3HW for frame_B3HW in frames_BN3HW[:, :-1].unbind(1)[::-1]]
         seen = F.pixel_unshuffle(torch.cat((last_B3HW, *earlier), 1), patch)
         x = self.enter(torch.cat((seen, places_BPhw.to(seen.dtype)), 1))
@@ -124,8 +126,8 @@ class _Block(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels))
         self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         self.told = nn.Linear(told, channels) if told else None
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for weight in self.second.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x_BCHW: Tensor, told_BE: Tensor | None) -> Tensor:
         spread = torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-4).to(x_BCHW.dtype)  # of each place alone

@@ -84,6 +84,7 @@ class ActionCodec:
         if there were none at all."""
         if all(each is None for each in ids):
             return None
+        assert self.schema is not None and self.tokenizer is not None, "ids come of a world with actions"
         unknown = np.full((self.rate, self.schema.width), np.nan, np.float32)
         return np.concatenate([unknown if each is None else self.tokenizer.decode(each) for each in ids[1:]])
 

@@ -4,7 +4,7 @@ Needs a world that has the network (`wfm train inverse_dynamics=small`). It was 
 its reading of imagined ones is far from the actions, the pictures do not show what was commanded.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 def told_values(world: "World", actions: np.ndarray) -> np.ndarray:
     """Actions [T - 1, A] of the world's robot -> float [t, C], the mean of those that lead to each latent, a column a varying channel."""
+    assert world.action_tokenizer is not None, "its actions are read back"
     bins = world.bins_of(actions)[0]
     return bin_values(bins, world.action_tokenizer.bins).unflatten(0, (-1, world.rate)).mean(1).numpy()
 
 
 def read_values(world: "World", frames: np.ndarray) -> np.ndarray:
     """Frames uint8 [1 + r*t, H, W, 3] -> float [t, C], what is read off them."""
+    assert world.parts.inverse_dynamics is not None, "asked only where there is a reader"
     read = read_actions(world.parts.inverse_dynamics, frames, world.rate)
     return read if world.actions.columns is None else read[:, list(world.actions.columns)]
 
@@ -35,5 +37,5 @@ def apart_by_latent(world: "World", frames: np.ndarray, actions: np.ndarray | No
     if world.parts.inverse_dynamics is None or actions is None or len(frames) < 1 + world.rate:
         return None
     told, read = told_values(world, np.nan_to_num(actions)), read_values(world, frames)
-    known = ~np.isnan(actions).any(1).reshape(-1, world.rate).any(1)
-    return [float(value) if ok else None for value, ok in zip(np.abs(read - told).mean(1), known, strict=True)]
+    lost = cast("np.ndarray", np.isnan(actions).reshape(len(told), -1).any(1))
+    return [None if gone else float(value) for value, gone in zip(np.abs(read - told).mean(1), lost, strict=True)]

@@ -87,7 +87,7 @@ class CosmosSettings:
             raise BadCheckpoint(
                 "cosmos world: got one of diffusion decoder and its continuous tokenizer, expected both or neither; fix: add the other"
             )
-        if decoder is not None:
+        if decoder is not None and latent is not None:
             self._fits("diffusion decoder's tokens", decoder.token_vocab, "the tokenizer's codebook", codebook)
             self._fits("diffusion decoder's latents", decoder.latent_channels, "its tokenizer's", latent.latent_channels)
             self._fits("temporal rates", latent.temporal_compression, "the tokenizer's", tokenizer.temporal_compression)
@@ -120,7 +120,8 @@ class CosmosSettings:
     @staticmethod
     def of(parts: WorldParts) -> "CosmosSettings":
         """What world.json says of these parts."""
-        configs = {name: module.config for name, module in parts.modules().items()}
+        there: dict[str, Any] = parts.modules()
+        configs: dict[str, Any] = {name: there[name].config if name in there else None for name in NETWORKS}
         return CosmosSettings(
             release=parts.release,
             fps=parts.fps,
@@ -130,7 +131,7 @@ class CosmosSettings:
             dtype=parts.stored_dtype,
             decoding=parts.world_model.decoding.value,
             action_schema=parts.action_schema.to_json() if parts.action_schema else None,
-            **{name: configs.get(name) for name in NETWORKS},
+            **configs,
         )
 
     @staticmethod
@@ -167,7 +168,7 @@ def materialise(module: nn.Module, tensor_of: Callable[[str], Tensor], device: t
 def _buffers(part: nn.Module) -> dict[str, Tensor]:
     """The buffers of a module that follow from its configuration."""
     if isinstance(part, FSQ):
-        return dict(FSQ(part.levels)._buffers)
+        return dict(FSQ(part.levels).named_buffers())
     if isinstance(part, WorldModel):
         return {"frequencies": rotary_frequencies(part.config.head_dim, part.config.theta, part.config.yarn_shape)}
     if isinstance(part, ContinuousTokenizer):
@@ -195,7 +196,7 @@ def write_tensors(path: Path, sources: Sequence[Source], dtype: torch.dtype) -> 
                 raise BadCheckpoint(
                     f"{path.stem}: tensor {one.name}: got values that are not finite in {dtype}; fix: dtype=float32, or copy it again"
                 )
-            file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+            file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def save_cosmos(
@@ -252,7 +253,7 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
     """-> (settings, files). Raises BadCheckpoint."""
     where = folder / SETTINGS
     try:
-        values = read_json(where, SETTINGS_BYTES)
+        values: Any = read_json(where, SETTINGS_BYTES)
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{where}: cannot be read ({error}), expected JSON; fix: convert it again") from None
     if not isinstance(values, dict) or values.get("format") != COSMOS_FORMAT or values.get("version") != VERSION:
@@ -261,7 +262,9 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
     fields = {field.name for field in dataclasses.fields(CosmosSettings)}
     check_keys(values, fields | {"format", "version", "files"}, str(where))
     plain = {key: values[key] for key in fields - NETWORKS.keys()}
-    parts = {name: values[name] and config_of(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()}
+    parts: dict[str, Any] = {
+        name: values[name] and config_of(kind, values[name], f"{where}: {name}") for name, (kind, _) in NETWORKS.items()
+    }
     kinds = {
         "decoding": str,
         "release": str,
@@ -274,7 +277,7 @@ def read_cosmos_settings(folder: Path) -> tuple[CosmosSettings, dict[str, dict[s
     for key, kind in kinds.items():
         if not isinstance(plain[key], kind) or isinstance(plain[key], bool):
             raise BadCheckpoint(f"{where}: {key}: got {plain[key]!r}; fix: convert it again")
-    files = values["files"]
+    files: Any = values["files"]
     sound = isinstance(files, dict) and all(isinstance(one, dict) and one.keys() == {"bytes", "sha256"} for one in files.values())
     if not sound or not all(type(one["bytes"]) is int for one in files.values()):
         raise BadCheckpoint(f"{where}: files: expected an object of names with bytes and sha256; fix: convert it again")
@@ -306,12 +309,12 @@ def read_cosmos(
     if "decoder" in int8 and settings.diffusion_decoder is None:
         raise BadConfig(f"int8: got decoder, but world {folder.name!r} has no diffusion_decoder, expected model at most; fix: int8=[model]")
     try:
-        schema = settings.action_schema and ActionSchema.from_json(settings.action_schema)
+        schema = ActionSchema.from_json(settings.action_schema) if settings.action_schema else None
         sequence = settings.sequence(ActionVocabulary(schema).bins if schema else ())
     except (BadData, BadConfig) as error:
         raise BadCheckpoint(f"cosmos world {folder.name}: action schema: {error}") from None
     verify_files(folder, files)
-    built: dict[str, nn.Module] = {}
+    built: dict[str, Any] = {}
     for name, (_, kind) in NETWORKS.items():
         if (config := getattr(settings, name)) is not None:
             place, rounded = "cpu" if name in stay else device, any(small[part] == name for part in int8)

@@ -51,7 +51,8 @@ class Detail:
     def __init__(self, given_CTHW: Tensor) -> None:
         """float [3, T, H, W] in [-1, 1], T >= 1."""
         self.given_CTHW = given_CTHW
-        self.reference = self.last = None  # [1, 3, 1, H, W] each: the last given frame as decoded, and as given
+        self.reference: Tensor | None = None
+        self.last: Tensor | None = None  # [1, 3, 1, H, W] each: the last given frame as decoded, and as given
         self.copy_db = 0.0  # PSNR of the one against the other
 
     def restore(self, decoded_BCTHW: Tensor, made_BCTHW: Tensor | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class Detail:
             error = float((self.reference.clamp(-1, 1) - self.last).square().mean())
             self.copy_db = 10 * math.log10(4 / max(error, 1e-6))
             return given
-        if not self.keeps:
+        if not self.keeps or self.last is None or self.reference is None:
             return made_BCTHW
         return made_BCTHW.lerp(self.last.expand_as(made_BCTHW), stillness(decoded_BCTHW, self.reference).expand_as(made_BCTHW))
 

@@ -4,7 +4,7 @@ Promises: the same keys and settings give the same tokens either way, and with d
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ class Drawn(NamedTuple):
 
 def drawing_of(steps: Sequence[Step], guidance: float, hidden: int) -> "GraphDrawing | HostDrawing":
     """How the rows of one step are drawn, or of two with and without their condition; the rest as of `GuidedStep`."""
-    return (GraphDrawing if isinstance(steps[0], KernelStep) else HostDrawing)(steps, guidance, hidden)
+    if isinstance(steps[0], KernelStep):
+        return GraphDrawing(cast("Sequence[KernelStep]", steps), guidance, hidden)
+    return HostDrawing(steps, guidance, hidden)
 
 
 class GraphDrawing:
@@ -55,7 +57,7 @@ class HostDrawing:
     """One pass a token; of a lone row whose step allows it, one for several, as draft tokens hold."""
 
     def __init__(self, steps: Sequence[Step], guidance: float, hidden: int) -> None:
-        self._step = steps[0] if len(steps) == 1 else GuidedStep(*steps, guidance, hidden)
+        self._step: Any = steps[0] if len(steps) == 1 else GuidedStep(steps[0], steps[1], guidance, hidden)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `GraphDrawing.step`."""

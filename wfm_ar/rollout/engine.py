@@ -17,6 +17,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ class Batch:
         if actions is Actions.IMAGINED:
             bins_BrA, logits, fed = self._imagine()
         else:
-            ids_BL = self._plan([None] * len(self.rows) if bins_BrA is None else bins_BrA)
+            ids_BL = self._plan([None] * len(self.rows) if bins_BrA is None else list(bins_BrA))
             logits, fed = self._drawing.step(ids_BL, 0), ids_BL.shape[1]
         ranges = [(0, self.sequence.config.video_vocab)] * self.sequence.latent_size
         # the last token is fed with the next latent: only then is it known what follows it
@@ -132,7 +133,8 @@ class Batch:
         for i, row in enumerate(self.rows):
             bins = None if bins_BrA is None else bins_BrA[i]
             counts = {name: getattr(row, name) + getattr(self, f"_{name}") for name in ("passes", "drafted", "accepted")}
-            past = {"tokens": row.tokens.append(tokens_Bhw[i]), "bins": row.bins.append(bins), "ahead": row.ahead.append(self._ahead[i])}
+            grown: dict[str, Any] = {"tokens": tokens_Bhw[i], "bins": bins, "ahead": self._ahead[i]}
+            past = {name: getattr(row, name).append(item) for name, item in grown.items()}  # which are histories here
             self.rows[i] = replace(row, **past, **counts)
         self._passes = self._drafted = self._accepted = 0
         return tokens_Bhw
@@ -263,12 +265,12 @@ class Batch:
         """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
         sequence, channels = self.sequence, len(self.sequence.channels)
         unknown_BrA = torch.zeros(len(self.rows), sequence.config.rate, channels, dtype=torch.int64)
-        pending_B1 = self._plan(unknown_BrA, slice(sequence.action_size))[:, :1]
+        pending_B1 = self._plan(list(unknown_BrA), slice(sequence.action_size))[:, :1]
         ranges = [sequence.action_range(i % channels) for i in range(sequence.action_size)]
         ids_Bn = self._draw(self._drawing.step(pending_B1, 0), Stream.ACTION, ranges, 1)
         starts_A = torch.tensor([sequence.action_range(c)[0] for c in range(channels)])
         bins_BrA = ids_Bn.cpu().unflatten(1, (-1, channels)) - starts_A
-        self._plan(bins_BrA, slice(sequence.action_size, None))  # only now is it known what leads to the video tokens
+        self._plan(list(bins_BrA), slice(sequence.action_size, None))  # only now is it known what leads to the video tokens
         return bins_BrA, self._drawing.step(ids_Bn[:, -1:], 0), 1
 
     def _plan(self, bins: Items[Tensor | None], part: slice = slice(None)) -> Tensor:
@@ -310,7 +312,7 @@ class Batch:
             return row if self._lookahead is not None else replace(row, ahead=ahead)
         begin = max(0, row.base - self._lookahead.history)  # what the first latent of the context was predicted from
         bins_tA = self._bins_of(row.bins[begin + 1 :]) if len(row.tokens) > begin + 1 and self.sequence.config.action_bins else None
-        told_thwK = self._lookahead.along(torch.stack(row.tokens[begin:]), bins_tA)
+        told_thwK = self._lookahead.along(torch.stack(list(row.tokens[begin:])), bins_tA)
         for i in range(begin, len(row.tokens)):
             ahead[i] = told_thwK[i - begin] if self._can_look(row, i, row.bins[i]) else None
         return replace(row, ahead=ahead)
@@ -321,6 +323,7 @@ class Batch:
 
     def _look(self, rows: Items[tuple[Row, Tensor | None]]) -> Tensor:
         """What the lookahead tells of the coming latent of rows, which these actions [r, A] lead to, int8 [n, h, w, K]."""
+        assert self._lookahead is not None, "asked only where there is one"
         seen, led = [], []
         for row, bins_rA in rows:
             places = self._lookahead.before(len(row.tokens))
@@ -425,10 +428,11 @@ def _roll_batch(model, sequence, requests: Items[Request], members: list[int], k
     """Finish the requests `members` as one batch -> {index: row}."""
 
     def tell(members: list[int], tokens_Bhw: Tensor) -> None:
-        for i, tokens_hw in zip(members, tokens_Bhw, strict=True):
-            made(i, tokens_hw)
+        if made is not None:
+            for i, tokens_hw in zip(members, tokens_Bhw, strict=True):
+                made(i, tokens_hw)
 
-    tell, finished = tell if made is not None else lambda *_: None, {}
+    finished: dict[int, Row] = {}
     begun, fresh = ([i for i in members if bool(requests[i].row.tokens) is has] for has in (True, False))
     batches = [Batch(model, sequence, [requests[i].row for i in part], sampling, lookahead) for part in (begun, fresh) if part]
     if fresh:
@@ -441,6 +445,6 @@ def _roll_batch(model, sequence, requests: Items[Request], members: list[int], k
             members = [members[place] for place in going]
             batch = batch.select(going) if going else batch
             continue
-        bins = [requests[i].bins_nrA[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
+        bins = [cast("Any", requests[i].bins_nrA)[len(finished[i].tokens) - 1] for i in members] if kind is Actions.GIVEN else None
         tell(members, batch.advance(kind, None if bins is None else torch.stack(bins)))
     return finished

@@ -40,7 +40,7 @@ class FrameDecoder:
         self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
         self._height, self._width = size or (None, None)
         self._placement = placement or Placement({})
-        self.refining = RefineStream(denoiser, steps=refine_steps, seeds=[seed]) if refine_steps is not None else None
+        self.refining = None if denoiser is None or refine_steps is None else RefineStream(denoiser, steps=refine_steps, seeds=[seed])
         self.detail: Detail | None = None
 
     def keep_detail(self, given_THWC: np.ndarray) -> None:

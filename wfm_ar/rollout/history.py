@@ -46,7 +46,7 @@ class History(Sequence[Tensor | None]):
 
     def stacked(self) -> Tensor:
         """All items as one tensor of the caller's own, [n, ...]; there must be some, and none missing."""
-        assert self._count and all(self._array.known[: self._count]), "nothing to stack, or items are missing"
+        assert self._array.values is not None and all(self._array.known[: self._count]), "nothing to stack, or items are missing"
         return torch.from_numpy(self._array.values[: self._count].copy())
 
     def __len__(self) -> int:
@@ -57,7 +57,8 @@ class History(Sequence[Tensor | None]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         place = range(self._count)[index]
-        return torch.from_numpy(self._array.values[place]) if self._array.known[place] else None
+        values = self._array.values
+        return torch.from_numpy(values[place]) if values is not None and self._array.known[place] else None
 
 
 class _Array:

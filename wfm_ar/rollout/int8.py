@@ -19,6 +19,9 @@ AT_ONCE_CUDA = 2**24  # there each piece costs ten launches, and the allocator f
 class Int8Linear(nn.Module):
     """y = (x W8^T) * scale, no bias."""
 
+    weight8: Tensor
+    scale: Tensor
+
     def __init__(self, weight_OI: Tensor, device: torch.device | str, dtype: torch.dtype) -> None:
         """weight_OI: floats [out, in], which are rounded where they lie; the product is in `dtype`, on `device`."""
         super().__init__()
@@ -38,7 +41,8 @@ class Int8Linear(nn.Module):
         if few and x.dtype == torch.float32:
             return torch.cat([F.linear(x, piece.to(x.dtype)) for piece in self.weight8.split(PIECE)], -1) * self.scale
         if few and x.dtype == self.scale.dtype == torch.bfloat16 and _packed_fits(self.weight8):
-            y = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]).contiguous(), self.weight8, self.scale)
+            flat = x.reshape(-1, x.shape[-1]).contiguous()
+            y = torch._weight_int8pack_mm(flat, self.weight8, self.scale)  # pyright: ignore - torch's stubs leave it out
             return y.view(*x.shape[:-1], -1)
         return F.linear(x, self.weight8.to(x.dtype)) * self.scale
 

@@ -79,7 +79,7 @@ class Lookahead:
                 seen = torch.stack([frames[[max(0, i) - first for i in self.before(k)]] for k in latents])
                 bins_BMA = None if bins_tA is None else torch.stack([self.bins_behind(bins_tA, k) for k in latents])
                 told_thwK[latents.start : latents.stop] = self.of_frames(seen, bins_BMA)
-        if self._bins and t > 1:
+        if self._bins and bins_tA is not None and t > 1:
             told_thwK[1:][(bins_tA < 0).all(1)] = NOT_TOLD
         return told_thwK
 
@@ -98,7 +98,7 @@ class Lookahead:
 
     def values(self, bins_BMA: Tensor | None, like: Tensor) -> Tensor | None:
         """Bins as the network takes them: values in [-1, 1], NaN where there are none; None of a world without actions."""
-        if not self._bins:
+        if not self._bins or bins_BMA is None:
             return None
         top_A = torch.tensor(self._bins, device=like.device).sub(1).clamp_min(1)
         bins_BMA = bins_BMA.to(like.device)

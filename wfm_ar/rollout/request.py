@@ -81,19 +81,19 @@ def request_of(prompt: Prompt, checked: CheckedPrompt, codec: VideoCodec) -> Req
 def text_inputs(text: str | None, parts: WorldParts, texts: TextReader) -> tuple[list[int], Tensor | None]:
     """(ids of its tokens, the context [S, C] that the model attends to), each where the model has that. Raises BadPrompt."""
     width = parts.world_model.config.context_dim
-    if width and text is None:
+    if text is None and width:
         raise BadPrompt(
             f"text: got none, expected a file of T5 embeddings [tokens, {width}] (.safetensors or .npy): this model "
             "attends to a text; fix: text=FILE, or words where the package transformers is installed"
         )
-    if width:
-        return [], texts.read(text)
     if text is None:
         return [], None
+    if width:
+        return [], texts.read(text)
     if parts.text_tokenizer is None:
         raise BadPrompt(f"text: got {text!r}, expected none: this world takes no text, it was trained without texts; fix: leave it out")
     ids = parts.text_tokenizer.encode(text)
     if unknown := parts.text_tokenizer.never_trained(text):
-        told = ", ".join(f'"{word}"{nearest(word, parts.text_tokenizer.words)}' for word in unknown[:8])
+        told = ", ".join(f'"{word}"{nearest(word, parts.text_tokenizer.words or ())}' for word in unknown[:8])
         warnings.warn(Note(f"text: no training text had {told}: what comes of it is a guess"), stacklevel=6)
     return ids, None

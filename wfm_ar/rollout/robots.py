@@ -27,14 +27,14 @@ def fitted(episodes: EpisodeSet, world: World, embodiment: str | None = None) ->
         raise BadConfig(f"embodiment: got {embodiment!r}, expected none: {why}; fix: leave it out")
     if known is None or own is None:
         return episodes
-    if chosen:
+    if isinstance(known, MixedSchema) and isinstance(own, ActionSchema):
         robot = embodiment or episodes.path.resolve().stem
         if robot not in known.names:
             place = f"embodiment: got {robot!r}{nearest(robot, known.names)}" if embodiment else f"{episodes.path}: got one robot's actions"
             raise BadConfig(f"{place}, expected embodiment= to be one of {', '.join(known.names)}; fix: name the robot that acted")
         episodes = replace(episodes, episodes=tuple(replace(one, embodiment=robot) for one in episodes))
         pairs = [(known.of(robot), own)]
-    elif isinstance(known, MixedSchema):
+    elif isinstance(known, MixedSchema) and isinstance(own, MixedSchema):
         for name in own.names:
             if name not in known.names:
                 told = f"got robot {name!r}{nearest(name, known.names)}, expected one of {', '.join(known.names)}, those of the world"

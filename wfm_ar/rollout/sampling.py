@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class SamplingConfig:
             )
 
     @property
-    def settings(self) -> dict[str, float | int | None]:
+    def settings(self) -> dict[str, Any]:
         """As `wfm_kernels.sample` takes them."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class WorldStream:
     @property
     def tokens(self) -> np.ndarray:
         """All so far, those of given frames included: int64 [t, h, w]."""
-        config, tokens = self._rows.sequence.config, self._rows.rows[0].tokens
+        config = self._rows.sequence.config
+        tokens: Any = self._rows.rows[0].tokens  # a History
         return tokens.stacked().numpy() if tokens else np.empty((0, config.grid_h, config.grid_w), np.int64)
 
     @property
@@ -127,10 +129,10 @@ def step_together(streams: Sequence[WorldStream], actions: Sequence[np.ndarray |
     for (kind, _, _), members in groups.items():
         together = len(members) >= streams[members[0]]._rows.fewest_together
         for batch in [members] if together else [[i] for i in members]:
-            ids = [coming[i][1] for i in batch]
+            ids = [one for i in batch if (one := coming[i][1]) is not None]  # those of a batch all act, or none does
             rows = Batch.stack([streams[i]._rows for i in batch])
             with streams[batch[0]]._placement.at_work("world_model"):
-                tokens_Bhw = rows.advance(kind, None if ids[0] is None else torch.stack(ids))
+                tokens_Bhw = rows.advance(kind, torch.stack(ids) if ids else None)
             if len(batch) > 1:
                 for i, own in zip(batch, rows.split(), strict=True):
                     streams[i]._rows = own

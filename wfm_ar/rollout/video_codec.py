@@ -56,7 +56,8 @@ class VideoCodec:
     def grid(self, size: Size) -> tuple[int, int]:
         """Tokens (rows, columns) of a picture, padded to what every part takes."""
         multiple = self._multiple or self._side
-        return tuple(-(-one // multiple) * multiple // self._side for one in size)
+        height, width = (-(-one // multiple) * multiple // self._side for one in size)
+        return height, width
 
     def encode(self, video: np.ndarray) -> Tensor:
         """Checked frames, uint8 [T, H, W, 3] -> int64 [t, h, w], padded at the right and below by the picture's own edge."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,13 +73,13 @@ class World:
         self.placement = placement or Placement(parts.modules(), parts.device)
         self.actions = ActionCodec(parts.action_schema, parts.sequence.rate, embodiment)
         self.action_schema, self.action_tokenizer = self.actions.schema, self.actions.tokenizer
-        several = self.action_schema is not None and embodiment is not None  # each robot acts at its own rate
-        self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if several else parts.fps
+        several = embodiment is not None  # each robot acts at its own rate
+        self.rate, self.fps = parts.sequence.rate, self.action_schema.rate_hz if self.action_schema is not None and several else parts.fps
         self.height, self.width = parts.video_tokenizer.config.height, parts.video_tokenizer.config.width
         self.crop = parts.video_tokenizer.config.crop  # how pictures of other sizes became ones of its own in training
         self._refiner, multiple = None, None
         if parts.latent_tokenizer is not None:
-            self._refiner = ClipRefiner(parts.diffusion_decoder, parts.latent_tokenizer, parts.decoder_context, self.placement)
+            self._refiner = ClipRefiner(cast("Any", parts.diffusion_decoder), parts.latent_tokenizer, parts.decoder_context, self.placement)
         if not parts.sequence.hints:  # hints name the places of the trained grid
             side = parts.video_tokenizer.config.spatial_compression
             multiple = side if self._refiner is None else max(side, self._refiner.multiple)
@@ -94,7 +94,7 @@ class World:
 
     def __repr__(self) -> str:
         millions = sum(p.numel() for module in self.modules.values() for p in module.parameters()) / 1e6
-        takes = ["text"] * self.takes_text + [f"actions of {len(self.action_schema.channels)} channels"] * (self.action_schema is not None)
+        takes = ["text"] * self.takes_text + ([f"actions of {len(schema.channels)} channels"] if (schema := self.action_schema) else [])
         about = [f"{self.width}x{self.height} pixels", f"{self.fps:g} frames/s", f"{millions:.1f}M parameters", *takes]
         return f"<World {self.name!r}: {', '.join(about)}, on {self.parts.device}>"
 
@@ -188,7 +188,7 @@ class World:
                 shown_and_raw = background.finish()
             clock.lap("paint")
         note_poor_copies(decoders, self.parts.copies)
-        tokens = [row.tokens.stacked() for row in rows]
+        tokens = [cast("Any", row.tokens).stacked() for row in rows]
         if refine and self._refiner is not None:
             shown_and_raw = [
                 (self._refined(tokens_thw, request.row, one.size, refine_steps, guidance, published), raw)
@@ -204,7 +204,7 @@ class World:
                 frames=frames,
                 raw_frames=raw_frames,
                 tokens=tokens_thw.numpy(),
-                actions=self.actions.decode(row.bins) if prompt.actions is None else np.float32(prompt.actions)[: len(frames) - 1],
+                actions=self.actions.decode(row.bins) if prompt.actions is None else np.array(prompt.actions, "f4")[: len(frames) - 1],
                 given_frames=given_frames(prompt.video),
                 clipped_actions=0 if prompt.actions is None else self.bins_of(prompt.actions[: len(frames) - 1])[1],
                 seed=prompt.seed,
@@ -377,7 +377,7 @@ class World:
         return TextReader(self.parts.text_tokens, self.parts.world_model.config.context_dim, self.text_encoder)
 
     def _frame_decoder(self, size: Size, seed: int, refine: bool, refine_steps: int) -> FrameDecoder:
-        denoiser = self.parts.diffusion_decoder
+        denoiser: Any = self.parts.diffusion_decoder
         if refine and denoiser is None:
             raise BadConfig(f"refine: got true, but world {self.name!r} has no diffusion decoder, expected false; fix: refine=false")
         steps = refine_steps if refine and self._refiner is None else None
@@ -398,9 +398,9 @@ class World:
 
     def _refined(self, tokens_thw: Tensor, row: Row, size: Size, steps: int, guidance: float, published: bool) -> np.ndarray:
         """The clip as a published decoder sees it, uint8 [T, H, W, 3]."""
-        side = self.parts.video_tokenizer.config.spatial_compression
-        how = dict(seed=row.seed, fps=self.fps, steps=steps, guidance=guidance, published=published, context_SC=row.context_SC)
-        return self._refiner.refine(tokens_thw, spatial_compression=side, **how)[:, : size[0], : size[1]]
+        how: dict[str, Any] = dict(seed=row.seed, fps=self.fps, steps=steps, guidance=guidance, published=published)
+        how |= {"spatial_compression": self.parts.video_tokenizer.config.spatial_compression, "context_SC": row.context_SC}
+        return cast("Any", self._refiner).refine(tokens_thw, **how)[:, : size[0], : size[1]]
 
 
 def load_world(

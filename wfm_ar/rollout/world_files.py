@@ -132,7 +132,8 @@ def config_from(kind: type[Config], values: Any, where: str, earlier: Mapping[st
     if not isinstance(values, dict):
         raise BadCheckpoint(f"{where}: got {type(values).__name__}, expected an object; fix: copy the world again")
     values, hints = {**(earlier or {}), **values}, typing.get_type_hints(kind)
-    check_keys(values, {field.name for field in fields(kind)}, where)
+    whole: Any = kind
+    check_keys(values, {field.name for field in fields(whole)}, where)
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except BadConfig as error:

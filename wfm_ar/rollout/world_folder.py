@@ -117,7 +117,7 @@ class WorldParts:
         if self.inverse_dynamics is not None:
             self._fits("inverse dynamics actions", self.inverse_dynamics.config.actions, "sequence action_bins", len(sequence.action_bins))
         if self.diffusion_decoder is not None and self.latent_tokenizer is None:
-            denoiser = self.diffusion_decoder.config
+            denoiser: Any = self.diffusion_decoder.config
             for name in ("temporal_compression", "spatial_compression"):
                 self._fits(f"diffusion decoder {name}", getattr(denoiser, name), f"tokenizer {name}", getattr(tokenizer, name))
             self._fits("diffusion decoder code_channels", denoiser.code_channels, "tokenizer levels", len(tokenizer.levels))
@@ -266,7 +266,7 @@ _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
 
 def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
     names = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
-    modules = parts.modules()
+    modules: dict[str, Any] = parts.modules()
     return {
         "format": _FORMAT,
         "version": VERSION,

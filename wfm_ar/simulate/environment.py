@@ -54,7 +54,7 @@ class WorldEnv(gymnasium.Env):
             raise BadConfig(f"render_mode: got {render_mode!r}, expected none or 'rgb_array'; fix: leave it out")
         self.world, self.starts, self.reward, self.max_steps, self.render_mode = world, list(starts), reward, max_steps, render_mode
         self.metadata = {**self.metadata, "render_fps": world.fps / world.rate}
-        self._how = dict(text=text, **sampling)
+        self._how: dict[str, Any] = dict(text=text, **sampling)
         low, high = (np.array([getattr(c, end) for c in world.action_schema.channels], np.float32) for end in ("low", "high"))
         self.action_space = gymnasium.spaces.Box(np.tile(low, (world.rate, 1)), np.tile(high, (world.rate, 1)), dtype=np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (world.height, world.width, 3), np.uint8)

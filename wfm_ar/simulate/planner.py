@@ -138,6 +138,7 @@ def plan(
             part = prompts[first : first + config.batch]
             for prompt, rollout in zip(part, roll(part), strict=True):
                 value, latents, apart = _judged(world, rollout, len(video), cost, config)
+                assert rollout.actions is not None, "every future has actions"
                 found = _Candidate(
                     actions=rollout.actions[len(video) - 1 :],
                     cost=np.inf if np.isnan(value) else value,
@@ -154,6 +155,7 @@ def plan(
         costs.append(np.sort([one.cost for one in here]))
         pool = sorted(pool + here, key=lambda one: one.cost)[: config.elites]
         search.narrow([one.actions for one in pool])
+    assert best is not None, "a plan imagines at least one future"
     found, rollout = best
     actions = found.actions[: found.latents * world.rate]
     return Plan(
@@ -172,7 +174,9 @@ def _judged(world: "World", rollout: Rollout, given: int, cost: Cost, config: Pl
     latents = (len(rollout.frames) - given) // world.rate
     if not config.reads_back:
         return float(cost(rollout.frames)), latents, None
-    apart = apart_by_latent(world, rollout.raw_frames, rollout.actions)[-latents:]
+    read = apart_by_latent(world, rollout.raw_frames, rollout.actions)
+    assert read is not None, "of a world with a reader, whose futures have actions"
+    apart = [np.nan if value is None else value for value in read[-latents:]]
     if config.read_back_stop is not None:
         latents = max(1, next((k for k, value in enumerate(apart) if value > config.read_back_stop), latents))
     mean = float(np.mean(apart[:latents]))

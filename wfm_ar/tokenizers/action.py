@@ -110,7 +110,7 @@ class ActionVocabulary:
     def tokenizer(self, embodiment: str | None = None) -> ActionTokenizer:
         """The tokenizer of one robot; the only one whatever its name. Raises BadData for a name that is none of them."""
         self.schema.of(embodiment)
-        return self.tokenizers["" if isinstance(self.schema, ActionSchema) else embodiment]
+        return self.tokenizers["" if isinstance(self.schema, ActionSchema) or embodiment is None else embodiment]
 
     def encode(self, actions: np.ndarray, embodiment: str | None = None, where: str = "actions") -> torch.Tensor:
         """Values [N, A] of one robot -> bins int64 [N, all columns]. Raises BadActions, BadData."""

@@ -5,6 +5,7 @@ Every stage without a checkpoint gets a first one, `step-000000`, with the world
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ def begin_from(parts: WorldParts, run: Path, data: EpisodeSet, background: torch
     _check(parts, data)
     if parts.text_tokenizer is not None:
         keep_text_tokenizer(run, parts.text_tokenizer)
-    for name, module in parts.modules().items():
+    modules: dict[str, Any] = parts.modules()
+    for name, module in modules.items():
         if newest_checkpoint(run / name) is not None:
             continue
         weights = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}

@@ -118,7 +118,8 @@ def picture_size(height: int, width: int, pixels: int) -> tuple[int, int]:
     if least < math.inf:
         return best
     side = math.sqrt(wanted)  # a source so long and narrow that no picture of its shape has so many pixels
-    return tuple(max(MULTIPLE, min(most, round(side / MULTIPLE) * MULTIPLE)) for most in (most_h, most_w))
+    height, width = (max(MULTIPLE, min(most, round(side / MULTIPLE) * MULTIPLE)) for most in (most_h, most_w))
+    return height, width
 
 
 def thinned_rate(fps: float, median_frames: float) -> float | None:

@@ -7,6 +7,7 @@ Text is a context: embeddings that T5 made of the episodes' texts, in one safete
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class CosmosStage:
         """The ids of the clips in a batch, each once."""
         return [self.stores["train"][i].id for i in dict.fromkeys(batch["clip"].tolist())]
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         hidden = model.features(batch["ids"], batch["positions"], context=batch.get("context"))
         loss, hits = next_token_loss(hidden, model.head, batch["targets"], batch["weights"], self.training.z_loss)
         kept = batch["weights"] > 0
@@ -149,6 +150,7 @@ def save_finetuned(out: str | Path, world: World, stage: CosmosStage, weights: d
     model.load_state_dict(weights)
     merge_lora(model)
     schema = stage.schema or world.parts.action_schema
+    assert schema is None or isinstance(schema, ActionSchema), "one robot: several are refused before"
     bins = ActionTokenizer(schema).bins if schema else ()
     order = world.parts.sequence.at(world.parts.video_tokenizer.config.grid)  # the run may have had a picture size of its own
     sequence = replace(order, vocab=stage.config.vocab, action_bins=tuple(bins))

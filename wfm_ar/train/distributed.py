@@ -26,7 +26,7 @@ from wfm_ar.errors import BadConfig, WfmError
 from wfm_ar.train.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
 TOGETHER = 300.0  # seconds in which all ranks must have started
@@ -127,7 +127,7 @@ def _meeting_place(limit: timedelta) -> tuple["Store", int, int]:
     before the new one is there finds nobody, or waits to be found. So each start has keys of its own. Where several nodes take
     part their counts of restarts can differ, and torchrun's c10d rendezvous, which is made for them, has a new store each time.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://", timeout=limit))
@@ -192,9 +192,11 @@ def _never_together() -> None:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a DTensor, gathered from the ranks; other tensors as they are."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part of a DTensor; other tensors as they are."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    own = getattr(tensor, "to_local", None)
+    return tensor if own is None else own()

@@ -93,6 +93,7 @@ class FramePredictorStage:
 
     def _bins(self, episodes: EpisodeSet, index: int, start: int, count: int, acting: bool = True) -> Tensor:
         """int64 [count, A]: the actions behind the frames from `start` on."""
+        assert self._actions is not None, "data without actions have no bins"
         if not acting:
             return self._actions.absent(count).long()
         return torch.from_numpy(bins_of(episodes, index, start + count, self._actions)[start:].astype(np.int64))
@@ -133,9 +134,10 @@ class FramePredictorStage:
             bins_BTA = bins_BTA.masked_fill(lacking[..., None], -1)
         losses, logs, moved = [], {}, torch.zeros_like(last[:, :1], dtype=torch.bool)
         rate, frame = self.tokenizer.config.spatial_compression, (self.tokenizer.config.height, self.tokenizer.config.width)
-        places_BPhw = cut_at(places(*frame, self.config.patch, last.device), batch["corner"], last.shape[2:], self.config.patch)
-        counts_B1HW = cut_inside(frame, batch["corner"], last.shape[2:], training.edge).to(last.device)
-        own_B1hw = cut_inside(frame, batch["corner"], last.shape[2:], rate)[..., ::rate, ::rate].to(last.device)
+        size = (last.shape[2], last.shape[3])
+        places_BPhw = cut_at(places(*frame, self.config.patch, last.device), batch["corner"], size, self.config.patch)
+        counts_B1HW = cut_inside(frame, batch["corner"], size, training.edge).to(last.device)
+        own_B1hw = cut_inside(frame, batch["corner"], size, rate)[..., ::rate, ::rate].to(last.device)
         for step in range(seen, training.window):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
             moved = moved | changed

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class LookaheadStore:
 
     def __init__(self, root: Path, tokens: TokenStore):
         self.root, self._tokens = root, tokens
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._open: dict[int, Any] = {}
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """-> (seen [t, h, w], ahead int8 [t, h, w, K]) of clip i."""
@@ -55,7 +56,8 @@ class LookaheadStore:
                 raise BadData(f"{folder}: got other arrays than its token shard has; fix: delete {self.root}, it is made again")
             self._open[shard] = tuple(np.asarray(array) for array in arrays)
         rows = slice(int(self._tokens.first[i]), int(self._tokens.first[i] + self._tokens.latents[i]))
-        return tuple(array[rows] for array in self._open[shard])
+        seen, ahead = self._open[shard]
+        return seen[rows], ahead[rows]
 
 
 def look_ahead(

@@ -41,20 +41,31 @@ Batch = dict[str, torch.Tensor]
 class Stage(Protocol):
     """What one stage brings: a network, its batches, its loss, and what to look at."""
 
-    name: str
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The folder of its checkpoints."""
+        ...
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """CPU tensors of micro-batch `step`; a pure function of its arguments, callable from a thread."""
+        ...
 
     def clip_ids(self, batch: Batch) -> list[str]:
         """The names of the clips in a batch."""
+        ...
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """-> (scalar loss, scalars to log). `generator` is the only randomness allowed."""
+        ...
 
     def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """-> (numbers, pictures uint8 [H, W, 3]) of the averaged weights on the held-out split."""
+        ...
 
     # `warning`, where a stage has it: what its last validation must not go by without, "" for nothing
     # `judged_by`, where a stage has it: (the number of `validate` that says how good it is, 1 where more is better, else -1)
@@ -62,6 +73,7 @@ class Stage(Protocol):
 
     def describe(self) -> dict:
         """JSON that a checkpoint carries: the network's configuration and what the data were."""
+        ...
 
 
 def train(
@@ -180,7 +192,7 @@ def _train(
                 guard.check_weights(step, model, clips, ranks)
                 guard.stop_if_hopeless(clips)
             optimizer.zero_grad(set_to_none=True)
-        recent.append(logs)
+        recent.append(dict(logs))
         done = step + 1
 
         if done % config.log_every == 0 or done == config.steps:

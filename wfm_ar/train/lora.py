@@ -3,6 +3,8 @@
 B begins at zero, so an untrained one changes nothing; `merge_lora` folds the update into the matrix, and the network is plain again.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class LoRALinear(nn.Module):
         return self.base
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float) -> None:
+def add_lora(model: Any, rank: int, alpha: float) -> None:
     """Freeze everything and put an update beside every matrix of every block."""
     model.requires_grad_(False)
     for block in model.blocks:

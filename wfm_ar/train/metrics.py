@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -110,8 +111,9 @@ class Progress:
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
             self.bar = ProgressBar(*columns, TextColumn("{task.fields[left]} {task.fields[numbers]}"))
-            total, completed = (steps, start) if whole is None else (1.0, 0.0)
-            self.task = self.bar.add_task(name, total=total, completed=completed, at=f"{start}/{steps}", left="", numbers="")
+            done: Any = start if whole is None else 0.0  # a bar takes shares too, though its types do not say so
+            total = steps if whole is None else 1.0
+            self.task = self.bar.add_task(name, total=total, completed=done, at=f"{start}/{steps}", left="", numbers="")
             self.bar.start()
 
     def update(self, done: int, numbers: dict[str, float]) -> None:

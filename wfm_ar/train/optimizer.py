@@ -45,7 +45,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         mine, theirs = ([local(t) for t in (*m.parameters(), *m.buffers())] for m in (self.model, model))
         floats = [t.is_floating_point() for t in mine]
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore - torch's stubs leave it out
             [t for t, f in zip(mine, floats, strict=True) if f], [t for t, f in zip(theirs, floats, strict=True) if f], 1 - decay
         )
         for own, other, is_float in zip(mine, theirs, floats, strict=True):

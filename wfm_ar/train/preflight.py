@@ -6,7 +6,7 @@ texts are measured, and the networks of all stages asked for are configured, bef
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wfm_ar.data.check import Defect, episode_defects
@@ -72,7 +72,7 @@ def check_needs(run: Path, needs: Needs, train_set: EpisodeSet, val_set: Episode
         lengths = {"max_latents": needs.max_latents, "max_text": needs.max_text}
         told = {"action_sums": needs.action_sums, "hint_latents": needs.hint_latents, "lookahead": needs.predictor is not None}
         sequence = sequence_config(needs.tokenizer, text, train_set.schema, **lengths, **told)
-        WorldModelConfig(**(asdict(needs.model) | TokenSequence(sequence).model_vocabularies()))
+        replace(needs.model, **TokenSequence(sequence).model_vocabularies())
         _refuse_policy_without_actions(needs.world_model.policy_share, policy_set or train_set)
         if text is not None:
             refuse(long_texts(sets, text, needs.max_text, begun=needs.begun), train_set.path)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,6 @@ from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, sequence_config
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage
-from wfm_ar.train.windows import Windows
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
 
@@ -52,7 +52,7 @@ class Networks:
     decoder: DenoiserConfig
     inverse_dynamics: InverseDynamicsConfig | None
     reading: InverseDynamicsTraining
-    windows: Mapping[str, Windows]  # of the stages that learn from pixels
+    windows: Mapping[str, Any]  # Windows, or what a stage makes of them; of the stages that learn from pixels
     world_model: WorldModelTraining
     loops: Mapping[str, LoopConfig]
     max_latents: int
@@ -106,7 +106,8 @@ def rehearse(
         encode = lambda: tokenize(tokenizer, few, folder / "tokens", workers=workers)  # noqa: E731 - without the cache: it decodes
         encode_s = _seconds(encode) / frames
         store, text = encode(), None  # which finds it done
-        looking, ahead, look_ahead_s = None, None, 0.0
+        ahead: dict[str, Any] | None = None
+        looking, look_ahead_s = None, 0.0
         if networks.predictor is not None:
             second = FramePredictorStage(networks.predictor, windows[FRAME_PREDICTOR], tokenizer, few, few, cache)
             timed(second)
@@ -143,7 +144,8 @@ def rehearse(
 
 def _validated(stage: Stage) -> int:
     """Clips that a validation looks at."""
-    return stage.training.val_clips
+    whole: Any = stage
+    return whole.training.val_clips
 
 
 def room_for_training(cuda: bool) -> int | None:

@@ -6,6 +6,7 @@ seed and step), bad steps, what the steps since the last log line said, random g
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of every trained paramet
 
 def pack(model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of a checkpoint by group."""
-    names = {p: name for name, p in model.named_parameters()}
+    names: dict[Any, str] = {p: name for name, p in model.named_parameters()}
     moments = {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
     return {"model": model.state_dict(), "ema": average.model.state_dict(), "optimizer": moments}
 

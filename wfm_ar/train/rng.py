@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ def seed_all(seed: int) -> None:
 
 def rng_state() -> dict:
     """What `restore_rng` needs to go on from here."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    numpys: Any = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = numpys
     version, numbers, spare = random.getstate()
     state = {
         "python": [version, np.array(numbers, np.uint32).tobytes().hex(), spare],

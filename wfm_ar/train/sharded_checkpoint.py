@@ -28,8 +28,9 @@ def save_shards(folder: Path, tensors: dict[str, dict[str, torch.Tensor]]) -> No
 
     Raises OSError (on every rank, whichever it befell).
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     flat = {f"{group}/{name}": tensor for group, named in tensors.items() for name, tensor in named.items()}
     files = {key: 1 + list(tensors).index(key.partition("/")[0]) for key in flat}
@@ -46,11 +47,12 @@ def load_shards(folder: Path, files: list[Path], groups: tuple[str, ...] | None 
 
     Raises BadCheckpoint.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     for path in files:
         _check_offsets(path)
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    found: dict[str, Any] = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors: dict[str, torch.Tensor] = {}
     for key, about in found.items():
         if sum(math.prod(chunk.sizes) for chunk in about.chunks) != math.prod(about.size):
@@ -72,8 +74,9 @@ def placed_like(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     tensor = tensor.to(own.device)
     if not hasattr(own, "device_mesh"):  # asked like this, one process need not import torch.distributed.tensor
         return tensor
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(own, DTensor)
     return distribute_tensor(tensor, own.device_mesh, own.placements, src_data_rank=None)
 
 

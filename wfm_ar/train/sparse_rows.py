@@ -41,7 +41,7 @@ def keep_probability(tokens_thw: np.ndarray, usual_hw: np.ndarray, ahead_thwK: n
     moved_thw[2:] = tokens_thw[1:-1] != tokens_thw[:-2]
     moved_thw[asked] = False
     kept[_dilated(moved_thw)] = SURE
-    if asked.any():
+    if ahead_thwK is not None and asked.any():
         foretold_thw = (ahead_thwK[..., -1] > TOLD_SCALE * CHANGED**0.5) & asked[:, None, None]
         kept[_dilated(foretold_thw)] = NEAR_FORETOLD
         kept[foretold_thw] = SURE

@@ -126,7 +126,6 @@ def world_model_stage(
         keep_text_tokenizer(run, text)
     told = {"action_sums": action_sums, "hint_latents": hint_latents, "lookahead": lookahead}
     sequence = sequence_config(tokenizer.config, text, train_set.schema, max_latents=max_latents, max_text=max_text, **told)
-    train_store, val_store, policy_store = (stores.get(name) for name in ("train", "val", "policy"))
     ahead, looking = {}, None
     if predictor is not None:
         looking = Lookahead(tokenizer, predictor, sequence.action_bins)
@@ -137,13 +136,13 @@ def world_model_stage(
         config,
         sequence,
         training,
-        train_store,
-        val_store,
+        stores["train"],
+        stores["val"],
         text,
         train_set.schema,
         tokenizer,
         micro_batches,
-        policy_store,
+        stores.get("policy"),
         lookahead=looking,
         ahead=ahead,
     )

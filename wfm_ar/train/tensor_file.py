@@ -35,7 +35,7 @@ def tensor_chunks(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | memoryvi
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         if tensors[name].numel():
-            yield memoryview(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            yield tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def first_not_finite(tensors: dict[str, torch.Tensor]) -> str | None:

@@ -30,7 +30,7 @@ class TimeLeft:
 
     def step(self, waited: float) -> None:
         """A step waited so many seconds for its batch."""
-        if not self.total:
+        if not self.total or self.to_decode is None:
             return
         now = self.to_decode()
         if now is None:  # not all frames find room: some are decoded at every use, and steps stay as they are

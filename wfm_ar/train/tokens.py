@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,13 +73,14 @@ def tokenize(
                 last_nC1HW = video_1CTHW[:, :, rate - 1 if video else 0 :: rate].transpose(0, 2)
                 alone.append(tokenizer.encode(last_nC1HW)[:, 0])
             video.append(stream.push(video_1CTHW)[0])
-        return tuple(torch.cat(tokens).cpu().numpy().astype(kind) if tokens else None for tokens in (video, alone))
+        images = torch.cat(alone).cpu().numpy().astype(kind) if alone else None
+        return torch.cat(video).cpu().numpy().astype(kind), images
 
     def encode(i: int) -> TokenClip:
         before, rate = aside.find(wanted[i].frames), config.temporal_compression
         video, alone = encode_frames(i) if before is None else (before.video, before.images)
         bins = bins_of(episodes, i, rate * (len(video) - 1), actions) if actions else None
-        bins = bins.reshape(len(video) - 1, rate, len(actions.bins)) if actions else None
+        bins = None if bins is None or actions is None else bins.reshape(len(video) - 1, rate, len(actions.bins))
         first_frames = np.maximum(0, 1 + rate * (np.arange(len(video), dtype=np.int32) - 1))
         return TokenClip(episodes[i].id, video, bins, episodes[i].text, first_frames, alone if about["images"] else None, wanted[i])
 
@@ -102,7 +104,7 @@ def same_tokenizer(about: dict, found: dict) -> bool:
 
 
 def _made_by(about: dict) -> tuple:
-    config = {key: tuple(value) if isinstance(value, list) else value for key, value in about["config"].items()}
+    config: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in about["config"].items()}
     return about["tokenizer"], about["codebook_size"], VideoTokenizerConfig(**EARLIER_TOKENIZER | config)
 
 

@@ -42,11 +42,11 @@ class WandbLog:
         known = place.read_text().strip() if start and place.is_file() else ""
         id = known if known.isalnum() and len(known) <= 64 else secrets.token_hex(8)
         quiet = {"silent": True, "console": "off", "disable_git": True, "disable_code": True, "finish_timeout": END_S}
-        names = {"name": f"{run.parent.name}/{run.name}", "group": run.parent.name, "job_type": run.name}
+        names: dict[str, Any] = {"name": f"{run.parent.name}/{run.name}", "group": run.parent.name, "job_type": run.name}
         project = os.environ.get("WANDB_PROJECT") or PROJECT
         settings = {"loop": asdict(config), "stage": dict(describe)}
         try:
-            self._run = wandb.init(project=project, **names, id=id, resume="allow", dir=str(run), config=settings, settings=quiet)
+            self._run: Any = wandb.init(project=project, **names, id=id, resume="allow", dir=str(run), config=settings, settings=quiet)
             self._run.define_metric("*", step_metric="step")
         except Exception as error:  # its message is the server's, or tells of a key
             fix = "`wandb login`, WANDB_MODE=offline, or logger=tensorboard"

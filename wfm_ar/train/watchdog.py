@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wfm_ar.train.distributed import ALONE, Ranks
 
@@ -80,7 +81,7 @@ class StopSignal:
 
     def __init__(self, watchdog: Watchdog):
         self.received, self._watchdog, self._may_raise = 0, watchdog, False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         with contextlib.suppress(ValueError):  # not in the main thread (tests, notebooks): signals stay with their owner

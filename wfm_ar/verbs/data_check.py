@@ -107,6 +107,7 @@ def _long_texts(settings: Settings, how: dict[str, Any]) -> list[Any]:
     if not texts:
         return []
     tokenizer = TextTokenizer.train(set(texts), vocab_size=settings.text_vocab)
+    assert settings.max_text is not None, "asked for"
     return long_texts([found], tokenizer, settings.max_text)
 
 

@@ -3,7 +3,7 @@ all of it works on one commit."""
 
 import os
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from wfm_ar.data.hub import DATASETS, address_of, download
 from wfm_ar.data.hub import MODELS as WORLDS
@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 def with_downloads(settings: T) -> T:
     """The settings of a verb, or of a part of them. Raises what `find_world` and `download` do."""
-    changed = {}
-    for field in fields(settings):
+    changed, whole = {}, cast("Any", settings)
+    for field in fields(whole):
         before = getattr(settings, field.name)
         after = before
         if is_dataclass(before):
@@ -26,7 +26,7 @@ def with_downloads(settings: T) -> T:
             after = before if after == str(before) else type(before)(after)
         if after is not before:
             changed[field.name] = after
-    return replace(settings, **changed) if changed else settings
+    return replace(whole, **changed) if changed else settings
 
 
 def _downloaded(value: str, kind: str) -> str:

@@ -92,24 +92,24 @@ class Settings:
 def run(settings: Settings) -> int:
     """Makes the clip, or one a line of the batch file, and says where the files are."""
     find_world(settings.world)  # which raises
-    if settings.out is None:
-        settings = replace(settings, out=new_output("generate", ".mp4" if settings.batch is None and settings.save == "files" else ""))
-    requests = _requests(settings)
-    outputs = [settings.out] if settings.save == "lerobot" else [file for _, _, out in requests for file in files_of(out)]
+    target = settings.out or new_output("generate", ".mp4" if settings.batch is None and settings.save == "files" else "")
+    settings = replace(settings, out=target)
+    requests = _requests(settings, target)
+    outputs = [target] if settings.save == "lerobot" else [file for _, _, out in requests for file in files_of(out)]
     for inputs in [{"world": settings.world, "batch": settings.batch}, *({key: getattr(r, key) for key in INPUTS} for r, _, _ in requests)]:
         refuse_inputs(outputs, inputs)
     if settings.save == "lerobot":
-        refuse_set(settings.out, settings.overwrite)
-        return _run(settings, requests)
-    with claim(settings.out if settings.batch is None else settings.out / "batch"):
-        tidy_up(settings.out, [out.name for _, _, out in requests])
+        refuse_set(target, settings.overwrite)
+        return _run(settings, target, requests)
+    with claim(target if settings.batch is None else target / "batch"):
+        tidy_up(target, [out.name for _, _, out in requests])
         for _, _, out in requests:
             if not out.with_suffix(".json").exists():  # else what it says is looked at when its prompt is known
                 refuse_existing_outputs(out, settings.overwrite)
-        return _run(settings, requests)
+        return _run(settings, target, requests)
 
 
-def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
+def _run(settings: Settings, target: Path, requests: list[tuple[Request, str, Path]]) -> int:
     for request, where, _ in requests:
         with _named(where):
             refuse_missing(request)
@@ -137,8 +137,8 @@ def _run(settings: Settings, requests: list[tuple[Request, str, Path]]) -> int:
         prompts.append(prompt)
     made = _made(world, prompts, waiting, settings)
     if settings.save == "lerobot":
-        count = write_rollouts(settings.out, made, world, settings.embodiment, overwrite=settings.overwrite)
-        print(f"{settings.out}: LeRobot v3.0, {count} imagined episode{'s' * (count != 1)}; `wfm train data={settings.out}` reads them")
+        count = write_rollouts(target, made, world, settings.embodiment, overwrite=settings.overwrite)
+        print(f"{target}: LeRobot v3.0, {count} imagined episode{'s' * (count != 1)}; `wfm train data={target}` reads them")
         return 0
     for request, out, rollout, about in made:
         title = _title(request, rollout, about["actions"])
@@ -171,20 +171,20 @@ def _made(
             yield request, out, rollout, _about(settings, request, world) | {"actions": acting}
 
 
-def _requests(settings: Settings) -> list[tuple[Request, str, Path]]:
+def _requests(settings: Settings, target: Path) -> list[tuple[Request, str, Path]]:
     """(request, how its errors begin, its mp4)."""
     given = ("text", "video", "image", "actions", "data", "episode", "camera", "fps", "flip", "crop", "prompt_fps")
     values = {key: getattr(settings, key) for key in (*given, "drive", "frames", "prompt_frames", "seed")}
     if settings.batch is None:
-        return [(Request(**values), "", settings.out)]
-    if settings.save == "files" and settings.out.exists() and not settings.out.is_dir():
-        raise OutputExists(f"{settings.out}: is a file, expected a folder for the batch; fix: choose another out=")
+        return [(Request(**values), "", target)]
+    if settings.save == "files" and target.exists() and not target.is_dir():
+        raise OutputExists(f"{target}: is a file, expected a folder for the batch; fix: choose another out=")
     beside = [key for key in given if values[key] is not None]
     if beside:
         raise BadConfig(f"batch: got {beside[0]}= beside it, expected it in the lines of {settings.batch}; fix: move it there")
     defaults = {key: values[key] for key in ("frames", "seed", "drive")}
     lines = read_requests(settings.batch, defaults)
-    return [(request, where, settings.out / f"{request.id}.mp4") for request, where in lines]
+    return [(request, where, target / f"{request.id}.mp4") for request, where in lines]
 
 
 def _roll(world: "World", prompts: list[Prompt], places: list[str], settings: Settings) -> list[Rollout]:
@@ -236,7 +236,7 @@ def _told(rollout: Rollout, files: list[Path]) -> str:
 def _told_reading(apart: list[float | None] | None) -> str:
     """How much of what was told is seen in the pictures, by the world's own reading of actions."""
     known = [value for value in apart or () if value is not None]
-    if not known:
+    if apart is None or not known:
         return ""
     worst = int(np.argmax([-1.0 if value is None else value for value in apart]))
     return f"; actions read back from it are {100 * float(np.mean(known)) / 2:.0f} % of their range off, most at latent {worst + 1}"

@@ -63,17 +63,17 @@ class Settings(PlanConfig):
 def run(settings: Settings) -> int:
     """Looks for the actions, writes them and what the world imagines of them, and says how near they come."""
     find_world(settings.world)  # which raises
-    if settings.out is None:
-        settings = replace(settings, out=new_output("plan", ".mp4"))
+    out = settings.out or new_output("plan", ".mp4")
+    settings = replace(settings, out=out)
     inputs = {key: getattr(settings, key) for key in ("world", "image", "goal", "data")}
-    refuse_inputs(files_of(settings.out), inputs)
-    with claim(settings.out):
-        return _run(settings)
+    refuse_inputs(files_of(out), inputs)
+    with claim(out):
+        return _run(settings, out)
 
 
-def _run(settings: Settings) -> int:
-    if not settings.out.with_suffix(".json").exists():  # else what it says is looked at below
-        refuse_existing_outputs(settings.out, settings.overwrite)
+def _run(settings: Settings, out: Path) -> int:
+    if not out.with_suffix(".json").exists():  # else what it says is looked at below
+        refuse_existing_outputs(out, settings.overwrite)
     keys = ("image", "episode", "camera", "fps", "flip", "crop", "text", "frames", "seed")
     data = settings.data if settings.data or settings.image else samples_of(settings.world)
     request = Request(**{key: getattr(settings, key) for key in keys}, data=data, drive=False)
@@ -87,8 +87,9 @@ def _run(settings: Settings) -> int:
     if told:
         print(f"{request.image or request.episode}: {told}")
     about = how_made(settings.world, world, settings.device) | {"prompt": asdict(request), "settings": asdict(settings)}
-    if made_already(settings.out, about, settings.overwrite):
+    if made_already(out, about, settings.overwrite):
         return 0
+    assert prompt.video is not None, "a plan begins at a picture"
     goal = GoalPicture(picture=_goal(settings, request, world), last=world.rate)
     try:
         found = plan(
@@ -110,7 +111,7 @@ def _run(settings: Settings) -> int:
     title = f"planned from the first frame to the goal, distance {start:.1f} -> {distance:.1f} grey levels"
     rows = [("goal", goal.picture[None])]
     files = write_rollout(
-        settings.out, found.rollout, about | _outcome(found, start, distance), title=title, more_rows=rows, overwrite=settings.overwrite
+        out, found.rollout, about | _outcome(found, start, distance), title=title, more_rows=rows, overwrite=settings.overwrite
     )
     by = "the world's policy proposed it" if found.proposed else "found by search"
     beside = ", ".join(file.name for file in files[1:])
@@ -127,6 +128,7 @@ def _goal(settings: Settings, request: Request, world: "World") -> np.ndarray:
     if settings.goal is not None:
         frame_1HWC = turned(read_image(settings.goal), settings.flip)
     else:
+        assert request.data is not None, "the picture of the end comes from an episode"
         episodes = open_episodes(request.data, camera=request.camera, fps=request.fps, flip=request.flip)
         i = next(i for i, episode in enumerate(episodes) if episode.id == request.episode)
         if settings.frames > (there := episodes.num_frames(i)):

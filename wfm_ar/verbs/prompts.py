@@ -162,6 +162,7 @@ def read_prompt(request: Request, world: "World", imagine: bool) -> tuple[Reques
 
 def _read_clip(request: Request, world: "World", told: list[str]) -> np.ndarray:
     """The frames of a video to go on from, at the world's rate. Raises BadClip, BadPrompt."""
+    assert request.video is not None
     one = request.prompt_frames == 1  # a picture has no rate
     kept = numbers_at_rate(request.video, world, world.fps if one else request.prompt_fps, told)
     count = len(kept) if request.prompt_frames is None else request.prompt_frames
@@ -187,6 +188,7 @@ def _read_clip(request: Request, world: "World", told: list[str]) -> np.ndarray:
 def _read_episode(request: Request, world: "World", told: list[str]) -> tuple[Request, np.ndarray, np.ndarray | None]:
     """The request with the episode's id and, where the world reads and none is given, its text; its first frames; its actions where
     it has some, the world takes some, and no file of others is given."""
+    assert request.data is not None
     episodes = open_episodes(request.data, camera=request.camera, fps=request.fps, flip=request.flip)
     ids = [episode.id for episode in episodes]
     held_out = next((i for i, episode in enumerate(episodes) if episode.split != "train"), 0)
@@ -214,6 +216,7 @@ def _read_episode(request: Request, world: "World", told: list[str]) -> tuple[Re
             got = f"embodiment: got {world.embodiment}, but episode {ids[i]} was acted by {robot!r}, expected that one"
             raise BadPrompt(f"{got}; fix: embodiment={robot}, or drive=false")
         actions = episodes.load_actions(i)
+        assert actions is not None, "looked at above"
         if len(actions) < request.frames - 1:
             most = 1 + world.rate * (len(actions) // world.rate)
             got = f"frames: got {request.frames}, but episode {ids[i]} has actions for {most}, expected at most that"
@@ -237,7 +240,9 @@ def _read_actions(path: Path, world: "World") -> np.ndarray:
     actions = _read_npy(path)
     for folder in (path.parent, path.parent.parent):  # a data set's actions lie in a folder below its schema
         if (folder / SCHEMA).is_file():
-            world.check_schema(read_schema(folder, needed=True), str(folder / SCHEMA))
+            schema = read_schema(folder, needed=True)
+            assert schema is not None, "needed"
+            world.check_schema(schema, str(folder / SCHEMA))
             break
     if world.action_schema is not None:
         world.action_schema.validate(actions, str(path))

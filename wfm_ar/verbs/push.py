@@ -44,6 +44,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Checks the world as if it were to be used, and uploads what its world.json lists."""
     address, folder = address_of(settings.to, MODELS), find_world(settings.world)
+    assert address is not None, "looked at before"
     listed = listed_files(folder / SETTINGS)
     facts = _checked(folder, listed)
     path, report, note = _report(settings.report, folder)

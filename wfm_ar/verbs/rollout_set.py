@@ -36,7 +36,7 @@ def write_rollouts(
             about["episodes"].append({"id": name, **how, "seconds_and_rates": rollout.timings})
             yield _clip(name, request, rollout, how["actions"] == "given")
 
-    keys = dict(fps=world.fps, schema=world.action_schema, robot=robot, about=about, meanings=MEANINGS)
+    keys: dict[str, Any] = dict(fps=world.fps, schema=world.action_schema, robot=robot, about=about, meanings=MEANINGS)
     return write_lerobot(root, clips(), overwrite=overwrite, **keys)
 
 
@@ -46,7 +46,7 @@ def _clip(name: str, request: Request, rollout: Rollout, driven: bool) -> Clip:
     action = np.full(count, UNKNOWN, np.int64)
     actions = rollout.actions
     if actions is not None:
-        known = np.isfinite(actions).all(1)
+        known = np.asarray(np.isfinite(actions).all(1))
         action[:-1] = np.where(known, DRIVEN if driven else PROPOSED, UNKNOWN)
         actions = np.where(known[:, None], actions, 0).astype(np.float32)
     columns = {FRAME: frame, ACTION: action}

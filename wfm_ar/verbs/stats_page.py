@@ -136,8 +136,8 @@ def _plot(draw: Callable[[Axes], None], height: float = 2.4) -> str:
         axes.spines[side].set_visible(False)
     axes.tick_params(colors=INK, labelsize=8, length=3, color="#aab3c0")
     draw(axes)
-    axes.xaxis.label.set_size(8.5)
-    axes.yaxis.label.set_size(8.5)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
     for text in figure.findobj(Text):  # units and names are words, not TeX, whatever signs stand in them
         text.set_parse_math(False)
     buffer = io.StringIO()

@@ -98,6 +98,7 @@ def _one(settings: Settings) -> int:
         write_array(settings.out, tokens, overwrite=settings.overwrite)
         print(f"{settings.out}: tokens {list(tokens.shape)} [t, h, w], {len(np.unique(tokens))} different ones")
         return 0
+    assert settings.tokens is not None, "one of the two is given"
     frames = world.decode(_tokens(settings.tokens))
     write_video(settings.out, frames, world.fps, overwrite=settings.overwrite)
     print(f"{settings.out}: {len(frames)} frames of {world.width}x{world.height}")
@@ -111,7 +112,7 @@ def _shards(settings: Settings, data: Path) -> int:
 
     found = open_episodes(data, camera=settings.camera, fps=settings.fps, flip=settings.flip, text=settings.text)
     print_lines(found.about(), flush=True)
-    if settings.from_run is not None and found.schema_made:
+    if settings.from_run is not None and found.schema is not None and found.schema_made:
         found = replace(found, schema=kept_schema(settings.from_run / SCHEMA, found.schema))
     present = {episode.split for episode in found}
     tokenizer = _tokenizer(settings)
@@ -140,6 +141,7 @@ def _tokenizer(settings: Settings) -> "VideoTokenizer":
 
 
 def _frames(settings: Settings, world: "World") -> np.ndarray:
+    assert settings.video is not None
     told: list[str] = []
     kept = numbers_at_rate(settings.video, world, settings.prompt_fps, told)
     if settings.frames is not None and settings.frames > len(kept):

@@ -230,7 +230,7 @@ def _stage(
     if name == stages.FRAME_PREDICTOR:
         return stages.frame_predictor_stage(settings.run, settings.predictor, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
-        loop = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
+        loop: dict[str, Any] = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
         loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wfm_ar.diffusion_decoder.denoiser import DenoiserConfig
 from wfm_ar.errors import BadConfig
@@ -200,9 +200,10 @@ def sized(tokenizer: VideoTokenizerConfig, settings: Settings) -> VideoTokenizer
 def loop_config(settings: Settings, name: str) -> LoopConfig:
     """The loop of one stage: the run's keys, the stage's own, and before them what the user set for all stages."""
     own: StageLoop = getattr(settings.stages, name)
-    values = {key: getattr(settings, key) for key in COMMON}
+    values: dict[str, Any] = {key: getattr(settings, key) for key in COMMON}
     for field in fields(StageLoop):
         forall = getattr(settings, field.name) if field.name != "optimizer" else None
         values[field.name] = getattr(own, field.name) if forall is None else forall
     forall = {key: value for key, value in vars(settings.optimizer).items() if value is not None}
-    return LoopConfig(**values | {"optimizer": OptimizerConfig(**vars(own.optimizer) | forall)})
+    values["optimizer"] = OptimizerConfig(**vars(own.optimizer) | forall)
+    return LoopConfig(**values)

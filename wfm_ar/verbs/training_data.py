@@ -39,7 +39,7 @@ def training_sets(data: Path, run: Path, most: int | None = None, **view: Any) -
     print_lines(found.about(), flush=True)
     if found.schema is None:
         _say_mixed_rates(found)
-    if found.schema_made:
+    if found.schema is not None and found.schema_made:
         found = replace(found, schema=kept_schema(run / SCHEMA, found.schema))
     train_set, val_set = parted(found)
     if most is not None and most < len(train_set):

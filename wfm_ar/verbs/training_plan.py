@@ -136,6 +136,7 @@ def planned(settings: Settings, ranks: int) -> tuple[Settings, Plan]:
         plan.keep()
         print_lines(block(plan.content), flush=True)
     else:
+        assert settings.budget is not None, "planned only with one"
         wish = fitting.parse_budget(settings.budget)
         note = "" if wish == plan.content["budget_s"] else f"; budget={settings.budget} does not change it (another run= makes another)"
         print(f"{plan.path}: the run keeps its plan{note}", flush=True)
@@ -143,6 +144,7 @@ def planned(settings: Settings, ranks: int) -> tuple[Settings, Plan]:
 
 
 def _made(settings: Settings, ranks: int) -> Plan:
+    assert settings.budget is not None, "planned only with one"
     wish, began = fitting.parse_budget(settings.budget), time.monotonic()
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     view = {key: getattr(settings, key) for key in VIEW}
@@ -220,7 +222,8 @@ def _with_room(
     """A place in SIZES, `at` or before, its keys, and a rehearsal that found room: activations are recomputed before pictures and
     networks become smaller. The smallest is taken also where there is no room for it. Raises BadConfig where it cannot even be rehearsed.
     """
-    wish = fitting.parse_budget(settings.budget)
+    assert settings.budget is not None, "planned only with one"
+    wish, sizes, way, timings = fitting.parse_budget(settings.budget), {}, {}, None
     ways = ({},) if given(RECOMPUTE, settings.given) else ({}, {RECOMPUTE: True})
     for place in range(at, -1, -1):
         sizes = _of_size(settings, SIZES[place], facts)
@@ -269,7 +272,8 @@ def _from_data(settings: Settings, facts: DataFacts) -> tuple[dict[str, Any], di
     why["rate"] = f"{settings.fps or facts.fps:g} frames a second"
     if rate is not None:
         try:
-            open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW} | {"fps": rate})
+            view: dict[str, Any] = {key: getattr(settings, key) for key in VIEW} | {"fps": rate}
+            open_episodes(settings.data, **view)
             chosen["fps"] = rate
             why["rate"] = f"{facts.fps:g} frames a second are thinned to {rate:g}: neighbours hardly differ"
         except BadConfig as error:  # actions that do not say whether they add up

@@ -44,6 +44,6 @@ class Block(nn.Module):
 
     def forward(self, x, cos, sin, layer, cache=None, context=None, context_mask=None) -> torch.Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, layer, cache)
-        if self.cross_attention is not None:
+        if self.cross_attention is not None and self.cross_norm is not None:
             x = x + self.cross_attention(self.cross_norm(x), context, context_mask, layer, cache)
         return x + self.ffn(self.ffn_norm(x))

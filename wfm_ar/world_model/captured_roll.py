@@ -5,6 +5,7 @@ at the first token of its kind and replayed; elsewhere (the interpreter in tests
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.steps import GuidedStep
 from wfm_ar.world_model.transformer import WorldModel
 
-Settings = dict[str, float | int | None]
+Settings = dict[str, Any]
 
 
 def captured_roll(model: WorldModel, cache: KVCache) -> "CapturedRoll | None":
@@ -31,7 +32,7 @@ class CapturedRoll:
 
         self._cond, self._uncond, self._guidance = steps[0], steps[1] if len(steps) > 1 else None, guidance
         self.steps, self._sample = list(steps), sample
-        self._fed = steps[0] if len(steps) == 1 else GuidedStep(*steps, guidance, hidden)
+        self._fed = steps[0] if len(steps) == 1 else GuidedStep(steps[0], steps[1], guidance, hidden)
         rows, device = len(steps[0].cache.lengths_B), steps[0].cache.k.device
         self._ids_B1 = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._seed_B, self._row_B, self._draw_B = torch.zeros(3, rows, dtype=torch.int64, device=device)

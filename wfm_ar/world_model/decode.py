@@ -31,18 +31,23 @@ class Ops(Protocol):
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of [..., D]."""
+        ...
 
     def add_norm(self, y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(RMS norm of x + y, x + y)."""
+        ...
 
     def attend(self, index: int, layer: Layer, qkv: Tensor) -> Tensor:
         """Norms and turns queries and keys, puts keys and values into the cache, and reads it: [..., N * K]."""
+        ...
 
     def cross(self, index: int, layer: Layer, normed: Tensor) -> Tensor:
         """Cross-attention to the text of each row, [..., D]; asked only of a layer that has it."""
+        ...
 
     def glu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up."""
+        ...
 
 
 def run_layers(x: Tensor, layers: Sequence[Layer], last_norm: Tensor, ops: Ops, added: Tensor | None = None) -> Tensor:
@@ -54,7 +59,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], last_norm: Tensor, ops: Ops, 
     following = [*(layer.attention_norm for layer in layers[1:]), last_norm]
     for index, (layer, next_norm) in enumerate(zip(layers, following, strict=True)):
         y = layer.out(ops.attend(index, layer, layer.qkv(normed)))
-        if layer.cross is not None:
+        if layer.cross is not None and layer.cross_norm is not None:
             normed, x = ops.add_norm(y, x, layer.cross_norm)
             y = ops.cross(index, layer, normed)
         normed, x = ops.add_norm(y, x, layer.ffn_norm)

@@ -64,7 +64,7 @@ class DecodeWeights:
                 qkv=product(block.attention.qkv.weight),
                 head_norm=self._kept(_per_head(block.attention.q_norm, block.attention.k_norm, config.heads, config.kv_heads)),
                 out=product(block.attention.out.weight),
-                cross_norm=self._kept(block.cross_norm.weight) if block.cross_attention else None,
+                cross_norm=self._kept(block.cross_norm.weight) if block.cross_norm else None,
                 cross=self._cross(block.cross_attention, product) if block.cross_attention else None,
                 ffn_norm=self._kept(block.ffn_norm.weight),
                 gate_up=product(block.ffn.gate_up.weight),
@@ -155,7 +155,7 @@ class DecodeStep:
         self._cos, self._sin = rotary_tables(positions_BL3.to(device), model.frequencies, self._weights.dtype)
         self._added = positions_BL3.to(device) if model.config.additive_positions else None
         self._hints = None
-        if hints_BLF is not None:
+        if hints_BLF is not None and model.hints is not None and self._hint_layers is not None:
             up_t, down_t = self._hint_layers
             hidden = torch.bmm(hints_BLF.to(device, up_t.dtype).contiguous(), up_t) + model.hints.up.bias
             self._hints = torch.bmm(F.silu(hidden), down_t)
@@ -202,6 +202,7 @@ class DecodeStep:
         added = None
         if self._added is not None:
             added_BTD = added_positions(self.model.config, self._added.narrow(1, first, count), x.dtype)
+            assert added_BTD is not None, "the model adds positions"
             added = _padded(added_BTD.reshape(rows * count, -1), ops.missing)
             x = x + added
         normed_RD = run_layers(x, self._layers, self._weights.norm, ops, added)

@@ -6,6 +6,7 @@ differ with their number. It holds no weights of its own: for models too large t
 """
 
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class ForwardStep:
 
     def __init__(self, model: WorldModel, cache: KVCache) -> None:
         self.model = model
-        self._parts: list[tuple[KVCache, Tensor | None, Tensor | None]] = [(cache, None, None)]
+        self._parts: list[tuple[KVCache, Any, Tensor | None]] = [(cache, None, None)]  # positions come with a plan
 
     @staticmethod
     def beside(*steps: "ForwardStep") -> "ForwardStep":

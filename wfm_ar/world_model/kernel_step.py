@@ -7,6 +7,8 @@ Models that attend to a text or add positions before every layer (the published 
 `WorldModel.features` has put into the cache, the keys and values of the text with it.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +37,7 @@ class KernelStep:
         config = model.config
         if config.context_dim and len(cache.context) < config.layers:
             raise BadConfig("decode step: got a cache without its text, expected one behind a prompt; fix: begin with the model's forward")
+        self._attention: Any
         self._attention, self._shared, self._norm_rope_cache = attention, attention_shared_prefix, qk_norm_rope_cache
         self._rms_norm, self._swiglu = rms_norm, swiglu
         self.model, self.cache = model, cache
@@ -60,7 +63,8 @@ class KernelStep:
         if highest >= known:
             raise BadPrompt(f"position: got {highest}, expected below {known}, the cache's tokens; fix: a larger cache")
         device, dtype = self.cache.k.device, self.model.head.weight.dtype
-        hints_BLD = None if hints_BLF is None else self.model.hints(hints_BLF.to(device, dtype))
+        model_hints = self.model.hints
+        hints_BLD = None if hints_BLF is None or model_hints is None else model_hints(hints_BLF.to(device, dtype))
         added_BLD = added_positions(self.model.config, positions_BL3, dtype)
         positions_BL3 = positions_BL3.clamp_min(0)  # below 0 is no position, which turns by nothing
         if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:
@@ -71,7 +75,7 @@ class KernelStep:
             return
         self._positions_BL3[:, :length].copy_(positions_BL3)
         for buffer, coming in ((self._hints_BLD, hints_BLD), (self._added_BLD, added_BLD)):
-            if coming is not None:
+            if coming is not None and buffer is not None:
                 buffer[:, :length].copy_(coming)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
@@ -81,8 +85,9 @@ class KernelStep:
             size = count - done if self._prefills else min(AT_ONCE, count - done)
             part, place = slice(done, done + size), slice(first + done, first + done + size)
             self.cache.check_room(size)
-            positions_BT3, hints_BTD, added_BTD = (None if t is None else t[:, place] for t in self._planned)
-            self.logits_BV.copy_(self._pass(ids_BT[:, part], positions_BT3.contiguous(), hints_BTD, added_BTD))
+            positions_BL3, *beside = self._planned
+            hints_BTD, added_BTD = (None if t is None else t[:, place] for t in beside)
+            self.logits_BV.copy_(self._pass(ids_BT[:, part], positions_BL3[:, place].contiguous(), hints_BTD, added_BTD))
             self.count(size)
             done += size
         return self.logits_BV
@@ -90,8 +95,9 @@ class KernelStep:
     def feed(self, ids_B1: Tensor, place_1: Tensor) -> None:
         """One token a row, int64 [B, 1], as token `place_1` (int64 [1] on the device) of the plan. Device work alone: `count` is the
         host's part of it."""
-        now = (None if t is None else t.index_select(1, place_1) for t in self._planned)
-        self.logits_BV.copy_(self._pass(ids_B1, *now))
+        positions_BL3, *beside = self._planned
+        hints_B1D, added_B1D = (None if t is None else t.index_select(1, place_1) for t in beside)
+        self.logits_BV.copy_(self._pass(ids_B1, positions_BL3.index_select(1, place_1), hints_B1D, added_B1D))
 
     def count(self, tokens: int) -> None:
         """The host's knowledge of `tokens` more in the cache of every row."""
@@ -104,6 +110,7 @@ class KernelStep:
 
     @property
     def _planned(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        assert self._positions_BL3 is not None, "planned before it is fed"
         return self._positions_BL3, self._hints_BLD, self._added_BLD
 
     @property
@@ -128,7 +135,7 @@ def _layer(block: Block) -> Layer:
         qkv=own.qkv,
         head_norm=(own.q_norm.weight, own.k_norm.weight),
         out=own.out,
-        cross_norm=None if cross is None else block.cross_norm.weight,
+        cross_norm=None if block.cross_norm is None else block.cross_norm.weight,
         cross=cross,
         ffn_norm=block.ffn_norm.weight,
         gate_up=block.ffn.gate_up,
@@ -168,7 +175,8 @@ class _CudaOps:
         k, v = cache.k[index], cache.v[index]
         q_BNTK = step._norm_rope_cache(
             qkv,
-            *layer.head_norm,
+            layer.head_norm[0],
+            layer.head_norm[1],
             step._cos_PF,
             step._sin_PF,
             self._positions_BT3,
@@ -181,14 +189,13 @@ class _CudaOps:
         )
         if self._prefills:
             group = config.heads // config.kv_heads
-            now = (t[:, :, :count].repeat_interleave(group, 1) for t in (k, v))
-            y = F.scaled_dot_product_attention(q_BNTK, *now, is_causal=True)
+            now_k, now_v = (t[:, :, :count].repeat_interleave(group, 1) for t in (k, v))
+            y = F.scaled_dot_product_attention(q_BNTK, now_k, now_v, is_causal=True)
         elif cache.prefix is None:
             y = step._attention(q_BNTK, k, v, self._lengths_B, max_length=cache.capacity, counters=step._counters)
         else:
-            past = (t[index] for t in cache.prefix)
-            how = {"prefix_length_1": cache.prefix_length_1, "counters": step._counters}
-            y = step._shared(q_BNTK, *past, k, v, self._lengths_B, **how)
+            (past_k, past_v), how = cache.prefix, {"prefix_length_1": cache.prefix_length_1, "counters": step._counters}
+            y = step._shared(q_BNTK, past_k[index], past_v[index], k, v, self._lengths_B, **how)
         return y.transpose(1, 2).reshape(rows, count, -1)
 
 

@@ -48,6 +48,7 @@ class KVCache:
             return attention(q_BNTK, k, v, lengths_B, max_length=longest)
         past_k, past_v = self.prefix
         length_1 = self.prefix_length_1
+        assert length_1 is not None, "set with the prefix"
         return attention_shared_prefix(q_BNTK, past_k[layer], past_v[layer], k, v, lengths_B, prefix_length_1=length_1, max_length=longest)
 
     def update(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +104,8 @@ class KVCache:
         if self.prefix is None:
             out.prefix, self._lent = own, max(self._lent, one.longest)
         else:
-            out.prefix = self.prefix if not one.longest else tuple(torch.cat(pair, 2) for pair in zip(self.prefix, own, strict=True))
+            (past_k, past_v), (own_k, own_v) = self.prefix, own
+            out.prefix = (torch.cat((past_k, own_k), 2), torch.cat((past_v, own_v), 2)) if one.longest else self.prefix
         out.prefix_length_1 = torch.full((1,), total, device=self.k.device)
         return out
 

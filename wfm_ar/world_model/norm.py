@@ -13,4 +13,5 @@ class RMSNorm(nn.RMSNorm):
         if torch.is_grad_enabled():
             # the weight in x's dtype: with autocast a mixed pair would leave the fused kernel
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        assert self.eps is not None
         return rms_norm(x, self.weight, eps=self.eps)

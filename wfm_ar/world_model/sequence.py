@@ -266,8 +266,8 @@ class Sequence:
         """
         pieces = [self.text_piece(text_ids)]
         for latent, tokens_hw in enumerate(tokens):
-            if latent and bins[latent] is not None:
-                pieces.append(self.action_piece(latent, bins[latent]))
+            if latent and (own := bins[latent]) is not None:
+                pieces.append(self.action_piece(latent, own))
             told = ahead[latent] if ahead is not None and latent else None
             pieces.append(self.latent_piece(latent, tokens_hw, tokens[:latent], bins[1 : latent + 1], told))
         return self.join(pieces)

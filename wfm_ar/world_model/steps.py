@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from wfm_kernels.sample.reference import guided_BV
@@ -67,7 +67,10 @@ class GuidedStep:
 
     def __init__(self, cond: Step, uncond: Step, guidance: float, hidden: int) -> None:
         """hidden: tokens behind the first of a plan that `uncond` does not see."""
-        self._cond, self._uncond, self._guidance, self._hidden = cond, uncond, guidance, hidden
+        self._cond: Any = cond  # both are of one kind, which alone knows how to go beside its like
+        self._uncond: Any = uncond
+        self._both: Any = None
+        self._guidance, self._hidden = guidance, hidden
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """As `DecodeStep.step`."""

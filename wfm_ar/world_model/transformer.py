@@ -1,7 +1,9 @@
 """The transformer: ids and positions in, logits out. It knows nothing of modalities; `sequence.py` alone does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +76,16 @@ class Hints(nn.Module):
 class WorldModel(nn.Module):
     """Decoder-only transformer over token ids with explicit (t, h, w) positions."""
 
+    blocks: Sequence[Block]  # an nn.ModuleList
+    frequencies: torch.Tensor
+
     def __init__(self, config: WorldModelConfig):
         super().__init__()
         self.config = config
         self.decoding = Decoding.EXACT
         self.embedding = nn.Embedding(config.vocab, config.dim)
         self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.layers)))
         self.norm = RMSNorm(config.dim, eps=config.eps)
         self.head = Linear(config.dim, config.out_vocab, bias=False)
         frequencies = rotary_frequencies(config.head_dim, config.theta, config.yarn_shape)
@@ -114,8 +119,8 @@ class WorldModel(nn.Module):
         cache: KVCache | None = None,
         context=None,
         context_mask=None,
-        targets_BL=None,
-        weights_BL=None,
+        targets_BL: torch.Tensor | None = None,
+        weights_BL: torch.Tensor | None = None,
         z_loss: float = 0.0,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """int64 ids [B, L], int64 positions [B, L, 3] -> float32 logits [B, L, out_vocab] of each next token.
@@ -128,7 +133,7 @@ class WorldModel(nn.Module):
         CrossAttention; needed at the first call with a cache only.
         """
         features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask)
-        if targets_BL is not None:
+        if targets_BL is not None and weights_BL is not None:
             return next_token_loss(features_BLD, self.head, targets_BL, weights_BL, z_loss)
         return self.head(features_BLD).float()
 
@@ -139,7 +144,7 @@ class WorldModel(nn.Module):
                 f"hints: got {'none' if hints_BLF is None else 'some'}, expected the opposite for this model; fix: use its Sequence"
             )
         x = self.embedding(ids_BL)
-        if hints_BLF is not None:
+        if hints_BLF is not None and self.hints is not None:
             x = x + self.hints(hints_BLF.to(self.head.weight.dtype))
         cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
         added = added_positions(self.config, positions_BL3, x.dtype)
@@ -155,6 +160,7 @@ class WorldModel(nn.Module):
         """Puts the keys and values of a context [B, S, C] into a cache, for all tokens to come."""
         context_BSC = context_BSC.to(self.head.weight.device, self.head.weight.dtype)
         for layer, block in enumerate(self.blocks):
+            assert block.cross_attention is not None, "a model without cross-attention reads no context"
             cache.context[layer] = block.cross_attention.keys_and_values(context_BSC)
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:

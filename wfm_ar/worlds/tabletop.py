@@ -7,7 +7,9 @@ The same (seed, index) gives the same episode on one machine, whoever asks and i
 import atexit
 import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,9 +53,9 @@ TRIES = 6  # layouts drawn for a push episode before the last one is taken as it
 class TabletopWorld:
     """The simulated table. `reset(layout)`, then `step(action)` and `render()`; close() frees the renderer."""
 
-    actions = ACTIONS
-    tasks = tuple(POLICIES)
-    needs = ("mujoco", "sim")
+    actions: ClassVar[ActionSchema] = ACTIONS
+    tasks: ClassVar[Sequence[str]] = tuple(POLICIES)
+    needs: ClassVar[tuple[str, str]] = ("mujoco", "sim")
 
     def __init__(self) -> None:
         self._mujoco = _import_mujoco()
@@ -64,6 +66,11 @@ class TabletopWorld:
         self._slot_qpos = [int(self.model.joint(f"slot{i}").qposadr[0]) for i in range(SLOTS)]
         self._shadow_peg = int(self.model.body("shadow_peg").mocapid[0])
         self._shadows = [int(self.model.body(f"shadow{i}").mocapid[0]) for i in range(SLOTS)]
+
+    @property
+    def _laid(self) -> Layout:
+        assert self.layout is not None, "reset comes first"
+        return self.layout
 
     def reset(self, layout: Layout) -> None:
         """Puts the objects and the peg of `layout` on the table, at rest."""
@@ -105,7 +112,7 @@ class TabletopWorld:
     @property
     def object_xyz(self) -> np.ndarray:
         """[n, 3] metres, centres of the objects."""
-        return np.stack([self.data.qpos[a : a + 3] for a in self._slot_qpos[: len(self.layout.objects)]])
+        return np.stack([self.data.qpos[a : a + 3] for a in self._slot_qpos[: len(self._laid.objects)]])
 
     def render(self, size: int = SIZE) -> np.ndarray:
         """The picture now, uint8 [size, size, 3]; rendered at twice the size and averaged."""
@@ -128,7 +135,7 @@ class TabletopWorld:
             uint8 [size, size]: k + 1 where most of a pixel shows object k, PEG where it shows the peg, else 0; and float32 [n]:
             the share of each object's own silhouette that nothing hides.
         """
-        count = len(self.layout.objects)
+        count = len(self._laid.objects)
         whole = self._geoms_seen(size)
         label = np.zeros((size, size), np.uint8)
         for k in range(count):
@@ -138,7 +145,7 @@ class TabletopWorld:
         return label, np.array(shares, np.float32)
 
     def _geom(self, slot: int) -> int:
-        return self.model.geom(f"{self.layout.objects[slot][1]}{slot}").id
+        return self.model.geom(f"{self._laid.objects[slot][1]}{slot}").id
 
     def _geoms_seen(self, size: int, only: int | None = None) -> np.ndarray:
         """int [2 size, 2 size]: the geom seen at each pixel, -1 for none; `only`: with everything but this object left out."""
@@ -233,9 +240,10 @@ def _kept(layout: Layout, qpos: np.ndarray) -> bool:
     """Whether a push really pushed: the object moved far enough and mostly in the named direction."""
     if layout.task != "push" or len(qpos) < 33:  # shorter clips have no time for a whole push
         return True
-    start = 2 + 7 * layout.target  # the peg's two numbers, then position and quaternion of each object
+    target, direction = layout.push
+    start = 2 + 7 * target  # the peg's two numbers, then position and quaternion of each object
     moved = qpos[-1, start : start + 2] - qpos[0, start : start + 2]
-    unit = np.array(DIRECTIONS[layout.direction])
+    unit = np.array(DIRECTIONS[direction])
     along = moved @ unit
     return bool(along >= MIN_PUSH and along >= 1.5 * np.linalg.norm(moved - along * unit))
 
@@ -280,7 +288,7 @@ def _no_drawing(error: Exception) -> BadConfig:
     )
 
 
-def _import_mujoco():
+def _import_mujoco() -> Any:  # it ships no types
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: no render threads, the workers fill the cores
     if importlib.util.find_spec("mujoco") is None:

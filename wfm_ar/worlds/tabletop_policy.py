@@ -34,6 +34,12 @@ class Layout:
     def names(self) -> list[str]:
         return [f"{colour} {shape}" for colour, shape in self.objects]
 
+    @property
+    def push(self) -> tuple[int, str]:
+        """(target, direction) of a task that has them."""
+        assert self.target is not None and self.direction is not None
+        return self.target, self.direction
+
 
 def draw_layout(rng: np.random.Generator, task: str | None = None) -> Layout:
     """A random layout; `task` None draws one by the shares in TASKS."""
@@ -45,7 +51,7 @@ def draw_layout(rng: np.random.Generator, task: str | None = None) -> Layout:
         object_xy = _draw_places(rng, count)
         pushes = task == "push" or (task == "stray" and rng.random() < 0.6)  # behind an object is mostly before a wall
         target, direction = _draw_push(rng, objects, object_xy) if pushes else (None, None)
-        if target is not None:
+        if target is not None and direction is not None:
             peg_xy = _draw_start(rng, object_xy, target, direction, RADIUS[objects[target][1]])
         elif task != "push":
             peg_xy = _draw_free_place(rng, object_xy)
@@ -53,7 +59,7 @@ def draw_layout(rng: np.random.Generator, task: str | None = None) -> Layout:
             continue
         if peg_xy is not None:
             break
-    if task == "push":
+    if task == "push" and target is not None:
         text = f"push the {objects[target][0]} {objects[target][1]} {direction}"
     else:
         text, target, direction = TEXTS[task], None, None
@@ -115,12 +121,12 @@ class PushPolicy:
     """Goes round the object to its far side, pushes it in a straight line, backs off a little and stops."""
 
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
-        self.target, self.rng = layout.target, rng
-        self.unit = np.array(DIRECTIONS[layout.direction])
+        (self.target, direction), self.rng = layout.push, rng
+        self.unit = np.array(DIRECTIONS[direction])
         self.side = np.array([-self.unit[1], self.unit[0]])
-        self.start = layout.object_xy[layout.target].copy()
-        self.radius = RADIUS[layout.objects[layout.target][1]]
-        self.cube = layout.objects[layout.target][1] == "cube"
+        self.start = layout.object_xy[self.target].copy()
+        self.radius = RADIUS[layout.objects[self.target][1]]
+        self.cube = layout.objects[self.target][1] == "cube"
         self.pace_to = rng.uniform(0.013, 0.023)  # metres a step while going there
         self.pace_push = rng.uniform(0.012, 0.021)  # metres a step while pushing
         self.goal = rng.uniform(0.10, 0.22)  # metres to push
@@ -164,7 +170,7 @@ class PushPolicy:
 class RandomPolicy:
     """Wanders smoothly from goal to goal; most goals are objects, some lie beyond the walls."""
 
-    def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
+    def __init__(self, layout: Layout | None, rng: np.random.Generator) -> None:
         self.rng = rng
         self.velocity = np.zeros(2)
         self.steps_left = 0

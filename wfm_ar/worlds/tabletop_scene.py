@@ -106,7 +106,7 @@ def dress_slot(model, slot: int, shape: str | None, colour: str | None) -> None:
         used = kind == shape
         model.geom_contype[geom] = model.geom_conaffinity[geom] = 3 if used else 0  # 1 meets table and walls, 2 the peg
         model.geom_group[geom] = SHOWN if used else HIDDEN
-        if used:
+        if used and colour is not None:
             model.geom_rgba[geom] = (*COLOURS[colour], 1.0)
     shade = model.geom(f"shade{slot}").id
     model.geom_group[shade] = HIDDEN if shape is None else SHOWN

@@ -1,5 +1,7 @@
 """Attention of T query tokens a row against a KV cache of ragged rows: the heart of decoding."""
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,36 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 QUANTISED = (torch.int8, torch.float8_e4m3fn)
 
 
+@overload
+def attention(
+    q_BNTK: Tensor,
+    k_BHLK: Tensor,
+    v_BHLK: Tensor,
+    lengths_B: Tensor,
+    *,
+    scale: float | None = None,
+    max_length: int | None = None,
+    mask: Mask = CAUSAL,
+    k_scale_BHL: Tensor | None = None,
+    v_scale_BHL: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    counters: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def attention(
+    q_BNTK: Tensor,
+    k_BHLK: Tensor,
+    v_BHLK: Tensor,
+    lengths_B: Tensor,
+    *,
+    scale: float | None = None,
+    max_length: int | None = None,
+    mask: Mask = CAUSAL,
+    k_scale_BHL: Tensor | None = None,
+    v_scale_BHL: Tensor | None = None,
+    return_lse: Literal[True],
+    counters: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
 def attention(
     q_BNTK: Tensor,
     k_BHLK: Tensor,
@@ -45,7 +77,7 @@ def attention(
     Raises KernelError for shapes, dtypes, strides, devices, masks that do not fit, and on the CPU for lengths out of range.
     """
     _check(q_BNTK, k_BHLK, v_BHLK, lengths_B, max_length, mask, k_scale_BHL, v_scale_BHL, counters)
-    launch = {}
+    launch: dict[str, Any] = {}
     if q_BNTK.is_cpu:
         path = sdpa.attention
     elif q_BNTK.is_cuda:

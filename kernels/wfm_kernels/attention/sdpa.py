@@ -4,6 +4,8 @@ Promises: dead cache slots are never read; a row gives the same bits whatever it
 the work is one SDPA call, and for T == 1 two slices and no mask. Reads lengths_B on the host, so it is not for CUDA.
 """
 
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,9 +13,20 @@ from torch import Tensor
 from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask, RingWindow, Slots, Tree, rows_of, visible
 
 
+@overload
 def attention(
-    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+@overload
+def attention(
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+def attention(
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """See reference.py for the maths and the package's `attention` for the arguments."""
     lengths = lengths_B.tolist()
     length = lengths[0]
@@ -24,7 +37,10 @@ def attention(
         row = slice(b, b + 1)
         k_scale, v_scale = (None if s is None else s[row] for s in (k_scale_BHL, v_scale_BHL))
         rows.append(_equal_lengths(q_BNTK[row], k_BHLK[row], v_BHLK[row], n, scale, rows_of(mask, row), k_scale, v_scale, return_lse))
-    return tuple(map(torch.cat, zip(*rows, strict=True))) if return_lse else torch.cat(rows)
+    if not return_lse:
+        return torch.cat(rows)
+    outs, lses = zip(*rows, strict=True)
+    return torch.cat(outs), torch.cat(lses)
 
 
 def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_scale_BHL, v_scale_BHL, return_lse: bool):
@@ -43,6 +59,7 @@ def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_sca
     # The query heads of a group become rows of one tile: K and V are read once and never repeated.
     q_BHRK = q_BNTK.reshape(B, H, N // H * T, K)
     bias = _bias(mask, length, live, B, T, N // H, q_BNTK)
+    lse_BHR = None
     if return_lse:
         out_BHRK, lse_BHR = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q_BHRK, k_BHLK, v_BHLK, attn_mask=bias, scale=scale)
     else:
@@ -50,9 +67,9 @@ def _equal_lengths(q_BNTK, k_BHLK, v_BHLK, length: int, scale, mask: Mask, k_sca
     if bias is not None and (T > length or isinstance(mask, Tree | Slots)):  # only then can a query see nothing
         blind_BHR = (bias == float("-inf")).all(dim=-1).expand(B, H, -1)
         out_BHRK = out_BHRK.masked_fill(blind_BHR[..., None], 0.0)
-        lse_BHR = lse_BHR.masked_fill(blind_BHR, float("-inf")) if return_lse else None
+        lse_BHR = None if lse_BHR is None else lse_BHR.masked_fill(blind_BHR, float("-inf"))
     out_BNTK = out_BHRK.reshape(B, N, T, K)
-    return (out_BNTK, lse_BHR.reshape(B, N, T)) if return_lse else out_BNTK
+    return out_BNTK if lse_BHR is None else (out_BNTK, lse_BHR.reshape(B, N, T))
 
 
 def live_slots(x_BHLK: Tensor, scale_BHL: Tensor | None, live: int, dtype: torch.dtype) -> Tensor:

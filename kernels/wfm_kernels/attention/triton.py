@@ -369,8 +369,8 @@ def _launch(plan: _Plan, tensors, out_BNTK, lse, past, past_numbers, partials, c
 
 
 def attention(
-    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask=CAUSAL, k_scale_BHL=None, v_scale_BHL=None, return_lse=False,
-    counters=None, past=None, splits=None, two_launches=False,
+    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
+    return_lse=False, counters=None, past=None, splits=None, two_launches=False,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """See reference.py for the maths. splits: number of blocks a row's keys go to (default by occupancy); it changes no bit.
 

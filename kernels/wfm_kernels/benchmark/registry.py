@@ -5,6 +5,7 @@ The one registry, run by `pytest kernels/benchmarks` and by `wfm bench`. timing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ def decode(device: str, dtype: torch.dtype, B: int, N: int, H: int, L: int, K: i
     q, k, v = (torch.randn(B, heads, n, K, device=device, dtype=dtype) for heads, n in ((N, T), (H, L), (H, L)))
     lengths, counters = torch.full((B,), L, device=device), torch.zeros(B * N * T, dtype=torch.int32, device=device)
     if cache is None:
-        caches = dict(k_BHLK=k, v_BHLK=v)
+        caches: dict[str, Any] = dict(k_BHLK=k, v_BHLK=v)
     else:
         (k8, k_scale), (v8, v_scale) = quantised(k, cache), quantised(v, cache)
         caches = dict(k_BHLK=k8, v_BHLK=v8, k_scale_BHL=k_scale, v_scale_BHL=v_scale)
@@ -186,7 +187,7 @@ def vocabulary_loss(device: str, dtype: torch.dtype, R: int, D: int, V: int) -> 
     targets = torch.randint(0, V, (R,), device=device)
     ones = torch.ones(R, device=device)
 
-    def gradient(loss: Tensor) -> Tensor:
+    def gradient(loss: Any) -> Tensor:
         return torch.autograd.grad(loss, (hidden, weight))[0] * (R * D**0.5)
 
     return Case(

@@ -79,18 +79,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss_C, hit_C = rows_in_place(logits_CV, targets_R[rows], share_R[rows], z_loss, wants_hidden or wants_weight)
             losses.append(loss_C)
             hits.append(hit_C)
-            if wants_hidden:
+            if grad_hidden_RD is not None:
                 torch.mm(logits_CV, weight_VD, out=grad_hidden_RD[rows])
-            if wants_weight and grad_weight_VD.dtype == logits_CV.dtype:
+            if grad_weight_VD is None:
+                pass
+            elif grad_weight_VD.dtype == logits_CV.dtype:
                 grad_weight_VD.addmm_(logits_CV.T, hidden_RD[rows])
-            elif wants_weight and logits_CV.is_cuda:  # half factors, float sum, in place
+            elif logits_CV.is_cuda:  # half factors, float sum, in place
                 torch.addmm(grad_weight_VD, logits_CV.T, hidden_RD[rows], beta=min(start, 1), out_dtype=torch.float32, out=grad_weight_VD)
-            elif wants_weight:  # a half product and a float sum: slices, so that the product is not a second matrix in memory
+            else:  # a half product and a float sum: slices, so that the product is not a second matrix in memory
                 for grad_SD, logits_CS in zip(grad_weight_VD.chunk(SLICES), logits_CV.chunk(SLICES, 1), strict=True):
                     grad_SD += logits_CS.T @ hidden_RD[rows]
                 del logits_CS
             del logits_CV  # else two chunks exist while the next one is made
-        ctx.save_for_backward(grad_hidden_RD, grad_weight_VD.to(weight_VD.dtype) if wants_weight else None)
+        ctx.save_for_backward(grad_hidden_RD, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype))
         hits_R = torch.cat(hits)
         ctx.mark_non_differentiable(hits_R)
         return torch.cat(losses).sum(), hits_R

@@ -72,7 +72,7 @@ def qk_norm_rope_cache(
     for name, tensor in (("positions", positions_BT3), ("slots", slots_BT), ("cos", cos_PF), ("sin", sin_PF)):
         if not tensor.is_contiguous():
             raise KernelError(f"{OP}: {name} has strides {tensor.stride()}, expected contiguous; fix: {name}.contiguous()")
-    if k_scale_BHL is not None and k_scale_BHL.stride() != v_scale_BHL.stride():
+    if k_scale_BHL is not None and v_scale_BHL is not None and k_scale_BHL.stride() != v_scale_BHL.stride():
         raise KernelError(f"{OP}: k_scale and v_scale have strides {k_scale_BHL.stride()} and {v_scale_BHL.stride()}, expected equal ones")
     for name, tensor in (("qkv", qkv_BTE), ("k_cache", k_cache_BHLK), ("v_cache", v_cache_BHLK)):
         check_last_stride(OP, name, tensor)

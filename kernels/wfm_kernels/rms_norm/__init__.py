@@ -1,5 +1,7 @@
 """Root-mean-square norm of the last axis, with the residual add before it where one is given."""
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,10 @@ __all__ = ["rms_norm"]
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
+@overload
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: None = None, eps: float = 1e-6) -> Tensor: ...
+@overload
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]: ...
 def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
     """x: [..., D] float32, float16 or bfloat16, last axis contiguous, on CUDA D <= 16384; weight_D: any of these; residual: like x.
 
@@ -27,7 +33,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps
         check_tensor("rms_norm", "residual", residual, tuple(x.shape), (x.dtype,), x)
         check_last_stride("rms_norm", "residual", residual)
     if x.is_cpu:
-        return cpu.rms_norm(x, weight_D, residual=residual, eps=eps)
-    from wfm_kernels.rms_norm import triton as triton_path
-
-    return triton_path.rms_norm(x, weight_D, residual=residual, eps=eps)
+        path = cpu.rms_norm
+    else:
+        from wfm_kernels.rms_norm.triton import rms_norm as path
+    return path(x, weight_D, eps=eps) if residual is None else path(x, weight_D, residual=residual, eps=eps)

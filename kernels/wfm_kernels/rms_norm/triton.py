@@ -1,5 +1,7 @@
 """`rms_norm` on CUDA: one program a row, one pass over memory, the residual add included."""
 
+from typing import overload
+
 import torch
 import triton
 import triton.language as tl
@@ -51,6 +53,10 @@ def _(x, weight_D, residual, eps):
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(1 if residual is None else 2)]
 
 
+@overload
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: None = None, eps: float = 1e-6) -> Tensor: ...
+@overload
+def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]: ...
 def rms_norm(x: Tensor, weight_D: Tensor, *, residual: Tensor | None = None, eps: float = 1e-6) -> Tensor | tuple[Tensor, Tensor]:
     """See reference.py."""
     if x.shape[-1] > MAX_WIDTH:

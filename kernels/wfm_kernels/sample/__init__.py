@@ -1,6 +1,7 @@
 """Logits to a token: temperature, top-k, top-p, min-p, guidance, greedy, and a draw that belongs to the row alone."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,5 +60,6 @@ def sample(
         path = cpu.sample
     else:
         from wfm_kernels.sample.triton import sample as path
-    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, unguided_BV=unguided_BV, guidance=guidance)
+    settings: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    settings |= {"unguided_BV": unguided_BV, "guidance": guidance}
     return path(logits_BV, seed_B, row_B, step_B, **settings)

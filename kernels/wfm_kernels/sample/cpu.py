@@ -22,7 +22,8 @@ FEW = 16  # keys up to which Python's integers draw sooner than torch
 def uniforms(seed: Tensor, row: Tensor, step: Tensor) -> Tensor:
     """float32 in [0, 1), shaped as the int64 keys: what `sample` draws for each of them."""
     if seed.numel() <= FEW:
-        words = [philox_word(*key, 0) for key in zip(*(x.flatten().tolist() for x in (seed, row, step)), strict=True)]
+        seeds, rows, steps = (x.flatten().tolist() for x in (seed, row, step))
+        words = [philox_word(*key, 0) for key in zip(seeds, rows, steps, strict=True)]
         return uniform(torch.tensor(words, dtype=torch.int64)).view(seed.shape)
     return uniform(philox(seed, row, step, 0)[0])
 
@@ -35,7 +36,9 @@ def sample(
     if temperature == 0.0:
         token_B = _likeliest(scores_BV)
         return token_B, scores_BV.log_softmax(-1).gather(-1, token_B[:, None])[:, 0]
-    return _draw(torch.softmax(scores_BV, -1), uniforms(seed_B, row_B, step_B), top_k, top_p, min_p, logprob=True)
+    token_B, logprob_B = _draw(torch.softmax(scores_BV, -1), uniforms(seed_B, row_B, step_B), top_k, top_p, min_p, logprob=True)
+    assert logprob_B is not None, "asked for"
+    return token_B, logprob_B
 
 
 def pick(logits_BV, uniforms_B, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, unguided_BV=None, guidance=1.0) -> Tensor:
@@ -90,7 +93,7 @@ def _draw(
         token_B[beyond_B], logprob_again_B = _draw(
             probs_BV[beyond_B], uniforms_B[beyond_B], top_k, top_p, min_p, logprob=logprob, candidates=8 * candidates
         )
-        if logprob:
+        if logprob_B is not None and logprob_again_B is not None:
             logprob_B[beyond_B] = logprob_again_B
     return token_B, logprob_B
 

@@ -6,6 +6,8 @@ second of which merges; the CPU path (cpu.py) lets the past join the suffix's so
 FlashInfer's cascade.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -59,10 +61,11 @@ def attention_shared_prefix(
         if scale_HP is not None:
             check_tensor(OP, name, scale_HP, (H, P), (torch.float32,), q_BNTK)
     check_tensor(OP, "prefix_length", prefix_length_1, (1,), (torch.int32, torch.int64), q_BNTK)
+    launch: dict[str, Any] = {}
     if q_BNTK.is_cpu:
         if not 0 <= int(prefix_length_1) <= P:
             raise KernelError(f"{OP}: prefix_length is {int(prefix_length_1)}, expected 0..{P}, the capacity of the prefix")
-        path, launch = cpu.attention_shared_prefix, {}
+        path = cpu.attention_shared_prefix
     else:
         from wfm_kernels.shared_prefix.triton import attention_shared_prefix as path
 

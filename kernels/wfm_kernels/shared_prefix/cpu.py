@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wfm_kernels.attention import sdpa
-from wfm_kernels.attention.masks import CAUSAL, Causal, Full
+from wfm_kernels.attention.masks import CAUSAL, Causal, Full, Mask
 from wfm_kernels.shared_prefix.reference import merge
 
 BLOCK = 16  # query rows a block: nearly the speed of one call for all (8 % more time for 64 rows), and the same bits in any batch
@@ -18,7 +18,7 @@ WIDE_BLOCK = 32  # with 4 query heads or more a KV head: 8 futures read a past t
 
 
 def attention_shared_prefix(
-    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL,
+    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask: Mask = CAUSAL,
     prefix_k_scale_HP=None, prefix_v_scale_HP=None, k_scale_BHL=None, v_scale_BHL=None,
 ) -> Tensor:  # fmt: skip
     """See reference.py for the maths and the package's `attention_shared_prefix` for the arguments. Lengths are read on the host."""
@@ -28,7 +28,7 @@ def attention_shared_prefix(
         longest = max(lengths)
         k_BHLK, v_BHLK = (sdpa.live_slots(x, s, longest, q_BNTK.dtype) for x, s in ((k_BHLK, k_scale_BHL), (v_BHLK, v_scale_BHL)))
         prefix_k_HPK, prefix_v_HPK = (
-            sdpa.live_slots(x[None], s[None], past, q_BNTK.dtype)[0]
+            sdpa.live_slots(x[None], None if s is None else s[None], past, q_BNTK.dtype)[0]
             for x, s in ((prefix_k_HPK, prefix_k_scale_HP), (prefix_v_HPK, prefix_v_scale_HP))
         )
         max_length = longest

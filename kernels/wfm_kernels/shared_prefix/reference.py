@@ -1,5 +1,7 @@
 """The specification of `attention_shared_prefix`: give every row its own copy of the past, then plain attention in fp32."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ def attention_shared_prefix(
     B = len(q_BNTK)
     k_BHLK = torch.cat([prefix_k_HPK[None, :, :P].expand(B, -1, -1, -1), k_BHLK], dim=2)
     v_BHLK = torch.cat([prefix_v_HPK[None, :, :P].expand(B, -1, -1, -1), v_BHLK], dim=2)
-    scales = {}
+    scales: dict[str, Any] = {}
     if k_scale_BHL is not None:
         pairs = {"k_scale_BHL": (prefix_k_scale_HP, k_scale_BHL), "v_scale_BHL": (prefix_v_scale_HP, v_scale_BHL)}
         scales = {name: torch.cat([past[None, :, :P].expand(B, -1, -1), own], dim=2) for name, (past, own) in pairs.items()}

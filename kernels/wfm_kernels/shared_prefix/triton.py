@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from wfm_kernels.attention.masks import CAUSAL
+from wfm_kernels.attention.masks import CAUSAL, Mask
 from wfm_kernels.attention.triton import attention, attention_partials
 
 TILE_ROWS = 64  # of the pass over the past
@@ -10,7 +10,7 @@ CHUNKS, STAGES = 8, 2  # of the past; two tiles on their way leave room for two 
 
 
 def attention_shared_prefix(
-    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask=CAUSAL,
+    q_BNTK, prefix_k_HPK, prefix_v_HPK, k_BHLK, v_BHLK, lengths_B, *, prefix_length_1, scale=None, max_length=None, mask: Mask = CAUSAL,
     prefix_k_scale_HP=None, prefix_v_scale_HP=None, k_scale_BHL=None, v_scale_BHL=None, counters=None,
 ) -> Tensor:  # fmt: skip
     """See reference.py. Reads nothing back to the host. A row has the same bits whatever its neighbours."""

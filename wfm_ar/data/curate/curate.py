@@ -33,7 +33,7 @@ from wfm_ar.data.curate.writing import write_piece
 from wfm_ar.data.episodes import INDEX, EpisodeSet, write_episodes
 from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
 from wfm_ar.errors import BadConfig, BadData, OutputExists, nearest
-from wfm_ar.schema import ActionSchema
+from wfm_ar.schema import ActionSchema, Schema
 
 REPORT, LINES, JOURNAL = "curation.json", "curation.jsonl", ".curate"
 FOLDERS = ("videos", "actions", "states")
@@ -75,7 +75,7 @@ def _curated(
     out: Path,
     config: CurateConfig,
     captions: dict[str, str],
-    schema: ActionSchema | None,
+    schema: Schema | None,
     pinned: dict,
     workers: int,
     on_progress: Says,
@@ -94,7 +94,8 @@ def _curated(
         records = [{key: value for key, value in record.items() if value is not None} for record in records]
         report = _report(episodes, pieces, config) | {"pinned": _digest(pinned)}
         if not records:
-            told = ", ".join(f"{row['clips']} {reason}" for reason, row in report["dropped"].items())
+            dropped: Any = report["dropped"]
+            told = ", ".join(f"{row['clips']} {reason}" for reason, row in dropped.items())
             raise BadData(
                 f"{episodes.path}: nothing is left to keep ({told}), expected some clips; fix: loosen the limits, see {out / LINES}"
             )
@@ -143,7 +144,7 @@ def _survey_all(
         noted, prints_file = journal / f"source-{index:06d}.json", journal / f"source-{index:06d}.npz"
         if not noted.exists():
             pieces, prints = survey(episodes, index, config)
-            kept = {str(i): print_.thumbs for i, print_ in enumerate(prints) if print_ is not None}
+            kept: dict[str, Any] = {str(i): print_.thumbs for i, print_ in enumerate(prints) if print_ is not None}
             with open(prints_file, "wb") as file:
                 np.savez(file, **kept)
             write_atomic(noted, json.dumps([asdict(piece) for piece in pieces]).encode(), sync=False)
@@ -223,14 +224,14 @@ def _check_captions(captions: dict[str, str], episodes: EpisodeSet, pieces: list
             )
 
 
-def _schema(episodes: EpisodeSet, config: CurateConfig) -> ActionSchema | None:
+def _schema(episodes: EpisodeSet, config: CurateConfig) -> Schema | None:
     """That of the curated set's actions. Raises BadConfig where actions at another rate cannot be made."""
     schema = episodes.schema
     if schema is None or config.actions == "drop":
         return None
     rates = [episode.fps for episode in episodes if episode.actions is not None]
     slower = [rate for rate in rates if config.fps is not None and rate > 1.01 * config.fps]
-    if not slower:
+    if not slower or config.fps is None:
         return schema
     if not isinstance(schema, ActionSchema):
         raise BadConfig(f"fps: got {config.fps:g} for data of several robots, expected one; fix: curate each robot's data by itself")

@@ -11,6 +11,7 @@ from wfm_ar.data.curate.settings import CurateConfig
 from wfm_ar.data.episodes import Episode, EpisodeSet, write_episode
 from wfm_ar.data.files import copy_atomic
 from wfm_ar.data.video import resize_crop, video_info
+from wfm_ar.schema import ActionSchema
 
 
 def write_piece(
@@ -22,14 +23,15 @@ def write_piece(
     """
     episode = episodes[index]
     kept = kept_frames(end - start, episode.fps, config.fps)
-    fps = episode.fps if len(kept) == end - start else float(config.fps)
+    fps = episode.fps if config.fps is None or len(kept) == end - start else float(config.fps)
     if whole and len(kept) == end - start and _may_copy(episodes, index, config):
         return _copied(episode, clip, out, config)
-    extra = {} if getattr(episode, "embodiment", None) is None else {"embodiment": episode.embodiment}
+    extra: dict[str, Any] = {} if getattr(episode, "embodiment", None) is None else {"embodiment": episode.embodiment}
     actions = None if config.actions == "drop" else episodes.load_actions(index)
     if actions is not None:
         actions = actions[start : end - 1]
         if len(kept) < end - start:
+            assert isinstance(episodes.schema, ActionSchema), "one robot: several are refused before"
             actions = joined_actions(actions, kept, rules_of(episodes.schema, config.actions))
     state = episodes.load_state(index)
     if state is not None:

@@ -75,7 +75,7 @@ class Connection:
         self._unanswered = 0
 
     @staticmethod
-    def socket() -> web.WebSocketResponse:
+    def new_socket() -> web.WebSocketResponse:
         return web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, heartbeat=BEAT, compress=False)
 
     async def serve(self, tell_often: Callable[[], Awaitable[None]]) -> None:
@@ -108,7 +108,7 @@ class Connection:
             return
         self._unanswered += 1
         loop = asyncio.get_running_loop()
-        done = self.stepper.carry_out(self.session, lambda: getattr(self.session, CALLED_OTHERWISE.get(do, do))(**command))
+        done = self.stepper.carry_out(self.session, lambda: getattr(self.session, CALLED_OTHERWISE.get(do) or do)(**command))
         done.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._answered))
 
     def _answered(self) -> None:

@@ -98,7 +98,8 @@ class Recorder:
         about: dict[str, Any] = {"imagined": True, "world": self.world.name, "played": True}
         about["episodes"] = [{"id": one.id, "seed": one.seed, "text": one.text} for one in episodes]
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = dict(fps=self.world.fps, schema=self.world.action_schema, robot=self.world.embodiment, about=about, meanings=MEANINGS)
+        world = self.world
+        keys: dict[str, Any] = dict(fps=world.fps, schema=world.action_schema, robot=world.embodiment, about=about, meanings=MEANINGS)
         write_lerobot(self.set_path, map(_as_clip, episodes), overwrite=True, **keys)
         return len(episodes)
 

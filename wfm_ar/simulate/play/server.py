@@ -121,7 +121,7 @@ class Server:
         return web.Response(body=found[0], content_type=found[1], charset="utf-8")
 
     async def _play(self, request: web.Request) -> web.StreamResponse:
-        socket = Connection.socket()
+        socket = Connection.new_socket()
         await socket.prepare(request)
         if len(self.sessions) >= self.config.sessions:
             told = f"{len(self.sessions)} sessions are open, expected at most {self.config.sessions}; fix: close one, or sessions=..."
@@ -129,7 +129,7 @@ class Server:
             await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many sessions")
             return socket
         name, outbox = secrets.token_urlsafe(12), Outbox(asyncio.get_running_loop())
-        bounds = dict(speed=self.config.speed, most_bytes=self.config.memory << 20)
+        bounds: dict[str, Any] = dict(speed=self.config.speed, most_bytes=self.config.memory << 20)
         session = Session(self.world, self.sources, self.recorder, outbox.put, **bounds)
         self.sessions[name] = session, outbox, socket
         self.stepper.call(lambda: self.stepper.sessions.append(session))

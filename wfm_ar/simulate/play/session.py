@@ -184,7 +184,7 @@ class Session:
         _, node = self._started()
         if on and (self.simulator is None or node.number not in self._states):
             raise BadConfig("beside: the simulator is not where the world is, expected one start for both; fix: start at a simulated table")
-        if on:
+        if on and self.simulator is not None:
             self.simulator.restore(self._states[node.number])
         self.beside = on
         self.tell(news("beside", on=on, why=""))
@@ -207,13 +207,15 @@ class Session:
         self._step_acted_at, self._acted_at = self._acted_at, None
         acting = self._values if (self._values != self._rest).any() else self._tapped
         self._tapped = self._rest.copy()
-        return [(self.stream, None if self.auto else self._held(acting))]
+        stream, _ = self._started()
+        return [(stream, None if self.auto else self._held(acting))]
 
     def stepped(self, stream: WorldStream, actions: np.ndarray | None, frames: np.ndarray, seconds: float) -> None:
         """What came of one of `next_steps`: frames uint8 [r, H, W, 3], made in so many seconds."""
         self.made.append(seconds)
         future = next((one for one in self.futures_left if one.stream is stream), None)
-        parent = self.node.number if future is None else future.node
+        _, node = self._started()
+        parent = node.number if future is None else future.node
         acted = "absent" if self.world.action_schema is None else "imagined" if actions is None else "given"
         if actions is None and acted == "imagined":
             actions = self._imagined(stream)
@@ -292,8 +294,9 @@ class Session:
             self.shown += 1
 
     def _show_real(self, real_THWC: np.ndarray, imagined_THWC: np.ndarray) -> None:
+        _, node = self._started()
         for number, (frame, away) in enumerate(zip(real_THWC, distances(imagined_THWC, real_THWC), strict=True)):
-            self.tell(self._picture(SIMULATOR, self.node, number, png_of(frame), distance=away))
+            self.tell(self._picture(SIMULATOR, node, number, png_of(frame), distance=away))
 
     def _picture(
         self, kind: int, node: Node, number: int, png: bytes, *, seconds: float = 0.0, waited: float = -1.0, distance: float = -1.0
@@ -327,14 +330,15 @@ class Session:
         self.timeline.pin({node.number for node in path})
         if sum(node.size for node in path) > self.most_bytes // 4:
             self._stop_recording()
-            self.recording = self.node.number
+            self.recording = self._started()[1].number
             self.tell(news("note", text="the recording grew long: it is kept as an episode, and another one goes on from here"))
 
     def _recorded_path(self) -> list[Node]:
         """From where the recording began to here; where it was gone back further than that, from here."""
-        path = self.timeline.path(self.node.number, self.recording)
+        _, node = self._started()
+        path = self.timeline.path(node.number, self.recording)
         if path[0].number != self.recording:
-            self.recording = self.node.number
+            self.recording = node.number
             return path[-1:]
         return path
 

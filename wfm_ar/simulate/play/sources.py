@@ -44,10 +44,11 @@ class Sources:
 
     def offered(self) -> dict[str, list[dict[str, str]]]:
         """By kind, the names and texts of what can be asked for, for the page."""
-        listed = {
+        listed: dict[str, list[dict[str, str]]] = {
             kind: [{"id": one.id, "text": one.text or ""} for one in list(episodes or ())[:LISTED]] for kind, episodes in self._sets.items()
         }
-        return listed | {"simulator": [{"id": "0", "text": ""}] if self._simulates else []}
+        listed["simulator"] = [{"id": "0", "text": ""}] if self._simulates else []
+        return listed
 
     def find(self, source: str, name: str | None, seed: int) -> Start:
         """Raises BadPrompt, BadClip."""
@@ -63,9 +64,10 @@ class Sources:
                 )
             return self._uploads[name]
         kinds = ("text", "upload", *(kind for kind, episodes in self._sets.items() if episodes is not None))
-        if source not in kinds:
+        episodes = self._sets.get(source)
+        if episodes is None:
             raise BadPrompt(f"start: got source {source!r:.40}{nearest(source, kinds)}, expected one of {list(kinds)}; fix: choose one")
-        return self._episode(self._sets[source], source, name)
+        return self._episode(episodes, source, name)
 
     def _episode(self, episodes: EpisodeSet, source: str, name: str | None) -> Start:
         ids = [episode.id for episode in episodes]

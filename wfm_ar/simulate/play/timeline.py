@@ -146,11 +146,11 @@ class Timeline:
             node = self.nodes[number]
             if node.mark is not None or number >= newest - NEWEST:
                 return
-            root = node.parent is None or node.parent not in self.nodes
-            if (root and len(node.children) <= 1) or not node.children:
+            parent = None if node.parent is None else self.nodes.get(node.parent)
+            if (parent is None and len(node.children) <= 1) or not node.children:
                 for child in node.children:
                     self.nodes[child].parent = None
-                if not root:
-                    self.nodes[node.parent].children.remove(number)
+                if parent is not None:
+                    parent.children.remove(number)
                 del self.nodes[number]
                 self._size -= NODE_BYTES

@@ -36,6 +36,8 @@ def with_past(module: nn.Module, x: torch.Tensor, count: int, memory: Memory | N
 class CausalConv3d(nn.Conv3d):
     """Conv3d with kernel (t, s, s): spatial zero padding, the past in time. Input and output float [B, C, T, H, W]."""
 
+    bias: nn.Parameter  # never left out
+
     def __init__(self, c_in: int, c_out: int, time: int = 1, space: int = 1, stride: int = 1):
         super().__init__(c_in, c_out, (time, space, space), stride=(stride, 1, 1), padding=(0, space // 2, space // 2))
 

@@ -40,6 +40,9 @@ class ContinuousTokenizerConfig(VideoTokenizerConfig):
 class ContinuousTokenizer(nn.Module):
     """Clips float [B, 3, 1 + r*n, H, W] in [-1, 1] <-> latents float [B, c, 1 + n, h, w]."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, config: ContinuousTokenizerConfig) -> None:
         super().__init__()
         self.config = config

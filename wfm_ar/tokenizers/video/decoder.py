@@ -9,6 +9,20 @@ from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, FactorisedConv, Memory, Upsample
 
 
+class Level(nn.Module):
+    """Residual blocks of one resolution, and the step to the next; its names are the published keys."""
+
+    def __init__(self, blocks: list[ResBlock], upsample: Upsample | None):
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.upsample = upsample
+
+    def forward(self, x: torch.Tensor, memory: Memory | None) -> torch.Tensor:
+        for block in self.block:
+            x = block(x, memory)
+        return x if self.upsample is None else self.upsample(x, memory)
+
+
 class Decoder(nn.Module):
     """latents [B, z_channels, t, h, w] -> float [B, 3, T, H, W], not clamped."""
 
@@ -25,10 +39,7 @@ class Decoder(nn.Module):
             c_in = channels[min(level + 1, len(channels) - 1)]
             blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.decoder_blocks)]
             time, space = config.halves(level - 1) if level > 0 else (False, False)
-            up = nn.Module()
-            up.block = nn.ModuleList(blocks)
-            up.upsample = Upsample(c_out, time, space) if time or space else None
-            self.up.append(up)
+            self.up.append(Level(blocks, Upsample(c_out, time, space) if time or space else None))
         self.norm_out = NORMS[config.norm](channels[0])
         self.conv_out = ends(channels[0], width)
 
@@ -37,9 +48,6 @@ class Decoder(nn.Module):
         x = self.conv_in(z_Bcthw.contiguous(memory_format=torch.channels_last_3d), memory)
         x = self.mid(x, memory)
         for level in reversed(self.up):
-            for block in level.block:
-                x = block(x, memory)
-            if level.upsample is not None:
-                x = level.upsample(x, memory)
+            x = level(x, memory)
         x = self.conv_out(F.silu(self.norm_out(x)), memory)
         return haar_unpatch(x, *self.patch, first=first)

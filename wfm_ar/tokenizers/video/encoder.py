@@ -9,6 +9,20 @@ from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, Downsample, FactorisedConv, Memory
 
 
+class Level(nn.Module):
+    """Residual blocks of one resolution, and the step to the next; its names are the published keys."""
+
+    def __init__(self, blocks: list[ResBlock], downsample: Downsample | None):
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor, memory: Memory | None) -> torch.Tensor:
+        for block in self.block:
+            x = block(x, memory)
+        return x if self.downsample is None else self.downsample(x, memory)
+
+
 class Encoder(nn.Module):
     """float [B, 3, T, H, W] -> latents [B, z_channels, t, h, w]; `config` is the tokenizer's VideoTokenizerConfig."""
 
@@ -23,10 +37,7 @@ class Encoder(nn.Module):
         for level, (c_in, c_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
             blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.encoder_blocks)]
             time, space = config.halves(level)
-            down = nn.Module()
-            down.block = nn.ModuleList(blocks)
-            down.downsample = Downsample(c_out, time, space) if time or space else None
-            self.down.append(down)
+            self.down.append(Level(blocks, Downsample(c_out, time, space) if time or space else None))
         self.mid = Middle(channels[-1], config.norm, config.attention, config.time_kernel)
         self.norm_out = NORMS[config.norm](channels[-1])
         self.conv_out = ends(channels[-1], config.z_channels)
@@ -36,9 +47,6 @@ class Encoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)  # on CPUs two to four times faster than channels first
         x = self.conv_in(x, memory)
         for level in self.down:
-            for block in level.block:
-                x = block(x, memory)
-            if level.downsample is not None:
-                x = level.downsample(x, memory)
+            x = level(x, memory)
         x = self.mid(x, memory)
         return self.conv_out(F.silu(self.norm_out(x)), memory)

@@ -13,6 +13,12 @@ from torch import nn
 class FSQ(nn.Module):
     """levels L_1..L_c -> a codebook of prod(L) ids. Codes are float in [-1, 1], channel-first; ids int64."""
 
+    _levels: torch.Tensor  # [1, c, 1, 1, 1], as all of them
+    _basis: torch.Tensor
+    _half: torch.Tensor
+    _offset: torch.Tensor
+    _shift: torch.Tensor
+
     def __init__(self, levels: tuple[int, ...]):
         super().__init__()
         self.levels, self.codebook_size = levels, math.prod(levels)

@@ -111,6 +111,10 @@ class VideoTokenizerConfig:
 class LatentNorm(nn.Module):
     """Standardise each latent channel by running statistics, so that training starts - and stays - at unit spread."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+    seen: torch.Tensor
+
     def __init__(self, channels: int, momentum: float = 0.01):
         super().__init__()
         self.momentum = momentum
@@ -136,6 +140,8 @@ class LatentNorm(nn.Module):
 
 class VideoTokenizer(nn.Module):
     """Clips [B, 3, T, H, W] in [-1, 1] <-> token ids [B, t, h, w]."""
+
+    background: torch.Tensor  # where the configuration has one
 
     def __init__(self, config: VideoTokenizerConfig):
         super().__init__()
