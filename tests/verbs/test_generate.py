@@ -99,7 +99,8 @@ def test_detail_is_kept_unless_told_or_poorly_copied(place, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     run = ["generate", f"world={place / 'world'}", f"image={place / 'in.png'}", "frames=5", "refine=false"]
     assert main([*run, "out=poor.mp4"]) == 0 and POOR in capsys.readouterr().err
-    monkeypatch.setattr("wfm_ar.rollout.detail.POOR_COPY", 0.0)
+    for module in ("detail", "frame_decoder"):  # what is kept, and what is told of
+        monkeypatch.setattr(f"wfm_ar.rollout.{module}.POOR_COPY", 0.0)
     assert main([*run, "out=kept.mp4"]) == 0 and main([*run, "keep_detail=false", "out=bare.mp4"]) == 0
     assert POOR not in capsys.readouterr().err
     said = {name: json.loads(Path(f"{name}.json").read_text()) for name in ("poor", "kept", "bare")}
