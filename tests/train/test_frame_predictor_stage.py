@@ -117,8 +117,30 @@ def test_the_time_left_knows_what_is_to_be_decoded(episodes, tmp_path):
 
 
 def test_a_window_must_hold_a_frame_to_predict(episodes):
-    with pytest.raises(BadConfig, match="window: got 3 frames, expected 4 or more: 3 that are seen and one"):
+    with pytest.raises(BadConfig, match="window: got 3 frames with burn_in=0, expected 4 or more: 3 that are seen, and one"):
         make(episodes, window=3)
+    with pytest.raises(BadConfig, match="got 5 frames with burn_in=2, expected 6 or more: 3 that are seen and 2 of burn_in, and one"):
+        make(episodes, window=5, burn_in=2)
+
+
+def test_burn_in_leads_to_what_counts_and_has_no_gradient(episodes):
+    stage = make(episodes, window=9, burn_in=4)
+    batches = {int(batch["burn_in"]): batch for batch in (stage.batch(step, 4, 0) for step in range(40))}
+    assert set(batches) == {0, 1, 2, 3, 4}
+    called = []
+    real = stage.model.forward
+
+    def forward(frames, *more):
+        called.append((torch.is_grad_enabled(), frames[:, -1].clone()))
+        return real(frames, *more)
+
+    stage.model.forward = forward
+    for burn_in, batch in batches.items():
+        called.clear()
+        loss, logs = stage.loss(stage.model, batch, None)
+        assert [grad for grad, _ in called] == [False] * burn_in + [True] * 2
+        assert {name for name in logs if name.startswith("loss_")} == {"loss_1", "loss_2"} and loss.requires_grad
+        assert loss.item() == pytest.approx(float(logs["loss_1"] + logs["loss_2"]) / 2)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ class FramePredictorTraining(Windows):
 
     windows_per_clip: int = 1
     window: int = 5  # frames a sample: the predictor's history, then each predicted from the last ones, its own among them
+    burn_in: int = 0  # of the predicted frames, up to so many come before those that count: what a rollout has drifted to by then
     crop: int = 72
     squared: float = 4.0  # weight of the squared error beside the absolute one
     emphasis: float = 6.0  # extra weight of pixels near a change between two frames
@@ -55,11 +56,11 @@ class FramePredictorStage:
         cache: FrameCache | None = None,
     ):
         """Raises BadConfig for a tokenizer whose latents are more than a frame each."""
-        if training.window <= config.history:
-            got = f"{training.window} frames"
-            raise BadConfig(
-                f"window: got {got}, expected {config.history + 1} or more: {config.history} that are seen and one that is predicted"
-            )
+        least = config.history + training.burn_in + 1
+        if training.window < least or training.burn_in < 0:
+            got = f"window: got {training.window} frames with burn_in={training.burn_in}"
+            rest = f" and {training.burn_in} of burn_in" if training.burn_in else ""
+            raise BadConfig(f"{got}, expected {least} or more: {config.history} that are seen{rest}, and one that is predicted")
         self.training, self.tokenizer = training, tokenizer.eval().requires_grad_(False)
         self._actions: ActionVocabulary | None = action_vocabulary(train_set.schema)
         bins = self._actions.bins if self._actions else ()
@@ -75,12 +76,13 @@ class FramePredictorStage:
         return {"model": asdict(self.config), "training": asdict(self.training), "clips": len(self.train_set)}
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, Tensor]:
-        """See WindowSampler.batch; with int64 `bins` [B, T - 1, A] of the actions from frame to frame and `missing` [B]: how many of the
-        first frames a sample lacks."""
+        """See WindowSampler.batch; with int64 `bins` [B, T - 1, A] of the actions from frame to frame, `missing` [B]: how many of the
+        first frames a sample lacks, and `burn_in`: predicted frames before those that count."""
         batch = self.windows.batch(step, size, seed)
         rng = np.random.default_rng((seed, step, 1))
         missing = rng.integers(1, self.config.history, size)
         batch["missing"] = torch.from_numpy(np.where(rng.random(size) < self.training.begun, missing, 0))
+        batch["burn_in"] = torch.tensor(int(rng.integers(self.training.burn_in + 1)))
         if self._actions is not None:
             kept = rng.random(size) >= self.training.action_dropout
             batch["bins"] = torch.stack(
@@ -114,8 +116,8 @@ class FramePredictorStage:
         return self.tokenizer.quantizer(self.tokenizer.latents(frames_B3HW[:, :, None]))
 
     def loss(self, model, batch, generator):
-        """Each frame is predicted from copies of the two before, beyond the first from its own: tokens kept where it saw no change, as
-        a rollout would. The gradient is that of single steps.
+        """Each frame is predicted from copies of those before, beyond the first from its own: tokens kept where it saw no change, as
+        a rollout would. The gradient is that of single steps, and none of those of the burn-in.
 
         Where the true frames have stood still, so is what is shown of them to stay, as blurred as it is: a predictor that mended the
         copy would tell of changes where there are none, and change tokens there at every step. The places along the edges of a crop
@@ -138,19 +140,23 @@ class FramePredictorStage:
         places_BPhw = cut_at(places(*frame, self.config.patch, last.device), batch["corner"], size, self.config.patch)
         counts_B1HW = cut_inside(frame, batch["corner"], size, training.edge).to(last.device)
         own_B1hw = cut_inside(frame, batch["corner"], size, rate)[..., ::rate, ::rate].to(last.device)
-        for step in range(seen, training.window):
+        counting = seen + int(batch["burn_in"])
+        end = counting + training.window - seen - training.burn_in
+        for step in range(seen, end):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
             moved = moved | changed
             target = torch.where(moved, true_BC3HW[:, step], last)
             bins_BMA = None if bins_BTA is None else bins_BTA[:, step + 1 - seen : step]
-            made = model(past_BN3HW, self.lookahead.values(bins_BMA, last), places_BPhw)
-            error = made.float() - target
-            penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
-            losses.append(penalty.mean())
-            logs[f"loss_{1 + step - seen}"] = losses[-1].detach()
-            if step == seen:
-                logs["crop_psnr"] = psnr(error.detach())
-            if step + 1 < training.window:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step >= counting):
+                made = model(past_BN3HW, self.lookahead.values(bins_BMA, last), places_BPhw)
+            if step >= counting:
+                error = made.float() - target
+                penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
+                losses.append(penalty.mean())
+                logs[f"loss_{1 + step - counting}"] = losses[-1].detach()
+                if step == seen:
+                    logs["crop_psnr"] = psnr(error.detach())
+            if step + 1 < end:
                 own = self._next(last, codes, made.detach().float())
                 codes = torch.where(own_B1hw[:, :, None], own, self._codes(true_BC3HW[:, step]))
                 last = self.lookahead.frames(codes).float()
