@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadPrompt
-from wfm_ar.rollout.action_reading import apart_by_latent
 from wfm_ar.rollout.prompt import Prompt, Rollout
 from wfm_ar.shapes import latent_frames
 
@@ -174,6 +173,8 @@ def _judged(world: "World", rollout: Rollout, given: int, cost: Cost, config: Pl
     latents = (len(rollout.frames) - given) // world.rate
     if not config.reads_back:
         return float(cost(rollout.frames)), latents, None
+    from wfm_ar.rollout.action_reading import apart_by_latent  # which brings torch
+
     read = apart_by_latent(world, rollout.raw_frames, rollout.actions)
     assert read is not None, "of a world with a reader, whose futures have actions"
     apart = [np.nan if value is None else value for value in read[-latents:]]
