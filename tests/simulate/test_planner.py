@@ -219,7 +219,7 @@ def test_what_is_read_off_a_future_is_a_part_of_its_cost():
 
 @pytest.mark.parametrize(("stop", "latents"), [(0.9, 3), (0.45, 2), (0.25, 1), (0.05, 1)])
 def test_a_plan_ends_where_its_pictures_no_longer_show_it(monkeypatch, stop, latents):
-    monkeypatch.setattr("wfm_ar.simulate.planner.apart_by_latent", lambda world, frames, actions: [0.1, 0.3, 0.5])
+    monkeypatch.setattr("wfm_ar.rollout.action_reading.apart_by_latent", lambda world, frames, actions: [0.1, 0.3, 0.5])
     seen = []
     cost = lambda frames: seen.append(len(frames)) or 4.0  # noqa: E731
     config = PlanConfig(samples=2, rounds=2, elites=2, read_back=1.0, read_back_stop=stop)
