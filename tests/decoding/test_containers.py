@@ -17,11 +17,8 @@ from wfm_ar.decoding.limits import Refused
 from wfm_ar.errors import BadClip
 
 
-def make(path, frames=9, container=None, codec="libx264", first=0, container_options=None, smooth=False, **options) -> None:
-    """`frames` frames; those before `first` lie before the start, so that the container's edit list hides them.
-
-    smooth: a picture that wanders, of which an encoder makes B-frames; else noise.
-    """
+def make(path, frames=9, container=None, codec="libx264", container_options=None, smooth=False, **options) -> None:
+    """smooth: a picture that wanders, of which an encoder makes B-frames; else noise."""
     clip = np.random.default_rng(0).integers(0, 255, (frames, 32, 32, 3), dtype=np.uint8)
     if smooth:
         t, y, x = np.mgrid[:frames, :32, :32] / 8.0
@@ -31,7 +28,7 @@ def make(path, frames=9, container=None, codec="libx264", first=0, container_opt
         stream.width, stream.height, stream.pix_fmt, stream.options = 32, 32, "yuv420p", {"threads": "1", **options}
         for i, image in enumerate(clip):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = i - first, Fraction(1, 10)
+            frame.pts, frame.time_base = i, Fraction(1, 10)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
 
@@ -85,7 +82,14 @@ def test_a_fragment_that_is_not_called_one(tmp_path, fd_of, which):
 def test_a_cut_by_edit_list_shows_the_rest(tmp_path, fd_of, first, how):
     """As `ffmpeg -ss ... -c copy` leaves it: what lies before the cut is stored, and not shown."""
     make(tmp_path / "whole.mp4", **how)
-    make(tmp_path / "cut.mp4", first=first, container_options={"avoid_negative_ts": "disabled"}, **how)
+    with av.open(str(tmp_path / "whole.mp4")) as whole:
+        with av.open(str(tmp_path / "cut.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as out:
+            stream = out.add_stream_from_template(whole.streams.video[0])
+            for packet in whole.demux(video=0):
+                if packet.size:  # the same packets: encoding twice now and then gives other ones on a busy machine
+                    earlier = int(Fraction(first, 10) / packet.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, stream
+                    out.mux(packet)
     assert mp4.declared(fd_of(tmp_path / "cut.mp4"), 1) == mp4.Declared(9, first)
     assert video_info(tmp_path / "cut.mp4").frames == count_frames(tmp_path / "cut.mp4") == 9 - first
     np.testing.assert_array_equal(read_video(tmp_path / "cut.mp4"), read_video(tmp_path / "whole.mp4")[first:])
