@@ -23,9 +23,7 @@ from wfm_ar.errors import BadConfig, nearest
 from wfm_ar.haar import haar_patch, haar_unpatch
 from wfm_ar.rollout.cosmos_folder import materialise
 from wfm_ar.rollout.sampling import SamplingConfig
-from wfm_ar.tokenizers.video import decoder as decoder_parts
-from wfm_ar.tokenizers.video import encoder as encoder_parts
-from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
+from wfm_ar.tokenizers.video.blocks import Level, Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import CausalConv3d, Downsample, Upsample
 from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.without_memory import without_memory
@@ -241,7 +239,7 @@ def plain_encode(tokenizer: VideoTokenizer, video_BCTHW: Tensor) -> Tensor:
     x = haar_patch(video_BCTHW, *encoder.patch).contiguous()
     x = _plain_convs(encoder.conv_in, x)
     for level in encoder.down:
-        assert isinstance(level, encoder_parts.Level)
+        assert isinstance(level, Level)
         for block in level.block:
             x = _plain_block(block, x)
         if (down := level.downsample) is not None:
@@ -264,7 +262,7 @@ def plain_decode(tokenizer: VideoTokenizer, tokens_Bthw: Tensor) -> Tensor:
     x = _plain_conv(tokenizer.post_quant_conv, tokenizer.codes(tokens_Bthw).contiguous())
     x = _plain_middle(decoder.mid, _plain_convs(decoder.conv_in, x))
     for level in reversed(decoder.up):
-        assert isinstance(level, decoder_parts.Level)
+        assert isinstance(level, Level)
         for block in level.block:
             x = _plain_block(block, x)
         if (up := level.upsample) is not None:

@@ -1,27 +1,16 @@
 """The specification of `attention`: fp32 maths, every score materialised. Slow, short, and the judge of the other paths."""
 
-from typing import Literal, overload
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from wfm_kernels.attention.masks import CAUSAL, Mask, visible
 
 
-@overload
-def attention(
-    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
-    return_lse: Literal[False] = False,
-) -> Tensor: ...  # fmt: skip
-@overload
-def attention(
-    q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
-    return_lse: Literal[True],
-) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention(
     q_BNTK, k_BHLK, v_BHLK, lengths_B, *, scale=None, max_length=None, mask: Mask = CAUSAL, k_scale_BHL=None, v_scale_BHL=None,
     return_lse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+) -> Any:  # fmt: skip
     """softmax(q k^T * scale) v over the cache slots that the mask lets a query see; masks.py says which.
 
     A query that sees no slot gives zeros (and log-sum-exp -inf). Returns q's dtype, log-sum-exp [B, N, T] in fp32.

@@ -1,4 +1,4 @@
-"""The two building blocks of encoder and decoder: the residual block and the factorised attention of the middle."""
+"""The building blocks of encoder and decoder: residual blocks, levels of them, and the factorised attention of the middle."""
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,23 @@ class ResBlock(nn.Module):
     def forward(self, x: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)), memory)
         return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)), memory)
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, and the step to the next."""
+
+    def __init__(self, blocks: list[ResBlock], name: str, resample: nn.Module | None):
+        """name: of that step in the published keys, "downsample" or "upsample"; None where there is no other resolution."""
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.add_module(name, resample)
+        self._name = name
+
+    def forward(self, x: torch.Tensor, memory: Memory | None) -> torch.Tensor:
+        for block in self.block:
+            x = block(x, memory)
+        resample = getattr(self, self._name)
+        return x if resample is None else resample(x, memory)
 
 
 class FrameAttention(nn.Module):

@@ -5,22 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from wfm_ar.haar import haar_unpatch
-from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
+from wfm_ar.tokenizers.video.blocks import Level, Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, FactorisedConv, Memory, Upsample
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution, and the step to the next; its names are the published keys."""
-
-    def __init__(self, blocks: list[ResBlock], upsample: Upsample | None):
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.upsample = upsample
-
-    def forward(self, x: torch.Tensor, memory: Memory | None) -> torch.Tensor:
-        for block in self.block:
-            x = block(x, memory)
-        return x if self.upsample is None else self.upsample(x, memory)
 
 
 class Decoder(nn.Module):
@@ -39,7 +25,7 @@ class Decoder(nn.Module):
             c_in = channels[min(level + 1, len(channels) - 1)]
             blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.decoder_blocks)]
             time, space = config.halves(level - 1) if level > 0 else (False, False)
-            self.up.append(Level(blocks, Upsample(c_out, time, space) if time or space else None))
+            self.up.append(Level(blocks, "upsample", Upsample(c_out, time, space) if time or space else None))
         self.norm_out = NORMS[config.norm](channels[0])
         self.conv_out = ends(channels[0], width)
 

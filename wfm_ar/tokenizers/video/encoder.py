@@ -5,22 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from wfm_ar.haar import haar_patch
-from wfm_ar.tokenizers.video.blocks import Middle, ResBlock
+from wfm_ar.tokenizers.video.blocks import Level, Middle, ResBlock
 from wfm_ar.tokenizers.video.causal_conv import NORMS, CausalConv3d, Downsample, FactorisedConv, Memory
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution, and the step to the next; its names are the published keys."""
-
-    def __init__(self, blocks: list[ResBlock], downsample: Downsample | None):
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: torch.Tensor, memory: Memory | None) -> torch.Tensor:
-        for block in self.block:
-            x = block(x, memory)
-        return x if self.downsample is None else self.downsample(x, memory)
 
 
 class Encoder(nn.Module):
@@ -37,7 +23,7 @@ class Encoder(nn.Module):
         for level, (c_in, c_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
             blocks = [ResBlock(c_in if i == 0 else c_out, c_out, config.norm, config.time_kernel) for i in range(config.encoder_blocks)]
             time, space = config.halves(level)
-            self.down.append(Level(blocks, Downsample(c_out, time, space) if time or space else None))
+            self.down.append(Level(blocks, "downsample", Downsample(c_out, time, space) if time or space else None))
         self.mid = Middle(channels[-1], config.norm, config.attention, config.time_kernel)
         self.norm_out = NORMS[config.norm](channels[-1])
         self.conv_out = ends(channels[-1], config.z_channels)
