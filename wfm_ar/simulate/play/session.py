@@ -48,6 +48,7 @@ class Session:
         self.playing = self.auto = self.refine = self.beside = self.closed = False
         self.text: str | None = None
         self.seed, self.seq = 0, 0
+        self._step_seq = 0  # `seq` when the step began that is being made, or was made last
         self.waits = False  # one step is wanted, though it does not play
         self.next_at = 0.0
         self.futures_left: list[Imagined] = []
@@ -204,7 +205,7 @@ class Session:
         late = now - self.next_at
         self.next_at = self.next_at + step_s if 0 <= late < step_s else now + step_s
         self.waits = False
-        self._step_acted_at, self._acted_at = self._acted_at, None
+        self._step_acted_at, self._acted_at, self._step_seq = self._acted_at, None, self.seq
         acting = self._values if (self._values != self._rest).any() else self._tapped
         self._tapped = self._rest.copy()
         stream, _ = self._started()
@@ -309,7 +310,7 @@ class Session:
             parent=node.parent,
             step=node.step,
             frame=node.frame + number,
-            seq=self.seq,
+            seq=self._step_seq,
             shown_ms=1000 / (self.world.fps * self.times),
             made_ms=1000 * seconds,
             waited_ms=-1.0 if waited < 0 else 1000 * waited,

@@ -117,11 +117,9 @@ function picture(one) {
 function shown(one, now) {
   pace.add(now);
   tree.here = one.node;
-  if (one.number === 0 && one.waitedMs >= 0 && acts.length) {
-    const met = acts.filter((act) => act.seq <= one.seq);
-    if (met.length) latency.add(now - met[0].at);
-    acts = acts.filter((act) => act.seq > one.seq);
-  }
+  const met = acts.filter((act) => act.seq <= one.seq); // by this frame or by one before it that was lost on the way
+  if (met.length) latency.add(now - met[0].at);
+  acts = acts.filter((act) => act.seq > one.seq);
   $("where").textContent = `step ${one.step}, frame ${one.frame}`;
   if (compare !== null) drawBeside(one);
 }
