@@ -19,7 +19,7 @@ from wfm_ar.verbs.train import loop_config
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 
 DERIVED = {  # keys that a user does not set: they follow from the tokenizers and the data
-    WorldModelConfig: {"vocab", "out_vocab", "hint_width"},
+    WorldModelConfig: {"vocab", "out_vocab", "hint_width", "scene_digits", "scene_words"},
     DenoiserConfig: {"temporal_compression", "spatial_compression", "code_channels", "residual_scale"},
     VideoTokenizerConfig: set(),
 }

@@ -59,7 +59,7 @@ def test_actions_may_begin_late_and_stop(tuned):
     none.step()
     (row,) = none._rows.rows
     assert [one is None for one in row.bins] == [True, True, True, False, True] and (row.bins[3] >= 0).all()
-    ids, positions, _ = none._rows.sequence.begun([], row.tokens[:], row.bins[:])
+    ids, positions, *_ = none._rows.sequence.begun([], row.tokens[:], row.bins[:])
     h, w = none.tokens.shape[1:]
     assert len(none.tokens) == 5 and len(ids) == len(positions) == 5 * h * w + 16 and int((ids >= 64000).sum()) == 16
     assert none._rows._caches[0].longest == len(ids) - 1  # what was fed step by step is what a new prefill would feed
@@ -140,7 +140,7 @@ def test_the_guided_scores_are_those_of_two_passes(tuned):
     scores = []
     with torch.inference_mode():
         for led_by in (ids_rA[None], None):
-            ids, positions, _ = sequence.pack(torch.cat((tokens, torch.from_numpy(rolled.tokens[1:]))), None, led_by)
+            ids, positions, *_ = sequence.pack(torch.cat((tokens, torch.from_numpy(rolled.tokens[1:]))), None, led_by)
             logits = model(ids[None], positions[None])[0, len(ids) - len(first) - 1 : -1]
             scores.append(logits)
     guided = scores[1] + 2.0 * (scores[0] - scores[1])

@@ -91,7 +91,7 @@ def _uncached(model: WorldModel, sequence: Sequence, row: Row, kind: Actions, sa
         return pieces
 
     def logits_behind(pieces, known: list[int], coming) -> torch.Tensor:
-        ids, positions, seen_hints = sequence.join(pieces)
+        ids, positions, seen_hints, _ = sequence.join(pieces)
         ids = torch.cat((ids, torch.tensor(known, dtype=torch.int64)))
         positions = torch.cat((positions, coming.positions[: len(known)]))
         hints = torch.cat((seen_hints[:-1], coming.hints[: len(known) + 1]))

@@ -30,7 +30,7 @@ def make_parts(
     sums: bool = True,
     lookahead: bool = False,
 ) -> WorldParts:
-    """16 x 24 pixels, 2 x 3 tokens a latent, 2 frames a latent; with a lookahead 1."""
+    """16 x 24 pixels, 2 x 3 tokens a latent, 2 frames a latent; with a lookahead 1, and a scene reader."""
     torch.manual_seed(0)
     rate = 1 if lookahead else 2
     tokenizer = VideoTokenizer(replace(TOKENIZER, temporal_compression=1, patch_time=1, time_kernel=1) if lookahead else TOKENIZER).eval()
@@ -48,7 +48,7 @@ def make_parts(
         action_sums=sums,
         lookahead=lookahead,
     )
-    sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48)
+    sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48, scene_channels=8 * lookahead, scene_blocks=1)
     model = WorldModel(WorldModelConfig(**Sequence(config).model_vocabularies(), **sizes)).eval()
     for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.down.weight, 0.3)):
         torch.nn.init.normal_(weight, std=std)  # the head starts at zero, which would make every token as likely

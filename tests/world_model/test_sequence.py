@@ -154,7 +154,7 @@ def published(**settings) -> Sequence:
 def test_the_published_order():
     """BOV right behind the video ids, at no position; the ids of actions are the embedding's last; neither text nor hints."""
     sequence, (tokens, bins) = published(), clip()
-    ids, positions, hints = sequence.pack(tokens, None, bins)
+    ids, positions, hints, _ = sequence.pack(tokens, None, bins)
     assert ids[0] == 50 and positions[0].tolist() == [-1, -1, -1] and hints.shape == (len(ids), 0)
     assert len(ids) == 1 + 6 + 2 * (8 + 6) == sequence.max_length
     assert ids[7:9].tolist() == [58 + int(bins[0, 0, 0]), 65 + int(bins[0, 0, 1])]

@@ -194,7 +194,7 @@ def _go_on(model: WorldModel, top_p: float, steps: int, clock: Clock, size: Size
     total, given, area = latent_frames(size[0], RATE), latent_frames(GIVEN, RATE), _area(size)
     grid = size[1] // SIDE, size[2] // SIDE
     order = published_sequence(video_vocab=CODEBOOK, vocab=model.config.vocab, bov=bool(begins), grid=grid, rate=RATE, max_latents=total)
-    ids_L, positions_L3, _ = (each.to(device) for each in TokenSequence(order).pack(torch.randint(CODEBOOK, (total, *grid))))
+    ids_L, positions_L3, *_ = (each.to(device) for each in TokenSequence(order).pack(torch.randint(CODEBOOK, (total, *grid))))
     ids_L = ids_L[: begins + given * area]
     context = torch.zeros(1, TEXT_TOKENS, model.config.context_dim, device=device, dtype=dtype) if begins else None
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wfm_ar.errors import BadConfig
+from wfm_ar.residual_block import ResidualBlock
 from wfm_ar.sizes import check_sizes
 
 RGB = 3
@@ -59,11 +60,11 @@ class FramePredictor(nn.Module):
             known = 3 * config.actions * (config.history - 1)
             self.actions, told = nn.Sequential(nn.Linear(known, width), nn.SiLU(), nn.Linear(width, width)), width
         self.enter = nn.Conv2d(config.history * RGB * config.patch**2 + 2 + 4 * OCTAVES, fine, 3, padding=1)
-        self.before = nn.ModuleList(_Block(fine, told) for _ in range(before))
+        self.before = nn.ModuleList(ResidualBlock(fine, told) for _ in range(before))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
-        self.middle = nn.ModuleList(_Block(coarse, told) for _ in range(middle))
+        self.middle = nn.ModuleList(ResidualBlock(coarse, told) for _ in range(middle))
         self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2)
-        self.after = nn.ModuleList(_Block(fine, told) for _ in range(after))
+        self.after = nn.ModuleList(ResidualBlock(fine, told) for _ in range(after))
         self.leave = nn.Conv2d(fine, (RGB + 1) * config.patch**2, 3, padding=1)
         for weight in self.leave.parameters():  # it begins by repeating the last frame
             nn.init.zeros_(weight)
@@ -114,24 +115,3 @@ def places(height: int, width: int, patch: int, device: torch.device | str = "cp
     yx_2hw = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     waves = [wave(math.pi * 2**k * yx_2hw) for k in range(OCTAVES) for wave in (torch.sin, torch.cos)]
     return torch.cat((yx_2hw, *waves))[None]
-
-
-class _Block(nn.Module):
-    """x + conv(silu(conv(norm x) + what is known of the actions))."""
-
-    recomputable = True  # see train/recompute.py
-
-    def __init__(self, channels: int, told: int):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        self.told = nn.Linear(told, channels) if told else None
-        for weight in self.second.parameters():
-            nn.init.zeros_(weight)
-
-    def forward(self, x_BCHW: Tensor, told_BE: Tensor | None) -> Tensor:
-        spread = torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-4).to(x_BCHW.dtype)  # of each place alone
-        h = self.first(x_BCHW * spread * self.scale.to(x_BCHW.dtype)[:, None, None])
-        if self.told is not None:
-            h = h + self.told(told_BE)[..., None, None]
-        return x_BCHW + self.second(F.silu(h))

@@ -27,6 +27,7 @@ from wfm_ar.rollout.history import History
 from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, keys
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
+from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.sequence import Sequence
 from wfm_ar.world_model.steps import guesses, steps_of
 from wfm_ar.world_model.transformer import WorldModel
@@ -249,17 +250,24 @@ class Batch:
         if row.context_SC is not None:
             self.model.read_context(cache, row.context_SC[None])
         begin = row.base
-        ids, positions, hints = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:], row.ahead[begin:])
+        ids, positions, hints, follows = self.sequence.begun(row.text_ids, row.tokens[begin:], row.bins[begin:], row.ahead[begin:])
         assert len(ids), "a model without BOV goes on from something"
         if len(ids) > 1:
             device, step = self.model.head.weight.device, self._new.prompt(cache)
-            step.plan(positions[None, :-1], self._hints(hints[None, :-1]))
+            step.plan(positions[None, :-1], self._hints(hints[None, :-1]), self._scenes([row], [row.tokens[begin:]], follows[None, :-1]))
             step.step(ids[None, :-1].to(device), 0)
         return cache
 
     def _hints(self, hints_BLF: Tensor) -> Tensor | None:
         """As a step takes them: None for a model that knows none."""
         return hints_BLF if self.sequence.hint_width else None
+
+    def _scenes(self, rows: Items[Row], shown: Items[Items[Tensor]], follows_BL: Tensor) -> Scenes | None:
+        """What a model with a scene reader is told of rows that show these latents; None where no action is due."""
+        if self.model.scene is None or not bool((follows_BL >= 0).any()):
+            return None
+        tokens_Bthw = torch.stack([torch.stack(list(tokens)) for tokens in shown])
+        return self.sequence.scenes(tokens_Bthw, self.sequence.words([row.text_ids for row in rows]), follows_BL)
 
     def _imagine(self) -> tuple[Tensor, Tensor, int]:
         """Draw the coming actions -> (bins [B, r, A], logits of the first video token, how many tokens of the plan were fed)."""
@@ -286,14 +294,17 @@ class Batch:
                 self.sequence.coming(row.text_ids, row.tokens[row.base :], row.bins[row.base :], bins_rA, ahead_hwK)
                 for row, (bins_rA, ahead_hwK) in zip(rows, led_by, strict=True)
             ]
-            ids_BL, positions_BL3, hints_BLF = (torch.stack(each) for each in zip(*coming, strict=True))
+            ids_BL, positions_BL3, hints_BLF, follows_BL = (torch.stack(each) for each in zip(*coming, strict=True))
             if uncond:  # the video tokens have the same place in both plans
                 positions_BL3, hints_BLF = (
                     torch.cat((x[:, :1].expand(-1, 1 + self._hidden, -1), x[:, 1:]), 1) for x in (positions_BL3, hints_BLF)
                 )
             else:
                 known_BL = ids_BL
-            step.plan(positions_BL3[:, part], self._hints(hints_BLF[:, part]))
+            # an action follows the last latent, which alone is shown
+            follows_BL = follows_BL[:, part].clamp_max(0)
+            scenes = None if uncond else self._scenes(rows, [row.tokens[-1:] for row in rows], follows_BL)
+            step.plan(positions_BL3[:, part], self._hints(hints_BLF[:, part]), scenes)
         return known_BL.to(self.model.head.weight.device)
 
     def _look_ahead(self, bins: Items[Tensor | None]) -> list[Tensor | None]:

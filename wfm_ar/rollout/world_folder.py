@@ -53,7 +53,7 @@ from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
 from wfm_ar.tokenizers.video.model import EARLIER_TOKENIZER, VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.world_model.sequence import EARLIER, Sequence, SequenceConfig
-from wfm_ar.world_model.transformer import WorldModel, WorldModelConfig
+from wfm_ar.world_model.transformer import EARLIER_MODEL, WorldModel, WorldModelConfig
 
 VERSION = 1
 TEXT_MODEL = "text_tokenizer.model"
@@ -252,6 +252,7 @@ _EARLIER = {
     _TextSettings: {"words": None},
     SequenceConfig: EARLIER,
     FramePredictorConfig: EARLIER_PREDICTOR,
+    WorldModelConfig: EARLIER_MODEL,
     VideoTokenizerConfig: EARLIER_TOKENIZER,
     ContinuousTokenizerConfig: EARLIER_TOKENIZER,
 }

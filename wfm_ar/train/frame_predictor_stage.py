@@ -154,7 +154,7 @@ class FramePredictorStage:
                 penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
                 losses.append(penalty.mean())
                 logs[f"loss_{1 + step - counting}"] = losses[-1].detach()
-                if step == seen:
+                if step == counting:
                     logs["crop_psnr"] = psnr(error.detach())
             if step + 1 < end:
                 own = self._next(last, codes, made.detach().float())

@@ -49,6 +49,7 @@ from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import EARLIER
+from wfm_ar.world_model.transformer import EARLIER_MODEL
 
 VIDEO_TOKENIZER, FRAME_PREDICTOR, WORLD_MODEL, DIFFUSION_DECODER = "video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder"
 INVERSE_DYNAMICS = "inverse_dynamics"
@@ -241,7 +242,7 @@ def pack_world(
     """
     tokenizer, _ = trained_video_tokenizer(run)
     tensors, state = _newest(run, WORLD_MODEL)
-    model = WorldModel(_config(WorldModelConfig, state["describe"]["model"]))
+    model = WorldModel(_config(WorldModelConfig, EARLIER_MODEL | state["describe"]["model"]))
     load_weights(model, tensors, str(run / WORLD_MODEL))
     denoiser = None
     if newest_checkpoint(run / DIFFUSION_DECODER):

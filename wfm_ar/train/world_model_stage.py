@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ DIGIT_SCALE = 0.3  # length of a digit's direction in embeddings and head as tra
 PASSED_ON = 4.0  # weight of a unit that passes a number on: silu is nearly straight there
 SPARSE_ROWS = 4  # sparse rows in the place of a dense one
 DENSE_IMAGES = 0.25  # share of the steps on the policy alone whose images are whole though `sparse` is set
-BY_TOKEN = ("ids", "positions", "targets", "weights", "video", "slots")  # of a batch: [B, L, ...]
+BY_TOKEN = ("ids", "positions", "targets", "weights", "video", "slots", "follows")  # of a batch: [B, L, ...]
 TRIES = 100  # clips drawn for one that has actions
 
 
@@ -240,7 +240,9 @@ class WorldModelStage:
         of_latent[:, 0] = training.first_weight if sparse is None else 0.0
         weights[row, actions], weights[row, video] = training.action_weight, of_latent.repeat_interleave(sequence.latent_size, 1)
         at_video, at_slots = sequence.kinds(video, actions, length)
+        follows = sequence.follows(actions, length)
         about = {"clip": torch.tensor([cut.clip for cut in cuts]), "tokens": seen, "bins": bins}
+        about["words"] = sequence.words([self._encode(cut.text) for cut in cuts])
         if config.lookahead:
             about["ahead"] = self._told(cuts, bins)
         if sparse is not None:
@@ -248,11 +250,11 @@ class WorldModelStage:
             kept = torch.ones(len(cuts), length + 1, dtype=torch.bool)
             kept[row, video] = torch.from_numpy(of_video).flatten(1)
             kept = kept[:, :length] & ((at_video >= 0) | (at_slots >= 0))
-            ids, positions, targets, weights, at_video, at_slots = _gathered(
-                kept, ids, positions, targets, weights[:, :length], at_video, at_slots
+            ids, positions, targets, weights, at_video, at_slots, follows = _gathered(
+                kept, ids, positions, targets, weights[:, :length], at_video, at_slots, follows
             )
         batch = {"ids": ids[:, :-1], "positions": positions[:, :-1], "targets": targets[:, 1:], "weights": weights[:, 1 : ids.shape[1]]}
-        return batch | about | {"video": at_video[:, 1:], "slots": at_slots[:, 1:]}
+        return batch | about | {"video": at_video[:, 1:], "slots": at_slots[:, 1:], "follows": follows[:, 1:]}
 
     def _told(self, cuts: list[Cut], bins_BtrA: torch.Tensor) -> torch.Tensor:
         """int8 [B, t, h, w, K], what a lookahead tells of the windows; nothing of their first latents, and where there are no actions
@@ -269,6 +271,11 @@ class WorldModelStage:
     def _hints(self, batch: Batch) -> torch.Tensor:
         """float32 [B, L, F], made on the batch's device: they are many times the bytes of all else."""
         return self.sequence.hints(batch["tokens"], batch["bins"], batch["video"], batch["slots"], batch.get("ahead"))
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the network takes beside ids and positions."""
+        scenes = None if self.config.scene_channels == 0 else self.sequence.scenes(batch["tokens"], batch["words"], batch["follows"])
+        return {"hints_BLF": self._hints(batch), "scenes": scenes}
 
     def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Which of the coming video tokens the model is to draw itself: swap bool and uniforms float32, [B, L].
@@ -289,7 +296,7 @@ class WorldModelStage:
         So it learns to go on from what it will see in a rollout: not only from the truth.
         """
         vocab = self.sequence.config.video_vocab
-        logits_BLV = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
+        logits_BLV = model(batch["ids"], batch["positions"], **self._inputs(batch))
         row, column = torch.where(batch["swap"])
         mass_RV = logits_BLV[row, column, :vocab].softmax(-1).cumsum(-1)
         threshold_R1 = batch["uniforms"][row, column, None] * mass_RV[:, -1:]
@@ -318,7 +325,7 @@ class WorldModelStage:
     def loss(self, model, batch, generator):
         if "swap" in batch:
             batch = self._shown_own_errors(model, batch)
-        inputs = {"hints_BLF": self._hints(batch), "targets_BL": batch["targets"], "weights_BL": batch["weights"]}
+        inputs = self._inputs(batch) | {"targets_BL": batch["targets"], "weights_BL": batch["weights"]}
         loss, hit = model(batch["ids"], batch["positions"], **inputs, z_loss=self.training.z_loss)
         video = (batch["weights"] > 0) & (batch["targets"] < self.sequence.action_start)
         actions = (batch["weights"] > 0) & ~video
@@ -338,7 +345,7 @@ class WorldModelStage:
                 bins = None if clip.bins is None else clip.bins[: limit - 1]
                 cuts.append(Cut(i, tokens, tokens, clip.text, bins, self._ahead["val"][i][1][:limit] if self._ahead else None))
             batch = {name: tensor.to(device) for name, tensor in self._packed(cuts, limit).items()}
-            logits = model(batch["ids"], batch["positions"], hints_BLF=self._hints(batch))
+            logits = model(batch["ids"], batch["positions"], **self._inputs(batch))
             each = F.cross_entropy(logits.transpose(1, 2), batch["targets"], reduction="none")
             hit = (logits.argmax(-1) == batch["targets"]).float()
             later = (batch["weights"] > 0) & (batch["weights"] != self.training.first_weight)
@@ -394,13 +401,13 @@ def _begin_with_digits(model: WorldModel, sequence: Sequence) -> None:
 
 
 def _gathered(kept_BL: torch.Tensor, *of_tokens: torch.Tensor) -> list[torch.Tensor]:
-    """The kept tokens of each row, moved together: [B, K, ...], K a multiple of 64. Behind a row's end: 0, and -1 in the last two."""
+    """The kept tokens of each row, moved together: [B, K, ...], K a multiple of 64. Behind a row's end: 0, and -1 in the last three."""
     longest = -(-int(kept_BL.sum(1).max()) // 64) * 64
     order_BK = (~kept_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
     row, there_BK = torch.arange(len(kept_BL))[:, None], torch.arange(order_BK.shape[1]) < kept_BL.sum(1, keepdim=True)
     gathered = []
     for i, values in enumerate(of_tokens):
-        values, filler = values[row, order_BK], -1 if i >= len(of_tokens) - 2 else 0
+        values, filler = values[row, order_BK], -1 if i >= len(of_tokens) - 3 else 0
         gathered.append(values.masked_fill(~(there_BK if values.ndim == 2 else there_BK[..., None]), filler))
     return gathered
 

@@ -28,6 +28,7 @@ from wfm_ar.world_model.decode import Layer, run_layers
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import rotary_tables
 from wfm_ar.world_model.row_product import BatchedProduct, HalfProduct, half_holds, product_for
+from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.transformer import Decoding, WorldModel, added_positions
 
 LONGEST = 320  # tokens of a plan that is fed in pieces; longer ones are prompts, which go in one pass
@@ -145,8 +146,8 @@ class DecodeStep:
             for layer in weights.layers
         ]
 
-    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
-        """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
+    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None, scenes: Scenes | None = None) -> None:
+        """Positions, hints and scenes (as `WorldModel.forward` takes them) of the coming L tokens; worked out once for all of them."""
         model, device, count = self.model, self.model.head.weight.device, positions_BL3.shape[1]
         queries = model.config.heads // model.config.kv_heads
         spanned = self._weights.apart and count <= LONGEST
@@ -159,6 +160,8 @@ class DecodeStep:
             up_t, down_t = self._hint_layers
             hidden = torch.bmm(hints_BLF.to(device, up_t.dtype).contiguous(), up_t) + model.hints.up.bias
             self._hints = torch.bmm(F.silu(hidden), down_t)
+            if scenes is not None and model.scene is not None:
+                self._hints = self._hints + model.scene(scenes.to(device)).to(self._hints.dtype)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.

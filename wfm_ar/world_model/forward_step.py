@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wfm_ar.world_model.kv_cache import KVCache
+from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.transformer import WorldModel
 
 
@@ -22,7 +23,7 @@ class ForwardStep:
 
     def __init__(self, model: WorldModel, cache: KVCache) -> None:
         self.model = model
-        self._parts: list[tuple[KVCache, Any, Tensor | None]] = [(cache, None, None)]  # positions come with a plan
+        self._parts: list[tuple[KVCache, Any, Tensor | None, Scenes | None]] = [(cache, None, None, None)]  # positions come with a plan
 
     @staticmethod
     def beside(*steps: "ForwardStep") -> "ForwardStep":
@@ -31,10 +32,11 @@ class ForwardStep:
         both._parts = [part for step in steps for part in step._parts]
         return both
 
-    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
-        """Positions and hints (as `WorldModel.forward` takes them) of the coming L tokens."""
+    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None, scenes: Scenes | None = None) -> None:
+        """Positions, hints and scenes (as `WorldModel.forward` takes them) of the coming L tokens."""
         device = self.model.head.weight.device
-        self._parts = [(self._parts[0][0], positions_BL3.to(device), None if hints_BLF is None else hints_BLF.to(device))]
+        known = (None if each is None else each.to(device) for each in (hints_BLF, scenes))
+        self._parts = [(self._parts[0][0], positions_BL3.to(device), *known)]
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.
@@ -42,9 +44,10 @@ class ForwardStep:
         Their keys and values go into the cache. Raises BadPrompt when it is full.
         """
         part, logits = slice(first, first + ids_BT.shape[1]), []
-        rows = [len(cache.lengths_B) for cache, _, _ in self._parts]
-        for ids, (cache, positions_BL3, hints_BLF) in zip(ids_BT.split(rows), self._parts, strict=True):
+        rows = [len(cache.lengths_B) for cache, *_ in self._parts]
+        for ids, (cache, positions_BL3, hints_BLF, scenes) in zip(ids_BT.split(rows), self._parts, strict=True):
             hints = None if hints_BLF is None else hints_BLF[:, part]
-            hidden_BTD = self.model.features(ids, positions_BL3[:, part], hints, cache)
+            shown = None if scenes is None else scenes._replace(at_BL=scenes.at_BL[:, part])
+            hidden_BTD = self.model.features(ids, positions_BL3[:, part], hints, cache, scenes=shown)
             logits.append(self.model.head(hidden_BTD[:, -1]).float())
         return torch.cat(logits) if len(logits) > 1 else logits[0]

@@ -93,6 +93,10 @@ class HintLayout:
         hints[row, column] = described
         return hints
 
+    def codes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 tokens [...] -> float32 codes [..., n] in [-1, 1]."""
+        return self._codes[:, 1 : 1 + len(self.config.levels)].to(tokens.device)[tokens]
+
     def _of_ahead(self, ahead_BthwK: torch.Tensor, row: torch.Tensor, latent: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         """float32 [n, columns] of the n places (row, latent, place): what hints say of a lookahead."""
         width, side = self.config.grid_w + 2, torch.arange(3, device=ahead_BthwK.device)

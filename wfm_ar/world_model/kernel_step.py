@@ -20,6 +20,7 @@ from wfm_ar.world_model.block import Block
 from wfm_ar.world_model.decode import Layer, run_layers
 from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.rotary import axis_sizes, position_tables
+from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.transformer import WorldModel, added_positions
 
 
@@ -57,7 +58,7 @@ class KernelStep:
         """One step over the rows of all, in order, with what each has planned."""
         return SideBySide(steps)
 
-    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None) -> None:
+    def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None, scenes: Scenes | None = None) -> None:
         """As `DecodeStep.plan`; positions on the host. The buffers that captured graphs read grow with the longest plan, and stay."""
         highest, known, length = int(positions_BL3.max()), len(self._cos_PF), positions_BL3.shape[1]
         if highest >= known:
@@ -65,6 +66,8 @@ class KernelStep:
         device, dtype = self.cache.k.device, self.model.head.weight.dtype
         model_hints = self.model.hints
         hints_BLD = None if hints_BLF is None or model_hints is None else model_hints(hints_BLF.to(device, dtype))
+        if hints_BLD is not None and scenes is not None and self.model.scene is not None:
+            hints_BLD = hints_BLD + self.model.scene(scenes.to(device))
         added_BLD = added_positions(self.model.config, positions_BL3, dtype)
         positions_BL3 = positions_BL3.clamp_min(0)  # below 0 is no position, which turns by nothing
         if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from wfm_ar.errors import BadPrompt
 from wfm_ar.world_model.hints import NOT_TOLD, TOLD_SCALE, WAVES, HintLayout
+from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.sequence_config import EARLIER, SequenceConfig, published_sequence
 
 __all__ = [
@@ -35,19 +36,24 @@ __all__ = [
 
 
 class Piece(NamedTuple):
-    """Some tokens in a row: int64 ids [n], positions [n, 3], and float32 hints [n, F] that describe these very tokens."""
+    """Some tokens in a row: int64 ids [n], positions [n, 3], and float32 hints [n, F] that describe these very tokens.
+
+    follows: int64 [n], the latent that each action follows, counted from the row's first; -1 of other tokens.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
     hints: torch.Tensor
+    follows: torch.Tensor
 
 
 class Packed(NamedTuple):
-    """A whole row as the transformer takes it: hints[i] describes token i + 1 (or what comes after the end)."""
+    """A whole row as the transformer takes it: hints[i] and follows[i] describe token i + 1 (or what comes after the end)."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     hints: torch.Tensor
+    follows: torch.Tensor
 
 
 class PackedRows(NamedTuple):
@@ -95,8 +101,10 @@ class Sequence:
         self._action_slots = 1 + self.latent_size + own.nonzero()[:, 0]
 
     def model_vocabularies(self) -> dict[str, int]:
-        """vocab, out_vocab and hint_width for the WorldModelConfig that fits this sequence."""
-        return {"vocab": self.config.vocab or self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
+        """What a WorldModelConfig that fits this sequence has: vocabularies, the width of hints, and what a scene reader reads."""
+        c = self.config
+        sizes = {"vocab": c.vocab or self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
+        return sizes | {"scene_digits": len(c.levels) if self.predicts_actions else 0, "scene_words": c.text_vocab}
 
     @property
     def predicts_actions(self) -> bool:
@@ -120,7 +128,7 @@ class Sequence:
     def text_piece(self, text_ids: list[int] | None) -> Piece:
         """The text (None or [] = no text) and BOV. Raises BadPrompt when it is longer than max_text."""
         ids = self._text_ids(text_ids)
-        return Piece(ids, self._line(len(ids)), self.layout.none.expand(len(ids), -1))
+        return Piece(ids, self._line(len(ids)), self.layout.none.expand(len(ids), -1), torch.full_like(ids, -1))
 
     def _line(self, count: int) -> torch.Tensor:
         """int64 [count, 3], the positions of what stands before the first latent."""
@@ -140,7 +148,7 @@ class Sequence:
     def action_piece(self, latent: int, bins: torch.Tensor) -> Piece:
         """int64 bins [r, A] of the actions that lead to `latent` (>= 1)."""
         ids = (bins + self._action_starts).flatten()
-        return Piece(ids, self._at(self._action_places, latent), self.action_hints())
+        return Piece(ids, self._at(self._action_places, latent), self.action_hints(), torch.full_like(ids, latent - 1))
 
     def latent_piece(
         self,
@@ -151,7 +159,8 @@ class Sequence:
         ahead_hwK: torch.Tensor | None = None,
     ) -> Piece:
         """int64 tokens [h, w] of `latent`; the rest as in `video_hints`."""
-        return Piece(tokens_hw.flatten(), self._at(self._places, latent), self.video_hints(earlier, bins, ahead_hwK))
+        ids = tokens_hw.flatten()
+        return Piece(ids, self._at(self._places, latent), self.video_hints(earlier, bins, ahead_hwK), torch.full_like(ids, -1))
 
     def action_hints(self) -> torch.Tensor:
         """float32 [r * A, F] of the action tokens of any latent."""
@@ -248,7 +257,34 @@ class Sequence:
         at_video, at_slots = self.kinds(video, actions, len(ids))
         ahead_1thwK = None if ahead_thwK is None else ahead_thwK[None]
         hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:], ahead_1thwK)[0]
-        return Packed(ids, positions, torch.cat((hints, self.layout.none[None])))
+        return Packed(ids, positions, torch.cat((hints, self.layout.none[None])), self.follows(actions, len(ids) + 1)[0, 1:])
+
+    def follows(self, actions_BK: torch.Tensor, length: int) -> torch.Tensor:
+        """int64 [B, length]: the latent that each action of rows packed to `length` follows, -1 of other tokens; places as in
+        `PackedRows`, beyond the end where a row has no such action."""
+        each = self.config.rate * len(self.config.action_bins)
+        follows = torch.full((len(actions_BK), length + 1), -1)
+        follows[torch.arange(len(actions_BK))[:, None], actions_BK] = torch.arange(actions_BK.shape[1]) // max(1, each)
+        return follows[:, :length]
+
+    def words(self, texts: Items[list[int] | None]) -> torch.Tensor:
+        """Texts as `scenes` takes them: int64 [B, T], -1 behind each."""
+        padded_BT = torch.full((len(texts), max(1, self.config.max_text)), -1)
+        for row, ids in enumerate(texts):
+            padded_BT[row, : len(ids or [])] = torch.tensor(ids or [], dtype=torch.int64)
+        return padded_BT
+
+    def scenes(self, tokens_Bthw: torch.Tensor, words_BT: torch.Tensor, follows_BL: torch.Tensor) -> Scenes:
+        """What a model with a scene reader is told beside the hints: latents of rows int64 [B, t, h, w], their `words`, and the latent
+        that the action behind each token follows, -1 where none does. Latents that no action follows are left out, all but one."""
+        t = tokens_Bthw.shape[1]
+        rows = torch.arange(len(follows_BL), device=follows_BL.device)[:, None] * t
+        at_BL = torch.where(follows_BL < 0, -1, rows + follows_BL)
+        needed_S, found = torch.unique(at_BL[at_BL >= 0], return_inverse=True)
+        at_BL[at_BL >= 0] = found
+        needed_S = needed_S if len(needed_S) else rows.new_zeros(1)  # every step goes through the network: ranks must agree
+        codes_Shwn = self.layout.codes(tokens_Bthw.flatten(0, 1)[needed_S])
+        return Scenes(codes_Shwn.permute(0, 3, 1, 2), words_BT[needed_S // t], at_BL)
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)
@@ -291,13 +327,14 @@ class Sequence:
         pieces = [video] if coming_rA is None else [self.action_piece(latent, coming_rA), video]
         ids = torch.cat((before.ids[-1:], *(piece.ids for piece in pieces[:-1])))
         positions = torch.cat((before.positions[-1:], *(piece.positions for piece in pieces)))[:-1]
-        return Packed(ids, positions, torch.cat([piece.hints for piece in pieces]))
+        hints, follows = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("hints", "follows"))
+        return Packed(ids, positions, hints, follows)
 
     def join(self, pieces: list[Piece], next_hint: torch.Tensor | None = None) -> Packed:
         """Pieces in order -> a row; each token carries the hint of the one after it, the last one `next_hint` [F]."""
-        ids, positions, hints = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        ids, positions, hints, follows = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         last = self.layout.none if next_hint is None else next_hint
-        return Packed(ids, positions, torch.cat((hints[1:], last[None])))
+        return Packed(ids, positions, torch.cat((hints[1:], last[None])), torch.cat((follows[1:], follows.new_tensor([-1]))))
 
     def unpack(self, ids: torch.Tensor) -> torch.Tensor:
         """A row's ids -> its video tokens [n, h, w], whatever text and actions stand between. BadPrompt on a broken latent."""

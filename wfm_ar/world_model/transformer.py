@@ -17,6 +17,10 @@ from wfm_ar.world_model.kv_cache import KVCache
 from wfm_ar.world_model.linear import Linear
 from wfm_ar.world_model.norm import RMSNorm
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
+from wfm_ar.world_model.scene import SceneReader, Scenes
+
+
+EARLIER_MODEL = {"scene_channels": 0, "scene_blocks": 4, "scene_digits": 0, "scene_words": 0}  # of settings from before they had them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class WorldModelConfig:
     kv_heads: int = 2
     head_dim: int = 32
     hidden: int = 512  # SwiGLU
+    scene_channels: int = 0  # width of the network that reads latent and text where an action is due (scene.py); 0 = none
+    scene_blocks: int = 4
+    scene_digits: int = 0  # of a code
+    scene_words: int = 0  # of the text vocabulary
     context_dim: int = 0  # width of a text context for cross-attention in every layer; 0 = none
     additive_positions: bool = False  # sin-cos positions added before every layer (published 5B and 13B)
     theta: float = 10000.0  # base of the rotary frequencies; small grids want a small base
@@ -44,10 +52,12 @@ class WorldModelConfig:
             self, "model", vocab=(0, 1 << 24), out_vocab=(0, 1 << 24), hint_width=(0, 1 << 16), hint_hidden=(1, 1 << 16), layers=(0, 1024)
         )
         check_sizes(self, "model", dim=(1, 1 << 16), heads=(1, 1024), kv_heads=(1, 1024), head_dim=(2, 4096), hidden=(1, 1 << 20))
-        check_sizes(self, "model", context_dim=(0, 1 << 16))
+        check_sizes(self, "model", context_dim=(0, 1 << 16), scene_channels=(0, 8192), scene_blocks=(0, 64))
+        check_sizes(self, "model", scene_digits=(0, 64), scene_words=(0, 1 << 24))
         attention = 2 * self.head_dim * (self.heads + self.kv_heads)
         hints = self.hint_hidden * (self.hint_width + self.dim)
-        check_parameters("model", self.dim * (self.layers * (attention + 3 * self.hidden) + self.vocab + self.out_vocab) + hints)
+        scene = 18 * self.scene_channels**2 * self.scene_blocks
+        check_parameters("model", self.dim * (self.layers * (attention + 3 * self.hidden) + self.vocab + self.out_vocab) + hints + scene)
         if self.heads % self.kv_heads:
             raise BadConfig(f"model heads: got {self.heads}, expected a multiple of kv_heads={self.kv_heads}")
         if self.head_dim % 2:
@@ -85,6 +95,9 @@ class WorldModel(nn.Module):
         self.decoding = Decoding.EXACT
         self.embedding = nn.Embedding(config.vocab, config.dim)
         self.hints = Hints(config.hint_width, config.hint_hidden, config.dim) if config.hint_width else None
+        reads = config.scene_channels and config.scene_digits
+        read = (config.scene_digits, config.scene_words, config.scene_channels, config.scene_blocks, config.dim)
+        self.scene = SceneReader(*read) if reads else None
         self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.layers)))
         self.norm = RMSNorm(config.dim, eps=config.eps)
         self.head = Linear(config.dim, config.out_vocab, bias=False)
@@ -102,7 +115,7 @@ class WorldModel(nn.Module):
     def reset_parameters(self) -> None:
         """Small normal weights; what writes into the residual stream is scaled down by depth; the head starts at zero."""
         for name, p in self.named_parameters():
-            if p.ndim < 2:
+            if p.ndim < 2 or name.startswith("scene."):
                 continue
             std = 0.02 if "embedding" in name else p.shape[1] ** -0.5
             if name.endswith(("out.weight", "down.weight")):
@@ -116,6 +129,7 @@ class WorldModel(nn.Module):
         positions_BL3,
         *,
         hints_BLF=None,
+        scenes: Scenes | None = None,
         cache: KVCache | None = None,
         context=None,
         context_mask=None,
@@ -129,15 +143,18 @@ class WorldModel(nn.Module):
         sharded over ranks are whole inside `forward` alone.
 
         hints_BLF: float [B, L, F], what is known of each *next* token; required iff the model has hints.
+        scenes: what the actions among the next tokens follow (`Sequence.scenes`); of a model with a scene reader.
         cache: earlier tokens; ids follow them, and the cache advances by L. context [B, S, C] with mask bool [B, S]: see
         CrossAttention; needed at the first call with a cache only.
         """
-        features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask)
+        features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask, scenes)
         if targets_BL is not None and weights_BL is not None:
             return next_token_loss(features_BLD, self.head, targets_BL, weights_BL, z_loss)
         return self.head(features_BLD).float()
 
-    def features(self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None) -> torch.Tensor:
+    def features(
+        self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None, scenes: Scenes | None = None
+    ) -> torch.Tensor:
         """Like `forward` up to the last norm: [B, L, D]."""
         if (self.hints is None) != (hints_BLF is None):
             raise BadPrompt(
@@ -146,6 +163,8 @@ class WorldModel(nn.Module):
         x = self.embedding(ids_BL)
         if hints_BLF is not None and self.hints is not None:
             x = x + self.hints(hints_BLF.to(self.head.weight.dtype))
+        if scenes is not None and self.scene is not None:
+            x = x + self.scene(scenes)
         cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
         added = added_positions(self.config, positions_BL3, x.dtype)
         for layer, block in enumerate(self.blocks):
