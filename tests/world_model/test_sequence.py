@@ -160,7 +160,8 @@ def test_the_published_order():
     assert ids[7:9].tolist() == [58 + int(bins[0, 0, 0]), 65 + int(bins[0, 0, 1])]
     assert positions[7:11].tolist() == [[1, 2, 0], [1, 2, 1], [1, 3, 0], [1, 3, 1]]  # a line below the picture for each step
     assert positions[15:18].tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 2]]
-    assert sequence.model_vocabularies() == {"vocab": 70, "out_vocab": 50, "hint_width": 0} and not sequence.predicts_actions
+    sizes = {"vocab": 70, "out_vocab": 50, "hint_width": 0, "scene_digits": 0, "scene_words": 0}
+    assert sequence.model_vocabularies() == sizes and not sequence.predicts_actions
     bare = published(bov=False, action_bins=())
     assert bare.pack(tokens).ids.tolist() == tokens.flatten().tolist() and bare.max_length == 18
     assert make().predicts_actions and not make(action_bins=()).predicts_actions

@@ -44,8 +44,11 @@ def prediction_row(
     ids = packed.ids.to(device)
     places = (ids[1:] < sequence.config.video_vocab).nonzero().squeeze(1)  # of what is known before each video token
     hints = packed.hints[None].to(device) if model.hints is not None else None
-    scenes = None if model.scene is None else sequence.scenes(tokens_thw[None].cpu(), sequence.words([text_ids]), packed.follows[None]).to(device)
-    features = model.features(ids[None], packed.positions[None].to(device), hints, scenes=scenes)[0, places]
+    found = None
+    if model.scene is not None:
+        scenes = sequence.scenes(tokens_thw[None].cpu(), sequence.words([text_ids]), packed.follows[None])
+        found, _ = model.scene(scenes.to(device))
+    features = model.features(ids[None], packed.positions[None].to(device), hints, found_BLD=found)[0, places]
     log_p = model.head(features).float().log_softmax(-1)
     targets = ids[places + 1]
     changed = torch.zeros_like(tokens_thw, dtype=torch.bool)

@@ -28,6 +28,7 @@ from wfm_ar.world_model.sequence import NOT_TOLD
 USUAL_CLIPS = 200  # that tell what token an empty place has
 SHOWN = 3  # held-out clips rolled out at each validation
 DIGIT_SCALE = 0.3  # length of a digit's direction in embeddings and head as training begins
+VALUE_WAVES = (1, 2, 3, 4)  # of an action's value, in half turns over its range
 PASSED_ON = 4.0  # weight of a unit that passes a number on: silu is nearly straight there
 SPARSE_ROWS = 4  # sparse rows in the place of a dense one
 DENSE_IMAGES = 0.25  # share of the steps on the policy alone whose images are whole though `sparse` is set
@@ -106,6 +107,7 @@ class WorldModelStage:
             raise BadData("training tokens: there are none; fix: give more clips")
         self.model = WorldModel(self.config)
         _begin_with_digits(self.model, self.sequence)
+        _begin_with_values(self.model, self.sequence)
         self._text_ids: dict[str, list[int]] = {}
         indices = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
         some = [train_store[int(i)].video for i in indices]
@@ -197,9 +199,8 @@ class WorldModelStage:
             if clip.bins is None or not len(clip.bins) or (clip.bins[0] < 0).all():
                 continue
             start = int(rng.integers(len(clip.bins))) if rng.random() < 0.5 else 0
-            image = (clip.video if clip.images is None else clip.images)[start].astype(np.int64)
+            both = (clip.video if clip.images is None else clip.images)[start : start + 2].astype(np.int64)
             text = clip.text if rng.random() >= self.training.text_dropout else None
-            both = np.stack((image, image))
             cuts.append(Cut(-1 - index, both, both, text, clip.bins[start : start + 1]))
             if len(cuts) == size:
                 break
@@ -208,6 +209,7 @@ class WorldModelStage:
             raise BadData(f"training tokens: hardly a clip has actions, expected some for policy_share={share}; fix: policy_share=0")
         batch = self._packed(cuts, 2, (lambda seen, told: kept_of_images(seen, self._usual, rng)) if sparse else None)
         batch["weights"][batch["targets"] < sequence.action_start] = 0
+        batch["moves"] = F.pad((batch["tokens"][:, 1:] != batch["tokens"][:, :-1]), (0, 0, 0, 0, 0, 1))
         return batch | {name: batch[name][:, : length - 1] for name in BY_TOKEN}
 
     def clip_ids(self, batch: Batch) -> list[str]:
@@ -243,6 +245,9 @@ class WorldModelStage:
         follows = sequence.follows(actions, length)
         about = {"clip": torch.tensor([cut.clip for cut in cuts]), "tokens": seen, "bins": bins}
         about["words"] = sequence.words([self._encode(cut.text) for cut in cuts])
+        about["moves"] = F.pad(truth[:, 1:] != truth[:, :-1], (0, 0, 0, 0, 0, 1))
+        if config.rate > 1:
+            about["moves"][:, 0] = False  # the first latent stands for one frame and has codes of its own
         if config.lookahead:
             about["ahead"] = self._told(cuts, bins)
         if sparse is not None:
@@ -274,7 +279,7 @@ class WorldModelStage:
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the network takes beside ids and positions."""
-        scenes = None if self.config.scene_channels == 0 else self.sequence.scenes(batch["tokens"], batch["words"], batch["follows"])
+        scenes = None if self.config.scene_channels == 0 else self.sequence.scenes(*(batch[name] for name in ("tokens", "words", "follows", "moves")))
         return {"hints_BLF": self._hints(batch), "scenes": scenes}
 
     def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:
@@ -398,6 +403,23 @@ def _begin_with_digits(model: WorldModel, sequence: Sequence) -> None:
         model.hints.up.weight[unit, column] = PASSED_ON
         model.hints.up.bias[unit] = 0
         model.hints.down.weight[:, unit] = directions_DE[:, unit]  # of the head, which comes last
+
+
+@torch.no_grad()
+def _begin_with_values(model: WorldModel, sequence: Sequence) -> None:
+    """Bins of an action begin with embeddings and rows of the head that are alike where their values are near: what is learnt of one of
+    them serves its neighbours."""
+    if not sequence.predicts_actions:
+        return
+    for channel in range(len(sequence.channels)):
+        start, stop = sequence.action_range(channel)
+        value_V = torch.linspace(-1, 1, stop - start)
+        waves = [wave(math.pi / 2 * octave * value_V) for octave in VALUE_WAVES for wave in (torch.sin, torch.cos)]
+        basis_VK = torch.stack([value_V, *waves], 1)
+        basis_VK = basis_VK - basis_VK.mean(0)
+        for weight_VD in (model.embedding.weight, model.head.weight):
+            directions_KD = torch.randn(basis_VK.shape[1], model.config.dim) * model.config.dim**-0.5
+            weight_VD[start:stop] = DIGIT_SCALE * basis_VK @ directions_KD
 
 
 def _gathered(kept_BL: torch.Tensor, *of_tokens: torch.Tensor) -> list[torch.Tensor]:

@@ -161,7 +161,7 @@ class DecodeStep:
             hidden = torch.bmm(hints_BLF.to(device, up_t.dtype).contiguous(), up_t) + model.hints.up.bias
             self._hints = torch.bmm(F.silu(hidden), down_t)
             if scenes is not None and model.scene is not None:
-                self._hints = self._hints + model.scene(scenes.to(device)).to(self._hints.dtype)
+                self._hints = self._hints + model.scene(scenes.to(device))[0].to(self._hints.dtype)
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.

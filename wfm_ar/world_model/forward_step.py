@@ -47,7 +47,9 @@ class ForwardStep:
         rows = [len(cache.lengths_B) for cache, *_ in self._parts]
         for ids, (cache, positions_BL3, hints_BLF, scenes) in zip(ids_BT.split(rows), self._parts, strict=True):
             hints = None if hints_BLF is None else hints_BLF[:, part]
-            shown = None if scenes is None else scenes._replace(at_BL=scenes.at_BL[:, part])
-            hidden_BTD = self.model.features(ids, positions_BL3[:, part], hints, cache, scenes=shown)
+            found = None
+            if scenes is not None and self.model.scene is not None:
+                found, _ = self.model.scene(scenes._replace(at_BL=scenes.at_BL[:, part]))
+            hidden_BTD = self.model.features(ids, positions_BL3[:, part], hints, cache, found_BLD=found)
             logits.append(self.model.head(hidden_BTD[:, -1]).float())
         return torch.cat(logits) if len(logits) > 1 else logits[0]

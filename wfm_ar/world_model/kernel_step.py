@@ -67,7 +67,7 @@ class KernelStep:
         model_hints = self.model.hints
         hints_BLD = None if hints_BLF is None or model_hints is None else model_hints(hints_BLF.to(device, dtype))
         if hints_BLD is not None and scenes is not None and self.model.scene is not None:
-            hints_BLD = hints_BLD + self.model.scene(scenes.to(device))
+            hints_BLD = hints_BLD + self.model.scene(scenes.to(device))[0]
         added_BLD = added_positions(self.model.config, positions_BL3, dtype)
         positions_BL3 = positions_BL3.clamp_min(0)  # below 0 is no position, which turns by nothing
         if self._positions_BL3 is None or self._positions_BL3.shape[1] < length:

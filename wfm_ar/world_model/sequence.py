@@ -274,9 +274,14 @@ class Sequence:
             padded_BT[row, : len(ids or [])] = torch.tensor(ids or [], dtype=torch.int64)
         return padded_BT
 
-    def scenes(self, tokens_Bthw: torch.Tensor, words_BT: torch.Tensor, follows_BL: torch.Tensor) -> Scenes:
+    def scenes(
+        self, tokens_Bthw: torch.Tensor, words_BT: torch.Tensor, follows_BL: torch.Tensor, moves_Bthw: torch.Tensor | None = None
+    ) -> Scenes:
         """What a model with a scene reader is told beside the hints: latents of rows int64 [B, t, h, w], their `words`, and the latent
-        that the action behind each token follows, -1 where none does. Latents that no action follows are left out, all but one."""
+        that the action behind each token follows, -1 where none does. Latents that no action follows are left out, all but one.
+
+        moves_Bthw: in training, bool: where the latent behind each is another one.
+        """
         t = tokens_Bthw.shape[1]
         rows = torch.arange(len(follows_BL), device=follows_BL.device)[:, None] * t
         at_BL = torch.where(follows_BL < 0, -1, rows + follows_BL)
@@ -284,7 +289,8 @@ class Sequence:
         at_BL[at_BL >= 0] = found
         needed_S = needed_S if len(needed_S) else rows.new_zeros(1)  # every step goes through the network: ranks must agree
         codes_Shwn = self.layout.codes(tokens_Bthw.flatten(0, 1)[needed_S])
-        return Scenes(codes_Shwn.permute(0, 3, 1, 2), words_BT[needed_S // t], at_BL)
+        moves_Shw = None if moves_Bthw is None else moves_Bthw.flatten(0, 1)[needed_S]
+        return Scenes(codes_Shwn.permute(0, 3, 1, 2), words_BT[needed_S // t], at_BL, moves_Shw)
 
     def _no_bins(self, rows: int, latents: int) -> torch.Tensor:
         return torch.full((rows, latents - 1, self.config.rate, len(self.config.action_bins)), -1)

@@ -20,7 +20,8 @@ from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_
 from wfm_ar.world_model.scene import SceneReader, Scenes
 
 
-EARLIER_MODEL = {"scene_channels": 0, "scene_blocks": 4, "scene_digits": 0, "scene_words": 0}  # of settings from before they had them
+LOOK_WEIGHT = 0.3  # of how far the scene reader's first look is from what moves, beside the loss of the tokens
+EARLIER_MODEL = {"scene_channels": 0, "scene_blocks": 2, "scene_digits": 0, "scene_words": 0}  # of settings from before they had them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class WorldModelConfig:
     head_dim: int = 32
     hidden: int = 512  # SwiGLU
     scene_channels: int = 0  # width of the network that reads latent and text where an action is due (scene.py); 0 = none
-    scene_blocks: int = 4
+    scene_blocks: int = 2
     scene_digits: int = 0  # of a code
     scene_words: int = 0  # of the text vocabulary
     context_dim: int = 0  # width of a text context for cross-attention in every layer; 0 = none
@@ -147,15 +148,17 @@ class WorldModel(nn.Module):
         cache: earlier tokens; ids follow them, and the cache advances by L. context [B, S, C] with mask bool [B, S]: see
         CrossAttention; needed at the first call with a cache only.
         """
-        features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask, scenes)
+        found_BLD, missed = (None, None) if scenes is None or self.scene is None else self.scene(scenes)
+        features_BLD = self.features(ids_BL, positions_BL3, hints_BLF, cache, context, context_mask, found_BLD)
         if targets_BL is not None and weights_BL is not None:
-            return next_token_loss(features_BLD, self.head, targets_BL, weights_BL, z_loss)
+            loss, hit_BL = next_token_loss(features_BLD, self.head, targets_BL, weights_BL, z_loss)
+            return loss if missed is None else loss + LOOK_WEIGHT * missed, hit_BL
         return self.head(features_BLD).float()
 
     def features(
-        self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None, scenes: Scenes | None = None
+        self, ids_BL, positions_BL3, hints_BLF=None, cache=None, context=None, context_mask=None, found_BLD: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Like `forward` up to the last norm: [B, L, D]."""
+        """Like `forward` up to the last norm: [B, L, D]. found_BLD: what the scene reader found, to be added to the embeddings."""
         if (self.hints is None) != (hints_BLF is None):
             raise BadPrompt(
                 f"hints: got {'none' if hints_BLF is None else 'some'}, expected the opposite for this model; fix: use its Sequence"
@@ -163,8 +166,8 @@ class WorldModel(nn.Module):
         x = self.embedding(ids_BL)
         if hints_BLF is not None and self.hints is not None:
             x = x + self.hints(hints_BLF.to(self.head.weight.dtype))
-        if scenes is not None and self.scene is not None:
-            x = x + self.scene(scenes)
+        if found_BLD is not None:
+            x = x + found_BLD
         cos, sin = rotary_tables(positions_BL3, self.frequencies, x.dtype)
         added = added_positions(self.config, positions_BL3, x.dtype)
         for layer, block in enumerate(self.blocks):
