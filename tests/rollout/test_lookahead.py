@@ -129,7 +129,10 @@ def test_guided_and_imagined_rollouts_run(world, settings):
 def test_a_world_folder_with_a_frame_predictor(parts, world, tmp_path: Path):
     folder = save_world(tmp_path / "world", parts, dtype=torch.float32)
     prompt = dict(video=tiny.make_video(1), actions=tiny.make_actions(4), num_frames=5, seed=1)
-    assert np.array_equal(load_world(folder).generate(**prompt).frames, world.generate(**prompt).frames)
+    loaded, made = load_world(folder).generate(**prompt), world.generate(**prompt)
+    assert np.array_equal(loaded.tokens, made.tokens)
+    # weights that lie elsewhere in memory may round a pixel the other way
+    assert np.abs(loaded.frames.astype(int) - made.frames).max() <= 1
     path = folder / "world.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"frame_predictor": None}))

@@ -109,7 +109,7 @@ class WorldParts:
         bins = ActionVocabulary(self.action_schema).bins if self.action_schema else ()
         self._fits("action schema's bins", bins, "sequence action_bins", tuple(sequence.action_bins))
         for name, size in Sequence(sequence).model_vocabularies().items():
-            if name != "hint_width" or model.hint_width:
+            if (name != "hint_width" or model.hint_width) and (not name.startswith("scene_") or model.scene_channels):
                 self._fits(f"model {name}", getattr(model, name), f"the sequence's {name}", size)
         self._fits("frame predictor", self.frame_predictor is not None, "sequence lookahead", sequence.lookahead)
         if self.frame_predictor is not None:
