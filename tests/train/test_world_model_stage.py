@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,3 +273,35 @@ def test_validation_shows_rollouts_beside_the_truth(store):
     assert picture.dtype == torch.uint8 and picture.shape == (3 * 2 * 16, 5 * 16, 3)  # three clips, truth and rollout, five latents
     truth, rollout = picture[:16], picture[16:32]
     assert torch.equal(truth[:, :16], rollout[:, :16]) and not torch.equal(truth[:, 16:], rollout[:, 16:])
+
+
+def test_a_scene_reader_learns_from_the_latent_that_follows(store):
+    stage = make(store, policy_share=1.0, text_dropout=0.0)
+    plain = stage.batch(0, 6, 0)
+    images = [store[-1 - int(clip)].images for clip in plain["clip"]]
+    for row, of_clip in enumerate(images):
+        shown, then = plain["tokens"][row].numpy()
+        assert any(np.array_equal(shown, of_clip[k]) and np.array_equal(then, of_clip[k + 1]) for k in range(len(of_clip) - 1))
+        assert np.array_equal(plain["moves"][row, 0].numpy(), shown != then) and not plain["moves"][row, 1].any()
+    torch.manual_seed(0)
+    reading = replace(MODEL, scene_channels=8, scene_blocks=1)
+    stage = WorldModelStage(reading, stage.sequence.config, stage.training, store, store, stage.text)
+    optimizer = torch.optim.AdamW(stage.model.parameters(), lr=3e-3)
+
+    def missed(step: int) -> torch.Tensor:
+        return stage.model.scene(stage._inputs(stage.batch(step, 6, 0))["scenes"])[1]
+
+    before = float(missed(100))
+    for step in range(30):
+        optimizer.zero_grad()
+        stage.loss(stage.model, stage.batch(step, 6, 0), None)[0].backward()
+        optimizer.step()
+    assert float(missed(100)) < 0.8 * before
+
+
+def test_bins_whose_values_are_near_begin_alike(store):
+    stage = make(store)
+    start, stop = stage.sequence.action_range(0)
+    for weight in (stage.model.embedding.weight, stage.model.head.weight):
+        low, middle, high = weight[start:stop].detach()
+        assert 0 < (low - middle).norm() < 1.5 * (low - high).norm()
