@@ -6,7 +6,7 @@ what counts is how far the pushed object ends from where it is in that picture. 
 * still: nothing is done; so far it was away;
 * policy: the actions the world imagines from the first picture and the episode's text, told what to push;
 * plan: `wfm plan`'s, from the two pictures and the text (which the policy's proposals follow), carried out without looking;
-* plan, looking: the same, made anew from what is seen after every LOOK latents, beginning at what is left of the last plan.
+* plan, looking: the same, made anew from what is seen after every LOOK actions, beginning at what is left of the last plan.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from wfm_ar.simulate.planner import PlanConfig, plan
 from wfm_ar.worlds.tabletop import TabletopWorld, play
 from wfm_ar.worlds.tabletop_policy import limit
 
-FRAMES, LOOK, SEED = 33, 2, 7_000  # SEED of the episodes: no data set in the README has it
+FRAMES, LOOK, SEED = 33, 8, 7_000  # SEED of the episodes: no data set in the README has it
 NEAR = 0.03  # metres: an object's radius
 WAYS = ("still", "policy", "plan", "plan, looking")
 
@@ -68,17 +68,16 @@ def acted(way: str, world: World, episode: Episode, seed: int, config: PlanConfi
     if way == "still":
         return episode.carried_out(np.zeros((FRAMES - 1, 2)))[0]
     if way == "policy":
-        certain = dict(temperature=0.0, action_temperature=1.0, text_guidance=3.0)
-        rollout = world.generate(video=first, text=text, num_frames=FRAMES, seed=seed, refine=False, **certain)
+        rollout = world.generate(video=first, text=text, num_frames=FRAMES, seed=seed, refine=False)
         return episode.carried_out(rollout.actions)[0]
     if way == "plan":
         return episode.carried_out(plan(world, first, goal, num_frames=FRAMES, **how).actions)[0]
     episode.begin()
-    seen, guess, step = episode.first, None, LOOK * world.rate
-    for done in range(0, FRAMES - 1, step):
+    seen, guess = episode.first, None
+    for done in range(0, FRAMES - 1, LOOK):
         actions = plan(world, seen[None], goal, num_frames=FRAMES - done, guess=guess, **how).actions
-        place, seen = episode.go(actions[:step])
-        guess = actions[step:]
+        place, seen = episode.go(actions[:LOOK])
+        guess = actions[LOOK:]
     return place
 
 
