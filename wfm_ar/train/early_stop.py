@@ -63,7 +63,7 @@ class EarlyStop:
 
     def look(self, step: int, numbers: dict[str, float]) -> None:
         """A validation after `step` steps found these; one without the number that counts says nothing."""
-        if not self.patience or self.judged_by[0] not in numbers:
+        if not self.patience or self.judged_by is None or self.judged_by[0] not in numbers:
             return
         name, sign = self.judged_by
         value = numbers[name]
@@ -97,13 +97,14 @@ class EarlyStop:
 
     def told(self, step: int) -> str:
         """A line on a stage that ends here with earlier weights; "" where they are its last ones."""
-        if not self.patience or self.best is None or self.best_step == step:
+        if not self.patience or self.judged_by is None or self.best is None or self.best_step == step:
             return ""
         if self.over and step < self.steps:
             return f"{self._ended(step).told()}, and not for {self.patience} validations since; those weights are kept"
         return f"held-out {self.judged_by[0]} was best after step {self.best_step} ({self.best:.4g}); those weights are kept"
 
     def _ended(self, step: int) -> Ended:
+        assert self.judged_by is not None and self.best is not None, "only a judged stage ends early"
         return Ended(step=step, steps=self.steps, name=self.judged_by[0], best=self.best, best_step=self.best_step)
 
 

@@ -10,7 +10,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +162,9 @@ def _train(
         log.close()
         progress.close()
         progress.say(f"{run} has its {config.steps} steps already" if start >= config.steps else f"{run} {early.told(start)}")
-        return newest_checkpoint(run)
+        newest = newest_checkpoint(run)
+        assert newest is not None, "the run went on from it"
+        return newest
     buffers = Buffers(model)
     batches = _batches(stage, config, start, ranks)
     folder = None
@@ -208,7 +210,7 @@ def _train(
             random = rng_state()
             found = validation.run(done, log, progress)
             due, seconds = found is None, time.monotonic()
-            if due:  # it is broken off, and has not been
+            if found is None:  # it is broken off, and has not been
                 restore_rng(random)
             else:
                 early.look(done, found)
@@ -233,6 +235,7 @@ def _train(
     if stopping:
         progress.say(f"stopped by signal after step {done}; go on with resume=auto")
         sys.exit(128 + (stop.received or signal.SIGTERM))
+    assert folder is not None, "the last step saves"
     return folder
 
 
@@ -295,7 +298,7 @@ class _Validation:
             model = self._whole_model()
             with contextlib.suppress(Interrupted), self.stop.interrupting():
                 found = self.stage.validate(model, self.device)
-        if self.ranks.any(found is None):
+        if self.ranks.any(found is None) or found is None:
             return None
         numbers, pictures = found
         log.write(step, {f"val_{name}": value for name, value in numbers.items()}, pictures)
@@ -346,7 +349,7 @@ def _mean_over(logs: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.T
     return dict(zip(logs, means.unbind(), strict=True))
 
 
-def _batches(stage: Stage, config: LoopConfig, start: int, ranks: Ranks) -> Iterator[list[tuple[int, Batch]]]:
+def _batches(stage: Stage, config: LoopConfig, start: int, ranks: Ranks) -> Generator[list[tuple[int, Batch]], None, None]:
     """This rank's micro-batches (number, batch) of step `start` and all after it, prepared ahead by `num_workers` threads."""
 
     def prepare(step: int) -> list[tuple[int, Batch]]:

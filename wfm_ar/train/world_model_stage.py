@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +101,7 @@ class WorldModelStage:
         """
         self.tokenizer, self.micro_batches, self.lookahead, self._ahead = tokenizer, micro_batches, lookahead, ahead or {}
         self.sequence, self.training, self.text, self.schema = Sequence(sequence), training, text, schema
-        self.config = WorldModelConfig(**(asdict(config) | self.sequence.model_vocabularies()))
+        self.config = replace(config, **self.sequence.model_vocabularies())
         self.stores = {"train": train_store, "val": val_store, "policy": policy_store or train_store}
         if len(train_store) == 0 or len(self.stores["policy"]) == 0:
             raise BadData("training tokens: there are none; fix: give more clips")
@@ -111,7 +111,7 @@ class WorldModelStage:
         self._text_ids: dict[str, list[int]] = {}
         indices = np.linspace(0, len(train_store) - 1, min(USUAL_CLIPS, len(train_store))).astype(int)
         some = [train_store[int(i)].video for i in indices]
-        self._usual = usual_tokens(some, sequence.video_vocab) if training.sparse else None
+        self._usual = usual_tokens(some, sequence.video_vocab)
         self.warning = collapse(count_codes(some, sequence.video_vocab))
 
     def describe(self) -> dict:
@@ -162,8 +162,8 @@ class WorldModelStage:
         start = int(rng.integers(max(1, len(clip.video) - latents + 1)))
         text = clip.text if rng.random() >= self.training.text_dropout else None
         acting = clip.bins is not None and rng.random() >= self.training.action_dropout
-        bins = clip.bins[start : start + latents - 1] if acting else None
-        if acting and len(bins) > 1 and self.training.late_actions and rng.random() < self.training.late_actions:
+        bins = clip.bins[start : start + latents - 1] if acting and clip.bins is not None else None
+        if bins is not None and len(bins) > 1 and self.training.late_actions and rng.random() < self.training.late_actions:
             bins = bins.copy()
             bins[: int(rng.integers(1, len(bins)))] = -1
         truth = seen = clip.video[start : start + latents].astype(np.int64)
@@ -365,7 +365,9 @@ class WorldModelStage:
     def _rollouts(self, model: WorldModel) -> dict[str, torch.Tensor]:
         """Held-out clips as their true tokens show them, above what the model makes of their first latent and their actions."""
         shown, limit = [], self.sequence.config.max_latents
-        for i in range(min(SHOWN, len(self.stores["val"])) if self.tokenizer is not None else 0):
+        if self.tokenizer is None:
+            return {}
+        for i in range(min(SHOWN, len(self.stores["val"]))):
             clip = self.stores["val"][i]
             truth = torch.from_numpy(clip.video[:limit].astype(np.int64))
             sequence, bins = self._acting(None if clip.bins is None else clip.bins[: limit - 1])
@@ -373,7 +375,7 @@ class WorldModelStage:
             actions = Actions.ABSENT if bins is None else Actions.GIVEN
             request = Request(row=row, num_latents=len(truth), actions=actions, bins_nrA=bins)
             (made,) = roll(model, sequence, [request], SamplingConfig(), lookahead=self.lookahead)
-            both = self.tokenizer.decode(torch.stack((truth, made.tokens.stacked())).to(next(self.tokenizer.parameters()).device))
+            both = self.tokenizer.decode(torch.stack((truth, torch.stack(list(made.tokens)))).to(next(self.tokenizer.parameters()).device))
             rows = [to_uint8(video_CTHW.permute(1, 2, 3, 0)).cpu() for video_CTHW in both]
             shown.append(side_by_side(rows, every=self.sequence.config.rate))
         return {"rollouts": one_below_another(shown)} if shown else {}
@@ -398,11 +400,13 @@ def _begin_with_digits(model: WorldModel, sequence: Sequence) -> None:
     for weight_VD in (model.embedding.weight, model.head.weight):
         directions_DE, _ = torch.linalg.qr(torch.randn(model.config.dim, digits_VE.shape[1]))
         weight_VD[: len(ids)] = DIGIT_SCALE * digits_VE @ directions_DE.T
+    if (hints := model.hints) is None:
+        return
     for unit, column in enumerate(sequence.told_digits[: model.config.hint_hidden]):
-        model.hints.up.weight[unit] = 0
-        model.hints.up.weight[unit, column] = PASSED_ON
-        model.hints.up.bias[unit] = 0
-        model.hints.down.weight[:, unit] = directions_DE[:, unit]  # of the head, which comes last
+        hints.up.weight[unit] = 0
+        hints.up.weight[unit, column] = PASSED_ON
+        hints.up.bias[unit] = 0
+        hints.down.weight[:, unit] = directions_DE[:, unit]  # of the head, which comes last
 
 
 @torch.no_grad()

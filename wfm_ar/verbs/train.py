@@ -97,8 +97,8 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                     plan.end()
                     plan.begin(name)
                     settings = plan.refitted(settings, stage, settings.run)
-                elif plan is not None:
-                    settings = Plan.of(settings.run).applied(settings)
+                elif plan is not None and (made := Plan.of(settings.run)) is not None:
+                    settings = made.applied(settings)
             folder = train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks, whole)
             if plan is not None and ranks.first:
                 plan.end_stage(name, folder)
@@ -166,10 +166,12 @@ def _finetune(settings: Settings, world: World, train_set: EpisodeSet, val_set: 
     tokenizer.config = sized(tokenizer.config, settings)
     told_framing(train_set, tokenizer.config)
     refuse(unreadable([train_set, val_set], workers), settings.data)
-    stores = [tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers) for split, episodes in
-              (("train", train_set), ("val", val_set))]  # fmt: skip
+    train_store, val_store = (
+        tokenize(tokenizer, episodes, settings.run / "tokens" / split, workers=workers)
+        for split, episodes in (("train", train_set), ("val", val_set))
+    )
     seed_all(settings.seed)  # new rows and updates begin the same where a run is killed before its first checkpoint
-    stage = CosmosStage(world, settings.finetune, *stores, train_set.schema)
+    stage = CosmosStage(world, settings.finetune, train_store, val_store, train_set.schema)
     folder = train(stage, loop_config(settings, stage.name), settings.run / stage.name, settings.resume)
     tensors, _ = load_checkpoint(folder)
     save_finetuned(out, world, stage, tensors["ema"], overwrite=settings.overwrite)
@@ -227,14 +229,14 @@ def _stage(
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set, cache)
-    if name == stages.FRAME_PREDICTOR:
+    if name == stages.FRAME_PREDICTOR and settings.predictor is not None:
         return stages.frame_predictor_stage(settings.run, settings.predictor, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
         loop: dict[str, Any] = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
         loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
-    if name == stages.INVERSE_DYNAMICS:
+    if name == stages.INVERSE_DYNAMICS and settings.inverse_dynamics is not None:
         return stages.inverse_dynamics_stage(settings.run, settings.inverse_dynamics, own, train_set, val_set, cache)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 

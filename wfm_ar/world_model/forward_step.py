@@ -35,8 +35,8 @@ class ForwardStep:
     def plan(self, positions_BL3: Tensor, hints_BLF: Tensor | None, scenes: Scenes | None = None) -> None:
         """Positions, hints and scenes (as `WorldModel.forward` takes them) of the coming L tokens."""
         device = self.model.head.weight.device
-        known = (None if each is None else each.to(device) for each in (hints_BLF, scenes))
-        self._parts = [(self._parts[0][0], positions_BL3.to(device), *known)]
+        hints_BLF, scenes = hints_BLF if hints_BLF is None else hints_BLF.to(device), scenes if scenes is None else scenes.to(device)
+        self._parts = [(self._parts[0][0], positions_BL3.to(device), hints_BLF, scenes)]
 
     def step(self, ids_BT: Tensor, first: int) -> Tensor:
         """Tokens first .. first + T - 1 of the plan, int64 [B, T] -> float32 logits [B, V] of the token behind the last one.
