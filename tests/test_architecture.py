@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason=
 LADDER = (
     {"wfm_kernels", "plain_text"},
     {"shapes", "errors"},
-    {"schema", "haar", "decoding", "sizes", "framing", "without_memory", "machine", "extras", "progress_bar"},
+    {"schema", "haar", "residual_block", "decoding", "sizes", "framing", "without_memory", "machine", "extras", "progress_bar"},
     {"data", "tokenizers", "world_model", "frame_predictor", "diffusion_decoder", "inverse_dynamics"},
     {"rollout", "worlds"},
     {"cosmos"},
