@@ -33,11 +33,11 @@ Cost = Callable[[np.ndarray], float]
 class PlanConfig:
     """How long and how hard it looks. Raises BadConfig where a value cannot be."""
 
-    samples: int = 32  # futures imagined a round
+    samples: int = 16  # futures imagined a round
     rounds: int = 2
-    elites: int = 6  # best candidates so far that the next round is drawn around
+    elites: int = 4  # best candidates so far that the next round is drawn around
     imagined: float = 0.5  # part of the first round that the world's own policy proposes
-    smoothness: float = 0.5  # correlation of the noise from one latent to the next, 0 to below 1
+    smoothness: float = 0.5  # correlation of the noise from one action to the fourth after it, 0 to below 1
     batch: int = 16  # futures rolled together
     read_back: float = 0.0  # what a future costs more where the actions read off it are half a channel's range off; 0 = off
     read_back_stop: float | None = None  # halves of a range: a future counts up to the first latent that is further off; None = off
@@ -245,9 +245,9 @@ class _Search:
         self.spread = np.maximum(knots.std(0), LEAST_SPREAD * (self.high - self.low))
 
     def _noise(self) -> np.ndarray:
-        """Standard normal [latents, A], alike from one latent to the next."""
+        """Standard normal [latents, A], alike from one latent to the next, as fast as in worlds of four frames a latent."""
         noise = self.rng.standard_normal(self.mean.shape)
-        alike = self.config.smoothness
+        alike = self.config.smoothness ** (self.rate / 4)
         for t in range(1, len(noise)):
             noise[t] = alike * noise[t - 1] + np.sqrt(1 - alike**2) * noise[t]
         return noise
