@@ -34,7 +34,7 @@ def test_verbs_keys_and_values(tmp_path, monkeypatch):
     assert offered("data", "check", "deco") == {"decode="}
     assert offered("generate", "device", "=") == {"auto", "cpu", "cuda"}
     assert offered("generate", "seed=1", "device", "=", "cu") == {"cuda"}
-    assert offered("train", "experiment", "=", "ta") == {"tabletop"}
+    assert offered("train", "experiment", "=", "ta") == {"tabletop", "tabletop_frames"}
     assert offered("generate", "refine", "=") == {"true", "false"}
     assert offered("generate", "video", "=", "giv") == {"given.mp4"}
     assert "work=" in offered("bench", "cosmos", "") and "only=" in offered("bench", "")

@@ -54,7 +54,7 @@ def words(case: object) -> str:
 
 @pytest.mark.parametrize(("arguments", "code", "forbidden"), [*WORK, *WORDS], ids=words)
 def test_a_verb_imports_only_what_it_needs(tmp_path, arguments, code, forbidden):
-    np.save(tmp_path / "tokens.npy", np.zeros((2, 16, 16), np.int64))
+    np.save(tmp_path / "tokens.npy", np.zeros((2, 8, 8), np.int64))
     command = [sys.executable, "-c", SCRIPT, json.dumps(arguments), json.dumps(sorted(forbidden))]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

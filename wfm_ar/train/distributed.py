@@ -36,6 +36,7 @@ class Ranks:
     """One process alone. `Group` has the same methods over several."""
 
     rank, size, first = 0, 1, True
+    here = 1  # ranks on this machine
 
     def shard(self, model: nn.Module) -> None:
         """Weights of `model` become this rank's shards, in place."""
@@ -79,7 +80,7 @@ class Group(Ranks):
         store, self.rank, self.size = _meeting_place(limit)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=limit)
         self.dist, self.device, self.heartbeat = dist, device, heartbeat
-        self.first = self.rank == 0
+        self.first, self.here = self.rank == 0, int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self.mesh = init_device_mesh(device.type, (self.size,), mesh_dim_names=("shard",))
 
     def shard(self, model: nn.Module) -> None:

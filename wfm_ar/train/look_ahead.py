@@ -72,7 +72,8 @@ def look_ahead(
 ) -> LookaheadStore:
     """Fill `out` for every shard of `tokens`; resumable, and made anew where tokens or networks are others.
 
-    own: with stretches of the predictor's own frames (training), or of true frames alone (validation). workers: threads, a clip each.
+    own: with stretches of the predictor's own frames (training), or of true frames alone (validation). workers: threads, a clip each;
+    another process that fills the same folder takes other shards.
     whole: the run that this is a part of, where how long that takes is known.
     """
     about = {"tokens": tokens.about, "networks": _hash(lookahead), "own": own}
@@ -83,16 +84,19 @@ def look_ahead(
         remove_dead_parts(out)
         if not (out / ABOUT).exists():
             write_atomic(out / ABOUT, json.dumps(about).encode())
-        progress, done = Progress(f"looking ahead {out.name}", 0, len(tokens), whole=whole), 0
+        progress = Progress(f"looking ahead {out.name}", 0, len(tokens), whole=whole)
         with ThreadPoolExecutor(workers) as pool:
-            for shard in range(int(tokens.about["shards"])):
-                clips = np.flatnonzero(tokens.shard_of == shard)
-                with locked(out / f".lock-{shard:05d}", True):
-                    if not (out / f"shard-{shard:05d}").exists():
-                        tell = lambda n, before=done: progress.update(before + n, {})  # noqa: E731
-                        _write(out / f"shard-{shard:05d}", lookahead, tokens, clips, own, pool.map, precision, tell)
-                done += len(clips)
-                progress.update(done, {})
+            for wait in (False, True):  # first what nobody works on, then wait for what another process has not finished
+                done = 0
+                for shard in range(int(tokens.about["shards"])):
+                    final, clips = out / f"shard-{shard:05d}", np.flatnonzero(tokens.shard_of == shard)
+                    with locked(out / f".lock-{shard:05d}", wait) as mine:
+                        if mine and not final.exists():
+                            tell = lambda n, before=done: progress.update(before + n, {})  # noqa: E731
+                            _write(final, lookahead, tokens, clips, own, pool.map, precision, tell)
+                    if final.exists():  # whoever wrote it
+                        done += len(clips)
+                        progress.update(done, {})
         progress.close()
         for lock in out.glob(".lock-*"):
             lock.unlink(missing_ok=True)

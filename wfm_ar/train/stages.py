@@ -26,6 +26,7 @@ from wfm_ar.data.episodes import EpisodeSet, copy_episodes
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
+from wfm_ar.data.shards import TokenStore
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadCheckpoint
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
@@ -42,7 +43,7 @@ from wfm_ar.train.copy_quality import training_copies
 from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, DiffusionDecoderTraining
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining
 from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsStage, InverseDynamicsTraining
-from wfm_ar.train.look_ahead import look_ahead
+from wfm_ar.train.look_ahead import LookaheadStore, look_ahead
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
 from wfm_ar.train.whole_run import WholeRun
@@ -96,6 +97,7 @@ def world_model_stage(
     action_sums: bool = False,
     hint_latents: int = 1,
     workers: int = 1,
+    made: bool = False,
     micro_batches: int = 1,
     policy_set: EpisodeSet | None = None,
     cache: FrameCache | None = None,
@@ -105,6 +107,7 @@ def world_model_stage(
 ) -> WorldModelStage:
     """Stage 3; encodes the data set with the run's tokenizer (once) and trains the text tokenizer on its texts (once).
 
+    made: another rank has just encoded and looked ahead; what it made is read as it is, without a look at the data.
     policy_set: what steps on the policy alone are of; None = train_set. lookahead: the model is told what the run's frame predictor
     expects, which is worked out once, in `precision` (None: the networks' own). whole: the run's time, where it is foretold.
     """
@@ -117,10 +120,10 @@ def world_model_stage(
     alone = training.policy_share > 0 and not tokenizer.config.frames_apart  # a policy is asked at images
     asked = (policy_set or train_set) if alone else None
     sets = {"train": train_set, "val": val_set} | ({} if policy_set is None else {"policy": policy_set})
-    stores = {
-        name: tokenize(tokenizer, episodes, run / "tokens" / name, workers=workers, images=episodes is asked, cache=cache, whole=whole)
-        for name, episodes in sets.items()
-    }
+    stores = {}
+    for name, episodes in sets.items():
+        folder, how = run / "tokens" / name, {"workers": workers, "images": episodes is asked, "cache": cache, "whole": whole}
+        stores[name] = TokenStore(folder) if made else tokenize(tokenizer, episodes, folder, **how)
     texts = [episode.text for episode in train_set if episode.text]
     text = text_tokenizer(run, texts, text_vocab, max_text)
     if text:
@@ -131,8 +134,8 @@ def world_model_stage(
     if predictor is not None:
         looking = Lookahead(tokenizer, predictor, sequence.action_bins)
         for name, own in (("train", True), ("val", False)):
-            how = {"own": own, "workers": workers, "precision": precision, "whole": whole}
-            ahead[name] = look_ahead(looking, stores[name], run / "lookahead" / name, **how)
+            folder, how = run / "lookahead" / name, {"own": own, "workers": workers, "precision": precision, "whole": whole}
+            ahead[name] = LookaheadStore(folder, stores[name]) if made else look_ahead(looking, stores[name], folder, **how)
     return WorldModelStage(
         config,
         sequence,

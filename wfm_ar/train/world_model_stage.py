@@ -279,7 +279,11 @@ class WorldModelStage:
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the network takes beside ids and positions."""
-        scenes = None if self.config.scene_channels == 0 else self.sequence.scenes(*(batch[name] for name in ("tokens", "words", "follows", "moves")))
+        scenes = (
+            None
+            if self.config.scene_channels == 0
+            else self.sequence.scenes(*(batch[name] for name in ("tokens", "words", "follows", "moves")))
+        )
         return {"hints_BLF": self._hints(batch), "scenes": scenes}
 
     def _swaps(self, batch: Batch, rng: np.random.Generator) -> Batch:

@@ -76,7 +76,7 @@ def _run(settings: Settings, ranks: Ranks) -> int:
         with ranks.one_after_another():
             if ranks.first:
                 told_framing(train_set, settings.tokenizer)
-                check_needs(settings.run, _needs(settings), dynamics, val_set, policy, max(1, settings.num_workers))
+                check_needs(settings.run, _needs(settings), dynamics, val_set, policy, _workers(settings, ranks))
             if settings.frame_cache:
                 sets = [one for one in (dynamics, val_set, policy) if one is not None]
                 how = {"sharers": ranks.size, "workers": max(1, settings.num_workers), "told": ranks.first}
@@ -92,7 +92,7 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                 plan.begin(name)
             with ranks.one_after_another():  # what stages write once (tokens, the text tokenizer) is written by rank 0
                 learnt = dynamics if name in (stages.FRAME_PREDICTOR, stages.WORLD_MODEL) else train_set
-                stage = _stage(settings, name, learnt, val_set, policy, cache, whole)
+                stage = _stage(settings, name, learnt, val_set, policy, cache, whole, ranks)
                 if plan is not None and ranks.first:
                     plan.end()
                     plan.begin(name)
@@ -209,6 +209,11 @@ def _needs(settings: Settings) -> Needs:
     )
 
 
+def _workers(settings: Settings, ranks: Ranks) -> int:
+    """Threads for what rank 0 does alone: the other ranks of its machine wait for it, and leave their cores."""
+    return max(1, settings.num_workers) * ranks.here
+
+
 def _stages(settings: Settings) -> tuple[str, ...]:
     """Those that the run's world has, in order."""
     absent = {stages.FRAME_PREDICTOR} if settings.predictor is None else set()
@@ -224,6 +229,7 @@ def _stage(
     policy: EpisodeSet | None,
     cache: FrameCache | None,
     whole: WholeRun | None,
+    ranks: Ranks,
 ) -> Stage:
     seed_all(settings.seed)  # first weights: a run that is killed before its first checkpoint begins again with the same ones
     own = getattr(settings.stages, name).training
@@ -232,7 +238,8 @@ def _stage(
     if name == stages.FRAME_PREDICTOR and settings.predictor is not None:
         return stages.frame_predictor_stage(settings.run, settings.predictor, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
-        loop: dict[str, Any] = {"workers": max(1, settings.num_workers), "micro_batches": loop_config(settings, name).accumulate}
+        loop: dict[str, Any] = {"workers": _workers(settings, ranks), "made": not ranks.first}
+        loop["micro_batches"] = loop_config(settings, name).accumulate
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
         loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)

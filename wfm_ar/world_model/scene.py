@@ -88,7 +88,9 @@ class SceneReader(nn.Module):
         there_ST1 = (words_ST >= 0)[..., None]
         embedded_STE = self.words(words_ST.clamp_min(0))
         # the same words in another order are another text
-        angles_TK = torch.arange(words_ST.shape[1], device=words_ST.device)[:, None] * 0.5 ** torch.arange(TOLD // 16, device=words_ST.device)
+        angles_TK = torch.arange(words_ST.shape[1], device=words_ST.device)[:, None] * 0.5 ** torch.arange(
+            TOLD // 16, device=words_ST.device
+        )
         waves_TE = torch.cat((angles_TK.sin(), angles_TK.cos()), 1).repeat(1, 8).to(embedded_STE.dtype)
         each_STE = F.silu(self.tell(embedded_STE + waves_TE))
         return (each_STE * there_ST1).sum(1) / there_ST1.sum(1).clamp_min(1)
