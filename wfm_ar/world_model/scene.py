@@ -25,7 +25,8 @@ TOLD = 128  # width of what is known of the text
 class Scenes(NamedTuple):
     """Latents that actions follow, and for every token of some rows the latent that the action behind it follows.
 
-    codes_Snhw: float in [-1, 1]. words_ST: int64 ids of the text, below 0 where there is none. at_BL: int64, below 0 where no action follows.
+    codes_Snhw: float in [-1, 1]. words_ST: int64 ids of the text, below 0 where there is none.
+    at_BL: int64, the scene of each token, below 0 where no action follows.
     moves_Shw: in training, bool: where the next latent is another one, nowhere where that is not known.
     """
 

@@ -19,7 +19,6 @@ from wfm_ar.world_model.norm import RMSNorm
 from wfm_ar.world_model.rotary import rotary_frequencies, rotary_tables, sincos_positions
 from wfm_ar.world_model.scene import SceneReader, Scenes
 
-
 LOOK_WEIGHT = 0.3  # of how far the scene reader's first look is from what moves, beside the loss of the tokens
 EARLIER_MODEL = {"scene_channels": 0, "scene_blocks": 2, "scene_digits": 0, "scene_words": 0}  # of settings from before they had them
 
