@@ -1,4 +1,4 @@
-"""The transformer: ids and positions in, logits out. It knows nothing of modalities; `sequence.py` alone does."""
+"""The transformer: ids and positions in, logits out. But for what a scene reader is shown, `sequence.py` alone knows of modalities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
