@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wfm_ar.rollout import drawing, engine
+from wfm_ar.rollout import drawing, threads
 from wfm_ar.rollout.engine import Actions, Batch, Request, Row, roll
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws, sample
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
@@ -363,8 +363,8 @@ def test_roll_puts_rows_of_one_past_together(model, sequence, sharing, monkeypat
 
 
 def test_rolling_leaves_threads_to_others(model, sequence, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "SMALL", 0)
-    assert engine.shared_threads(model, 1) == (torch.get_num_threads(), 0)
+    monkeypatch.setattr(threads, "SMALL", 0)
+    assert threads.shared_threads(model, 1) == (torch.get_num_threads(), 0)
     monkeypatch.undo()
     requests = [Request(row=_row(seed), num_latents=2, actions=Actions.ABSENT) for seed in (1, 2)]
     before, seen = torch.get_num_threads(), []

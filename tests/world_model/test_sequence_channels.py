@@ -58,5 +58,5 @@ def test_a_row_packed_at_once_is_its_pieces_joined(channels, acting, latents, te
     for k in range(1, latents):
         pieces += [sequence.action_piece(k, bins[k - 1])] if acting else []
         pieces.append(sequence.latent_piece(k, tokens[k], tokens[:k], bins[:k] if acting else ()))
-    for name, a, b in zip(("ids", "positions", "hints"), sequence.pack(tokens, text, bins), sequence.join(pieces), strict=True):
+    for name, a, b in zip(("ids", "positions", "hints", "follows"), sequence.pack(tokens, text, bins), sequence.join(pieces), strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b), name

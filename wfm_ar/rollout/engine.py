@@ -10,9 +10,8 @@ When the trained length is full, a row rolls on from its last `max_latents // 2`
 beginning of the context, with the text before them. Memory and cost a latent stay bounded; what was before is forgotten.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Items
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,6 +25,7 @@ from wfm_ar.rollout.drawing import drawing_of
 from wfm_ar.rollout.history import History
 from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, keys
+from wfm_ar.rollout.threads import on_threads, shared_threads
 from wfm_ar.world_model.kv_cache import SHARED_FROM, KVCache
 from wfm_ar.world_model.scene import Scenes
 from wfm_ar.world_model.sequence import Sequence
@@ -33,7 +33,6 @@ from wfm_ar.world_model.steps import guesses, steps_of
 from wfm_ar.world_model.transformer import WorldModel
 
 GUESSING = 4  # lone rows with guesses that take as long, one after the other, as a batch of them without
-SMALL = 2**25  # parameters below which rolling leaves threads of the CPU to others
 
 
 class Actions(Enum):
@@ -402,7 +401,7 @@ def roll(
     On a CPU it takes the first part of `shared_threads`.
     """
     finished: dict[int, Row] = {i: request.row for i, request in enumerate(requests)}
-    with _on_threads(shared_threads(model, len(requests))[0]):
+    with on_threads(shared_threads(model, len(requests))[0]):
         # alone a row has most tokens of a latent guessed: a pass holds more of them than a batch has rows
         alone = lookahead is not None and guesses(model)
         for kind in Actions:
@@ -410,29 +409,6 @@ def roll(
             for members in [[i] for i in waiting] if alone else _batches(sequence, requests, waiting):
                 finished |= _roll_batch(model, sequence, requests, members, kind, sampling, made, lookahead)
     return [finished[i] for i in range(len(requests))]
-
-
-def shared_threads(model: WorldModel, rows: int) -> tuple[int, int]:
-    """(threads of the CPU that roll, threads that may decode frames meanwhile; 0: none, they are needed).
-
-    The calls of a small model are short: of a lone row a second thread saves nothing, and costs them all where another process
-    holds its core, as it is waited for; a batch is done sooner with half the threads while the others decode frames.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or model.head.weight.is_cuda or sum(p.numel() for p in model.parameters()) >= SMALL:
-        return threads, 0
-    decoding = threads - 1 if rows == 1 else threads // 2
-    return threads - decoding, decoding
-
-
-@contextmanager
-def _on_threads(count: int) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _roll_batch(model, sequence, requests: Items[Request], members: list[int], kind: Actions, sampling, made, lookahead) -> dict[int, Row]:

@@ -24,7 +24,7 @@ from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.action_codec import ActionCodec
 from wfm_ar.rollout.clip_refiner import GUIDANCE, ClipRefiner
 from wfm_ar.rollout.cosmos_folder import COSMOS_FORMAT, OFFLOAD, read_cosmos
-from wfm_ar.rollout.engine import Batch, Request, Row, roll, shared_threads
+from wfm_ar.rollout.engine import Batch, Request, Row, roll
 from wfm_ar.rollout.find_world import find_world, format_of
 from wfm_ar.rollout.frame_decoder import BackgroundDecoder, FrameDecoder, note_poor_copies, to_uint8
 from wfm_ar.rollout.given import prompt_of, sampling_of
@@ -34,6 +34,7 @@ from wfm_ar.rollout.request import check_prompt, request_of, text_inputs
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws
 from wfm_ar.rollout.stream import Mark, WorldStream
 from wfm_ar.rollout.text_context import ENCODER, TextReader
+from wfm_ar.rollout.threads import shared_threads
 from wfm_ar.rollout.video_codec import Size, VideoCodec
 from wfm_ar.rollout.world_folder import WorldParts, read_world, save_world
 from wfm_ar.schema import Schema
@@ -84,8 +85,7 @@ class World:
             side = parts.video_tokenizer.config.spatial_compression
             multiple = side if self._refiner is None else max(side, self._refiner.multiple)
         self.codec = VideoCodec(parts.video_tokenizer, self.placement, multiple)
-        self.sequence = self._sequence(parts.video_tokenizer.config.grid)
-        self.lookahead = parts.lookahead()
+        self.sequence, self.lookahead = self._sequence(parts.video_tokenizer.config.grid), parts.lookahead()
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

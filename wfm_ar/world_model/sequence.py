@@ -257,7 +257,9 @@ class Sequence:
         at_video, at_slots = self.kinds(video, actions, len(ids))
         ahead_1thwK = None if ahead_thwK is None else ahead_thwK[None]
         hints = self.hints(tokens, bins, at_video[:, 1:], at_slots[:, 1:], ahead_1thwK)[0]
-        return Packed(ids, positions, torch.cat((hints, self.layout.none[None])), self.follows(actions, len(ids) + 1)[0, 1:])
+        return Packed(
+            ids, positions, torch.cat((hints, self.layout.none[None])), F.pad(self.follows(actions, len(ids))[0, 1:], (0, 1), value=-1)
+        )
 
     def follows(self, actions_BK: torch.Tensor, length: int) -> torch.Tensor:
         """int64 [B, length]: the latent that each action of rows packed to `length` follows, -1 of other tokens; places as in
