@@ -125,7 +125,7 @@ QUICK = (
     "info",
     "data check",
     "data stats",
-)  # and `plan`, which takes a minute or two, once
+)  # and `plan`, which takes half a minute, once
 ELSEWHERE = ("runs/", "mydata", "robot/", "recordings", "data/", "worlds/", "hf://")  # what a reader has, or makes in hours
 PAGES = {"README.md": 4, "docs/quickstart.md": 5, "docs/rollout.md": 7, "docs/robot.md": 3}  # -> commands that are run, at least
 

@@ -68,7 +68,8 @@ def acted(way: str, world: World, episode: Episode, seed: int, config: PlanConfi
     if way == "still":
         return episode.carried_out(np.zeros((FRAMES - 1, 2)))[0]
     if way == "policy":
-        rollout = world.generate(video=first, text=text, num_frames=FRAMES, seed=seed, refine=False)
+        certain = dict(temperature=0.0, action_temperature=1.0, text_guidance=3.0)
+        rollout = world.generate(video=first, text=text, num_frames=FRAMES, seed=seed, refine=False, **certain)
         return episode.carried_out(rollout.actions)[0]
     if way == "plan":
         return episode.carried_out(plan(world, first, goal, num_frames=FRAMES, **how).actions)[0]

@@ -1,4 +1,4 @@
-"""The residual block of the convolutional networks that are told something: the frame predictor (actions), the scene reader (texts)."""
+"""The residual block of the frame predictor, where it is told of the actions, and of the scene reader."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(conv(norm x) + what is known of the actions))."""
+    """x + conv(silu(conv(norm x) + what it is told)), told nothing where `told` is 0."""
 
     recomputable = True  # see train/recompute.py
 

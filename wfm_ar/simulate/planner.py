@@ -33,9 +33,9 @@ Cost = Callable[[np.ndarray], float]
 class PlanConfig:
     """How long and how hard it looks. Raises BadConfig where a value cannot be."""
 
-    samples: int = 16  # futures imagined a round
+    samples: int = 32  # futures imagined a round
     rounds: int = 2
-    elites: int = 4  # best candidates so far that the next round is drawn around
+    elites: int = 6  # best candidates so far that the next round is drawn around
     imagined: float = 0.5  # part of the first round that the world's own policy proposes
     smoothness: float = 0.5  # correlation of the noise from one action to the fourth after it, 0 to below 1
     batch: int = 16  # futures rolled together

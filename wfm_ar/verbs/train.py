@@ -97,7 +97,9 @@ def _run(settings: Settings, ranks: Ranks) -> int:
                     plan.end()
                     plan.begin(name)
                     settings = plan.refitted(settings, stage, settings.run)
-                elif plan is not None and (made := Plan.of(settings.run)) is not None:
+                elif plan is not None:
+                    made = Plan.of(settings.run)
+                    assert made is not None, "rank 0 has made it"
                     settings = made.applied(settings)
             folder = train(stage, loop_config(settings, name), settings.run / name, settings.resume, ranks, whole)
             if plan is not None and ranks.first:
@@ -235,7 +237,8 @@ def _stage(
     own = getattr(settings.stages, name).training
     if name == stages.VIDEO_TOKENIZER:
         return stages.video_tokenizer_stage(settings.tokenizer, own, train_set, val_set, cache)
-    if name == stages.FRAME_PREDICTOR and settings.predictor is not None:
+    if name == stages.FRAME_PREDICTOR:
+        assert settings.predictor is not None, "a stage of runs with one"
         return stages.frame_predictor_stage(settings.run, settings.predictor, own, train_set, val_set, cache)
     if name == stages.WORLD_MODEL:
         loop: dict[str, Any] = {"workers": _workers(settings, ranks), "made": not ranks.first}
@@ -243,7 +246,8 @@ def _stage(
         loop |= {"policy_set": policy, "cache": cache, "lookahead": settings.predictor is not None}
         loop |= {"precision": torch.bfloat16 if settings.precision == "bf16" else None, "whole": whole}
         return stages.world_model_stage(settings.run, settings.model, own, train_set, val_set, **vars(settings.sequence), **loop)
-    if name == stages.INVERSE_DYNAMICS and settings.inverse_dynamics is not None:
+    if name == stages.INVERSE_DYNAMICS:
+        assert settings.inverse_dynamics is not None, "a stage of runs with one"
         return stages.inverse_dynamics_stage(settings.run, settings.inverse_dynamics, own, train_set, val_set, cache)
     return stages.diffusion_decoder_stage(settings.run, settings.decoder, own, train_set, val_set, cache)
 

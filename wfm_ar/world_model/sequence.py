@@ -104,7 +104,7 @@ class Sequence:
         """What a WorldModelConfig that fits this sequence has: vocabularies, the width of hints, and what a scene reader reads."""
         c = self.config
         sizes = {"vocab": c.vocab or self.bov + 1, "out_vocab": self.text_start, "hint_width": self.hint_width}
-        return sizes | {"scene_digits": len(c.levels) if self.predicts_actions else 0, "scene_words": c.text_vocab}
+        return sizes | {"scene_digits": len(c.levels) if self.predicts_actions and c.hints else 0, "scene_words": c.text_vocab}
 
     @property
     def predicts_actions(self) -> bool:
