@@ -26,6 +26,7 @@ from wfm_ar.train.early_stop import GROUP, EarlyStop
 from wfm_ar.train.guards import Buffers, Guard
 from wfm_ar.train.metrics import NoLog, Progress, RunLog
 from wfm_ar.train.optimizer import WeightAverage, build_optimizer, learning_rate
+from wfm_ar.train.precision import TOLERANCE, bf16_by_default
 from wfm_ar.train.recompute import recompute_blocks
 from wfm_ar.train.resume import pack, unpack
 from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
@@ -110,7 +111,7 @@ def _train(
 ) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
-    device, half = _placed(config)
+    device = _device(config)
     seed_all(config.seed)
     model = stage.model.to(device).train()
     average = WeightAverage(model, config.optimizer.ema)
@@ -121,6 +122,7 @@ def _train(
         recompute_blocks(model)
     optimizer = build_optimizer(model, config.optimizer)
     start, history, more = unpack(run, resume, stage, model, average, optimizer, ranks)
+    half = _in_bf16(config, device, model, history, ranks)
     due = history.get("validation_due", False)
     early = EarlyStop(config.patience, config.steps, getattr(stage, "judged_by", None), average, history)
     if early.patience and GROUP in more:
@@ -142,6 +144,7 @@ def _train(
             "validation_due": due,
             "recent": [{name: float(value) for name, value in each.items()} for each in recent],
             "describe": stage.describe(),
+            "precision": "bf16" if half else "fp32",
             "rng": rng_state(),
         }
         with watchdog.section("checkpoint", done - 1):
@@ -177,6 +180,11 @@ def _train(
         with watchdog.section("step", step):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.steps, config.optimizer)
+            if half and config.precision == "auto" and device.type == "cpu" and step % config.val_every == 0:
+                fp32, bf16 = (_loss(stage, model, micro_batches, config.seed, device, each, buffers, ranks) for each in (False, True))
+                if not abs(bf16 - fp32) <= TOLERANCE * abs(fp32):
+                    half = False
+                    progress.say(f"step {step}: the loss is {bf16:.4g} in bf16 and {fp32:.4g} in fp32: going on in fp32")
             buffers.begin()
             logs = _gradients(stage, model, micro_batches, config.seed, device, half, buffers)
             buffers.finish(ranks)
@@ -250,10 +258,17 @@ def _log(stage: Stage, config: LoopConfig, run: Path, start: int, due: bool) -> 
     return RunLog(run, start, again=due, beside=beside)
 
 
-def _placed(config: LoopConfig) -> tuple[torch.device, bool]:
-    """(where the networks are, whether they work in bf16)."""
-    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
-    return device, config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+def _device(config: LoopConfig) -> torch.device:
+    return torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
+
+
+def _in_bf16(config: LoopConfig, device: torch.device, model: nn.Module, history: dict, ranks: Ranks) -> bool:
+    """Whether forward passes run in bf16. A run that left it open goes on as it began, and all its ranks work alike."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if "precision" in history:
+        return history["precision"] == "bf16"
+    return bool(ranks.from_first(int(ranks.first and bf16_by_default(device, model))))
 
 
 def step_seconds(stage: Stage, config: LoopConfig, seconds: float, least: int = 2) -> float:
@@ -263,8 +278,9 @@ def step_seconds(stage: Stage, config: LoopConfig, seconds: float, least: int = 
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    device, half = _placed(config)
+    device = _device(config)
     random, model = rng_state(), copy.deepcopy(stage.model).to(device).train()
+    half = _in_bf16(config, device, model, {}, ALONE)
     if config.activation_checkpointing:
         recompute_blocks(model)
     average, optimizer, buffers = WeightAverage(model, config.optimizer.ema), build_optimizer(model, config.optimizer), Buffers(model)
@@ -332,6 +348,20 @@ def _gradients(stage, model, micro_batches, seed, device, half, buffers: Buffers
         for name, value in ({"loss": loss} | logs).items():
             total[name] = total.get(name, 0) + torch.as_tensor(value).detach() / count
     return total
+
+
+@torch.no_grad()
+def _loss(stage, model, micro_batches, seed, device, half, buffers: Buffers, ranks: Ranks) -> float:
+    """The mean loss of the micro-batches of all ranks; the model's buffers stay as they are."""
+    total = torch.zeros((), dtype=torch.float64)
+    buffers.begin()
+    for index, batch in micro_batches:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        generator = torch.Generator(device).manual_seed((seed << 32) + index)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            total += stage.loss(model, batch, generator)[0].double().cpu() / len(micro_batches)
+        buffers.undo()
+    return float(ranks.sum(total)) / ranks.size
 
 
 def _means(recent: list[dict[str, float | torch.Tensor]]) -> dict[str, float]:

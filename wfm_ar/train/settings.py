@@ -55,7 +55,7 @@ class LoopConfig:
     keep: int = 2  # verified checkpoints kept
     num_workers: int = 1  # threads that prepare batches ahead; 0 = in the loop itself
     threads: int = 0  # torch threads; 0 = leave as is
-    precision: str = "auto"  # auto = bf16 on CUDA, fp32 elsewhere
+    precision: str = "auto"  # auto = bf16 on CUDA, and on CPUs where it is timed to be faster (precision.py)
     device: str = "auto"  # auto = cuda when there is one
     activation_checkpointing: bool = False  # blocks keep their inputs alone and are computed again for gradients: less memory, more time
     compile: bool = False  # torch.compile the network: a minute or two at the start, then faster steps

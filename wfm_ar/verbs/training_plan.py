@@ -30,6 +30,7 @@ from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
 from wfm_ar.train.early_stop import Ended, ended_early
 from wfm_ar.train.loop import Stage, step_seconds
+from wfm_ar.train.precision import FASTER, bf16_gain
 from wfm_ar.train.rehearsal import Networks, Timings, rehearse, room_for_training
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.whole_run import WholeRun
@@ -303,8 +304,7 @@ def _of_size(settings: Settings, size: Size, facts: DataFacts) -> dict[str, Any]
 def _machine(settings: Settings, cuda: bool, ranks: int, held_out: int) -> dict[str, Any]:
     """What follows from the machine: precision, and how a step's samples are dealt out."""
     chosen: dict[str, Any] = {}
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    if not cuda and amx():
+    if settings.precision == "auto" and not cuda and bf16_gain() >= FASTER:
         chosen["precision"] = "bf16"
     for name in stages.STAGES:
         chosen[f"stages.{name}.training.val_clips"] = min(VAL_CLIPS[name], held_out)
