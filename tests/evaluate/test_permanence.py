@@ -31,7 +31,8 @@ def test_the_truth_scores_exactly_one(scenes):
     for horizons in report["groups"].values():
         for row in horizons.values():
             assert row["iou"] == [1.0, 1.0, 1.0]
-            assert all(row[name] == [0.0, 0.0, 0.0] for name in ("vanished", "other_colour", "other_shape", "doubled"))
+            assert all(row[name] == [0.0, 0.0, 0.0] for name in ("vanished", "other_colour", "other_shape", "doubled", "other_size"))
+            assert row["area"] == [1.0, 1.0, 1.0]
     assert report["appeared"] == {str(h): [0.0, 0.0, 0.0] for h in HORIZONS}
     assert report["groups"]["moved"]["32"]["objects"] == 4 and report["groups"]["untouched"]["32"]["objects"] == 8
 
@@ -110,6 +111,34 @@ def test_a_broken_world_fails_by_name(scenes, world):
     assert (iou == 1.0) == (world is from_nothing)
     if world is shifted:
         assert iou < 0.6 and mean(report, "untouched", 32, "iou") < 0.6
+
+
+def resized(scene: Scene, by: int) -> np.ndarray:
+    """The first object larger by so many pixels on each side, or smaller."""
+    clip = scene.frames.copy()
+    red = colour_mask(clip, "red")
+    colour = clip[0][red[0]].mean(0).astype(np.uint8)
+    for frame, mask in zip(clip[1:], red[1:], strict=True):
+        near = mask if by > 0 else ~mask
+        for _ in range(abs(by)):
+            near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
+        if by > 0:
+            frame[near] = colour
+        else:
+            frame[mask & near] = 140
+    return clip
+
+
+@pytest.mark.parametrize("by", [3, -2], ids=["swollen", "shrunk"])
+def test_another_size_is_neither_vanished_nor_seen_by_the_iou_alone(scenes, by):
+    report = numbers(scenes, lambda scene: resized(scene, by), horizons=(16, 32))
+    for horizon in (16, 32):
+        moved, untouched = mean(report, "moved", horizon, "area"), mean(report, "untouched", horizon, "area")
+        assert moved > 1.4 if by > 0 else moved < 0.7
+        assert mean(report, "moved", horizon, "other_size") == 1.0
+        assert mean(report, "moved", horizon, "vanished") == 0.0
+        assert mean(report, "moved", horizon, "iou") > 0.4
+        assert untouched == pytest.approx(1.0, abs=0.1) and mean(report, "untouched", horizon, "other_size") == 0.0
 
 
 def test_an_object_behind_the_peg_is_occluded_and_its_shape_not_judged():

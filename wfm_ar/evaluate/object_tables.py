@@ -14,7 +14,13 @@ KINDS = {  # of objects.py, in the table's order -> what is said of them
     "tokenizer": "tokenizer's own copy (ceiling)",
     "repeat": "the first frame repeated (floor)",
 }
-SHARES = {"vanished": "vanished", "other_colour": "other colour", "other_shape": "other shape", "doubled": "doubled or split"}
+SHARES = {
+    "vanished": "vanished",
+    "other_colour": "other colour",
+    "other_shape": "other shape",
+    "doubled": "doubled or split",
+    "other_size": "other size",
+}
 MINUTES = {
     "there": "objects there",
     "in_pieces": "of these in pieces",
@@ -47,7 +53,7 @@ def _group_table(group: str, kinds: Mapping[str, Any]) -> str:
     lines = ""
     for kind, part in kinds.items():
         for horizon, row in part["groups"].get(group, {}).items():
-            cells = "".join(f"<td class='n'>{_percent(row[name])}</td>" for name in SHARES)
+            cells = "".join(f"<td class='n'>{_percent(row.get(name))}</td>" for name in SHARES)
             lines += f"<tr><td>{KINDS[kind]}</td><td class='n'>{horizon}</td><td class='n'>{row['objects']}</td>"
             lines += f"<td class='n measured'>{_number(row['iou'])}</td>{cells}</tr>"
     if not lines:

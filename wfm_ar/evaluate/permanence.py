@@ -11,6 +11,8 @@ an mp4, whose colours have half the resolution. At a horizon an object is
 
 * `vanished` if less than 30 % of its true visible area is left in its own colour (a recoloured one is gone in its own, too);
 * of `other_colour` if less than half is left and a blob of another colour stands about where it should be;
+* of `other_size` if what is left of it is more than 1.4 times as large or small as in truth; `area` is that ratio, averaged. Pixels
+  that a peg hides in either frame do not count;
 * of `other_shape` if the silhouette of another shape fits better than its own (silhouettes.py); judged where enough of it is seen;
 * `doubled` if it is in more pieces than in truth: split, or there twice.
 
@@ -33,12 +35,13 @@ from wfm_ar.worlds.tabletop_view import COLOURS, SIZE, colour_mask, find_peg, sa
 
 HORIZONS = (1, 4, 8, 16, 32)  # frames after the first
 GROUPS = ("moved", "untouched", "nudged", "occluded")
-MEASURES = ("iou", "vanished", "other_colour", "other_shape", "doubled")
+MEASURES = ("iou", "vanished", "other_colour", "other_shape", "doubled", "area", "other_size")
 MOVED, STILL = 0.02, 0.002  # metres from the start: moved beyond the first, untouched up to the second
 MOVING = 0.001  # metres since the frame before
 OCCLUDED = 0.5  # share of an object's silhouette; of less than this visible it counts as occluded
 VANISHED = 0.3  # share of the true area in the object's own colour; with less it has vanished
 LEFT = 0.5  # the same; with less it may have another colour, and its shape cannot be told
+LARGER = 1.4  # times the true area, or one in so many, from which an object has another size
 PIECE = 0.15  # share of the true area from which a piece counts as a piece
 SHAPE_SEEN = 0.7  # share of the true silhouette that neither peg hides, from which a shape is judged
 THING = 30  # pixels at 128x128: the smallest blob that counts as a thing (the smallest object has 127)
@@ -58,6 +61,8 @@ class ObjectScore:
     other_colour: bool | None
     other_shape: bool | None
     doubled: bool | None
+    area: float | None  # its pixels over those in truth, 1 = right
+    other_size: bool | None  # None for what has vanished, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,19 +195,25 @@ def _score_frame(
             other_colour=None,
             other_shape=None,
             doubled=None,
+            area=None,
+            other_size=None,
         )
         if area < SEEN * scale:
             scores.append(score)
             continue
         others = [strange, *(spare[other] for other, _ in kinds if other != colour)]
         recoloured = left < LEFT * area and _take_nearby(others, wanted, area)
+        ratio = _area_ratio(own, wanted, true_peg | made_peg, SEEN * scale)
+        vanished = left < VANISHED * area
         scores.append(
             replace(
                 score,
                 iou=int((own & wanted).sum()) / int((own | wanted).sum()),
-                vanished=left < VANISHED * area,
+                vanished=vanished,
                 other_colour=recoloured,
                 other_shape=_other_shape(mains[colour], wanted, shape, true_peg | made_peg, area / seen),
+                area=ratio,
+                other_size=None if ratio is None or vanished else not 1 / LARGER <= ratio <= LARGER,
             )
         )
     # last of all: a spare piece of one colour may have turned out to be another object, recoloured
@@ -248,6 +259,12 @@ def _other_shape(own: np.ndarray, wanted: np.ndarray, shape: str, pegs: np.ndarr
         return None
     fits = shape_fits(own, pegs, wanted)
     return max(fits[other] for other in SHAPES if other != shape) > max(fits[shape], fits["true"]) + MARGIN
+
+
+def _area_ratio(own: np.ndarray, wanted: np.ndarray, pegs: np.ndarray, least: float) -> float | None:
+    """Predicted area over true area outside the pegs; None where less than `least` pixels are left to compare with."""
+    area = int((wanted & ~pegs).sum())
+    return None if area < least else int((own & ~pegs).sum()) / area
 
 
 def pieces(mask_HW: np.ndarray, least: float, bridge: np.ndarray | None = None) -> list[np.ndarray]:
