@@ -20,8 +20,8 @@ from wfm_ar.rollout.cosmos_folder import save_cosmos_parts
 from wfm_ar.rollout.world import World, WorldParts
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionTokenizer
-from wfm_ar.train.loop import Batch
 from wfm_ar.train.lora import add_lora, merge_lora
+from wfm_ar.train.stage_protocol import Batch
 from wfm_ar.world_model.sequence import Sequence, published_sequence
 from wfm_ar.world_model.transformer import WorldModel, next_token_loss
 

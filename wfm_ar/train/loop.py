@@ -14,7 +14,6 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -31,50 +30,12 @@ from wfm_ar.train.recompute import recompute_blocks
 from wfm_ar.train.resume import pack, unpack
 from wfm_ar.train.rng import deterministic, restore_rng, rng_state, seed_all
 from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.stage_protocol import Batch, Stage
 from wfm_ar.train.time_left import TimeLeft
+from wfm_ar.train.validation import Validation
 from wfm_ar.train.wandb_log import WandbLog
-from wfm_ar.train.watchdog import Interrupted, StopSignal, Watchdog
+from wfm_ar.train.watchdog import StopSignal, Watchdog
 from wfm_ar.train.whole_run import WholeRun
-
-Batch = dict[str, torch.Tensor]
-
-
-class Stage(Protocol):
-    """What one stage brings: a network, its batches, its loss, and what to look at."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that is trained."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The folder of its checkpoints."""
-        ...
-
-    def batch(self, step: int, size: int, seed: int) -> Batch:
-        """CPU tensors of micro-batch `step`; a pure function of its arguments, callable from a thread."""
-        ...
-
-    def clip_ids(self, batch: Batch) -> list[str]:
-        """The names of the clips in a batch."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """-> (scalar loss, scalars to log). `generator` is the only randomness allowed."""
-        ...
-
-    def validate(self, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        """-> (numbers, pictures uint8 [H, W, 3]) of the averaged weights on the held-out split."""
-        ...
-
-    # `warning`, where a stage has it: what its last validation must not go by without, "" for nothing
-    # `judged_by`, where a stage has it: (the number of `validate` that says how good it is, 1 where more is better, else -1)
-    # `to_decode`, where a stage has it: see TimeLeft
-
-    def describe(self) -> dict:
-        """JSON that a checkpoint carries: the network's configuration and what the data were."""
-        ...
 
 
 def train(
@@ -115,7 +76,7 @@ def _train(
     seed_all(config.seed)
     model = stage.model.to(device).train()
     average = WeightAverage(model, config.optimizer.ema)
-    validation = _Validation(stage, average, device, ranks, watchdog, stop)
+    validation = Validation(stage, average, device, ranks, watchdog, stop)
     for each in (model, average.model):
         ranks.shard(each)
     if config.activation_checkpointing:
@@ -298,40 +259,6 @@ def step_seconds(stage: Stage, config: LoopConfig, seconds: float, least: int = 
     batches.close()
     restore_rng(random)
     return taken
-
-
-class _Validation:
-    """Looks at the averaged weights on the held-out split. A stop signal breaks it off; then it is due again."""
-
-    def __init__(self, stage: Stage, average: WeightAverage, device: torch.device, ranks: Ranks, watchdog: Watchdog, stop: StopSignal):
-        self.stage, self.average, self.device, self.ranks, self.watchdog, self.stop = stage, average, device, ranks, watchdog, stop
-        self.copy = copy.deepcopy(average.model) if ranks.size > 1 else None  # made before the weights are sharded
-
-    def run(self, step: int, log: RunLog | NoLog, progress: Progress) -> dict[str, float] | None:
-        """What was found, the same on all ranks; None where it did not come to its end."""
-        found = None
-        with self.watchdog.section("validation", step):
-            model = self._whole_model()
-            with contextlib.suppress(Interrupted), self.stop.interrupting():
-                found = self.stage.validate(model, self.device)
-        if self.ranks.any(found is None) or found is None:
-            return None
-        numbers, pictures = found
-        log.write(step, {f"val_{name}": value for name, value in numbers.items()}, pictures)
-        progress.say(f"step {step} validation: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
-        if warning := getattr(self.stage, "warning", ""):
-            progress.say(f"step {step} WARNING: {warning}")
-        return {name: float(self.ranks.sum(torch.tensor(value, dtype=torch.float64))) / self.ranks.size for name, value in numbers.items()}
-
-    def _whole_model(self) -> nn.Module:
-        """With several ranks every one looks at a whole copy: stages call more than `forward`, which alone gathers shards."""
-        if self.copy is None:
-            return self.average.model
-        with torch.no_grad():
-            sharded = self.average.model.state_dict()
-            for name, tensor in self.copy.state_dict().items():
-                tensor.copy_(whole(sharded[name]))
-        return self.copy
 
 
 def _gradients(stage, model, micro_batches, seed, device, half, buffers: Buffers) -> dict[str, torch.Tensor]:

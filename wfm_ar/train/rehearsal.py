@@ -30,8 +30,9 @@ from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage
 from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsStage, InverseDynamicsTraining
 from wfm_ar.train.look_ahead import look_ahead
-from wfm_ar.train.loop import Stage, step_seconds
+from wfm_ar.train.loop import step_seconds
 from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.stage_protocol import Stage
 from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, sequence_config
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage

@@ -20,8 +20,8 @@ from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.clips import one_below_another, side_by_side, to_uint8
 from wfm_ar.train.code_use import collapse, count_codes
 from wfm_ar.train.look_ahead import LookaheadStore
-from wfm_ar.train.loop import Batch
 from wfm_ar.train.sparse_rows import kept_of_images, kept_of_rows, usual_tokens
+from wfm_ar.train.stage_protocol import Batch
 from wfm_ar.world_model import Sequence, SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 

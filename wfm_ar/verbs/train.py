@@ -24,9 +24,10 @@ from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint, step_of
 from wfm_ar.train.clips import Clips, to_float
 from wfm_ar.train.cosmos_stage import CosmosStage, save_finetuned
 from wfm_ar.train.distributed import Ranks, all_ranks
-from wfm_ar.train.loop import Stage, train
+from wfm_ar.train.loop import train
 from wfm_ar.train.preflight import Needs, check_needs, refuse, unreadable
 from wfm_ar.train.rng import seed_all
+from wfm_ar.train.stage_protocol import Stage
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.train.windows import still_picture

@@ -29,10 +29,11 @@ from wfm_ar.train.budget import SIZES, Size, told_time
 from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
 from wfm_ar.train.early_stop import Ended, ended_early
-from wfm_ar.train.loop import Stage, step_seconds
+from wfm_ar.train.loop import step_seconds
 from wfm_ar.train.precision import FASTER, bf16_gain
 from wfm_ar.train.rehearsal import Networks, Timings, rehearse, room_for_training
 from wfm_ar.train.settings import LoopConfig
+from wfm_ar.train.stage_protocol import Stage
 from wfm_ar.train.whole_run import WholeRun
 from wfm_ar.verbs.train_settings import Settings, loop_config, sized
 from wfm_ar.verbs.training_data import FEWEST_HELD_OUT, parted
