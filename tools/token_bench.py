@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from wfm_ar.data.shards import TokenClip, TokenStore, write_store
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
 CLIPS, LATENTS, GRID, RATE, BINS, LENGTH, BATCH = 20_000, 33, (8, 8), 4, (64, 64), 9, 64
@@ -46,20 +47,16 @@ def make(folder: Path, clips: int) -> TokenStore:
     return write_store(folder, {"actions": True}, clips, lambda part: map(clip, part), 256, lambda done: None)
 
 
-class Reading(WorldModelStage):
-    """The stage as it draws and reads, with rows that are what was read."""
-
-    def _row(self, video, text, bins, rng):
-        row = {"ids": torch.from_numpy(video.astype(np.int64)).flatten()}
-        return row if bins is None else row | {"bins": torch.from_numpy(bins.astype(np.int64)).flatten()}
-
-
-def stage(store: TokenStore, kind: type[WorldModelStage]) -> WorldModelStage:
+def stage(store: TokenStore, *, packed: bool = False) -> WorldModelStage:
+    """packed: batches are rows of the model; else what was read, as it is."""
     grid = {"video_vocab": int(np.prod(LEVELS)), "levels": LEVELS, "grid_h": GRID[0], "grid_w": GRID[1], "rate": RATE}
     sequence = SequenceConfig(**grid, action_bins=BINS, text_vocab=0, max_text=0, max_latents=LENGTH)
     training = WorldModelTraining(short_share=0.0, action_dropout=0.0)
     sizes = {"layers": 1, "dim": 16, "heads": 1, "kv_heads": 1, "head_dim": 16, "hidden": 16}
-    return kind(WorldModelConfig(**sizes), sequence, training, store, store, None)
+    made = WorldModelStage(WorldModelConfig(**sizes), sequence, training, store, store, None)
+    if not packed:
+        made.rows.packed = lambda cuts, latents: {"ids": torch.from_numpy(np.stack([cut.seen for cut in cuts]))}
+    return made
 
 
 def measure(store: TokenStore) -> dict[str, float]:
@@ -69,20 +66,20 @@ def measure(store: TokenStore) -> dict[str, float]:
     rates["every byte hashed"] = store.num_tokens / (time.perf_counter() - began)
     rates["in order"] = best(lambda: in_order(store))
     steps = range(len(store) // BATCH)
-    one = stage(store, Reading)
+    one = stage(store)
     rates["shuffled windows"] = best(lambda: shuffled(one, steps))
     halves = [steps[::2], steps[1::2]]
 
     def two() -> int:
         with ThreadPoolExecutor(2) as pool:
-            return sum(pool.map(shuffled, [stage(TokenStore(store.root), Reading) for _ in halves], halves))
+            return sum(pool.map(shuffled, [stage(TokenStore(store.root)) for _ in halves], halves))
 
     rates["shuffled windows, 2 threads"] = best(two)
     forget(store)
-    cold = stage(TokenStore(store.root), Reading)
+    cold = stage(TokenStore(store.root))
     began = time.perf_counter()
     rates["shuffled windows, files not in memory"] = shuffled(cold, steps) / (time.perf_counter() - began)
-    rows = stage(store, WorldModelStage)
+    rows = stage(store, packed=True)
     rates["shuffled windows, as rows of the model"] = best(lambda: shuffled(rows, steps[: max(1, len(steps) // 20)]))
     return rates
 

@@ -20,7 +20,8 @@ from wfm_ar.rollout.lookahead import Lookahead, expected_tokens
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.frame_predictor_stage import FramePredictorStage, FramePredictorTraining, cut_at, cut_inside
 from wfm_ar.train.look_ahead import LONGEST, look_ahead, told_of_clip
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 

@@ -8,7 +8,8 @@ from wfm_ar.data.shards import TokenClip
 from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
 from wfm_ar.train.tokens import action_vocabulary, bins_of
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
 

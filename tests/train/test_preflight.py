@@ -17,7 +17,7 @@ from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderTraining
 from wfm_ar.train.preflight import Needs, check_needs, long_texts
 from wfm_ar.train.stages import STAGES
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
-from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (9, 16, 24, 3), dtype=np.uint8)

@@ -6,7 +6,8 @@ import torch
 
 from wfm_ar.data.shards import TokenClip, write_store
 from wfm_ar.train.sparse_rows import ELSEWHERE, NEAR_CONTENT, NEAR_FORETOLD, SURE, UNKNOWN, keep_probability, usual_tokens
-from wfm_ar.train.world_model_stage import SPARSE_ROWS, WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import SPARSE_ROWS, WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 from wfm_ar.world_model.sequence import NOT_TOLD
 
@@ -71,13 +72,13 @@ def test_a_lookahead_says_where_something_moves():
 @pytest.mark.parametrize("own_errors", [0.0, 1.0])
 def test_rows_that_keep_all_have_the_loss_of_dense_rows(store, own_errors):
     stage = make(store, sparse=1.0, own_errors=own_errors)
-    cuts = [stage._cut(store, 5, np.random.default_rng(i)) for i in range(3)]
-    dense, sparse = stage._packed(cuts, 5), stage._packed(cuts, 5, lambda seen, told: np.ones(seen.shape, bool))
+    cuts = [stage.rows.cut(store, 5, np.random.default_rng(i)) for i in range(3)]
+    dense, sparse = stage.rows.packed(cuts, 5), stage.rows.packed(cuts, 5, lambda seen, told: np.ones(seen.shape, bool))
     first = (dense["video"] >= 0) & (dense["video"] < 64)
     dense["weights"][first] = 0  # of a sparse row the first latent is seen, not asked for
     L = dense["ids"].shape[1]
     if own_errors:
-        swaps = stage._swaps(dense, np.random.default_rng(5))
+        swaps = stage.rows.swaps(dense, np.random.default_rng(5))
         dense |= swaps
         sparse |= {name: torch.nn.functional.pad(each, (0, sparse["ids"].shape[1] - L)) for name, each in swaps.items()}
     one, two = (stage.loss(stage.model.eval(), batch, None)[0] for batch in (dense, sparse))
@@ -92,7 +93,7 @@ def test_sparse_rows_are_shorter_and_keep_what_their_probabilities_say(store):
     assert all(batch["ids"].shape[0] == 40 for batch in batches)
     assert max(batch["ids"].shape[1] for batch in batches) < 0.5 * dense["ids"].shape[1]
     kept = np.mean([float((batch["video"] >= 0).sum()) for batch in batches])
-    chance = np.mean([keep_probability(clip(i).video.astype(np.int64), stage._usual).sum() for i in range(12)])
+    chance = np.mean([keep_probability(clip(i).video.astype(np.int64), stage.rows.usual).sum() for i in range(12)])
     assert kept == pytest.approx(40 * chance, rel=0.05)
     for batch in batches:
         first = (batch["video"] >= 0) & (batch["video"] < 64)
@@ -122,7 +123,7 @@ def test_sparse_policy_rows_see_what_is_in_the_image_and_few_of_its_empty_places
             seen, there = batch["tokens"][row, 0], batch["video"][row]
             kept = torch.zeros(64, dtype=torch.bool)
             kept[there[there >= 0]] = True
-            assert kept[(seen != torch.tensor(stage._usual)).flatten()].all() and kept.sum() < 40 and there.max() < 64
+            assert kept[(seen != torch.tensor(stage.rows.usual)).flatten()].all() and kept.sum() < 40 and there.max() < 64
             (at,) = batch["weights"][row].nonzero()[:, 0].tolist()
             assert batch["targets"][row, at] - stage.sequence.action_start in torch.tensor(store[-1 - int(batch["clip"][row])].bins)
     assert stage.loss(stage.model, sparse[0], None)[0].requires_grad

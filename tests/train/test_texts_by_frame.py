@@ -13,7 +13,8 @@ from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer
 from wfm_ar.train.stages import sequence_config
 from wfm_ar.train.tokens import tokenize
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import WorldModelConfig
 
 STEPS = 16

@@ -9,7 +9,8 @@ from wfm_ar.data.shards import TokenClip, TokenStore, write_store
 from wfm_ar.errors import BadData
 from wfm_ar.tokenizers.text import TextTokenizer
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
 TEXTS = ["push the red cube left", "push the blue ball right", "do nothing"]
@@ -61,7 +62,7 @@ def test_the_windows_of_a_seed_and_step_never_change(store):
             drawn.append((cut.clip, start, len(cut.truth), cut.text is not None, cut.bins is not None))
         return {}
 
-    stage._packed = packed
+    stage.rows.packed = packed
     for step in (0, 3):
         stage.batch(step, 2, 7)  # short windows: three of 3 latents for two of 5
     assert drawn == [
@@ -84,11 +85,8 @@ def test_reading_is_fast_enough(tmp_path):
     store = write_store(tmp_path, {"actions": False}, 1024, clips, 256, lambda done: None)
     sequence = SequenceConfig(**grid, action_bins=(), text_vocab=0, max_text=0, max_latents=9)
 
-    class Windows(WorldModelStage):
-        def _packed(self, cuts, latents):
-            return {"ids": torch.from_numpy(np.stack([cut.seen for cut in cuts]))}
-
-    stage = Windows(MODEL, sequence, WorldModelTraining(short_share=0.0, corrupt=0.0), store, store, None)
+    stage = WorldModelStage(MODEL, sequence, WorldModelTraining(short_share=0.0, corrupt=0.0), store, store, None)
+    stage.rows.packed = lambda cuts, latents: {"ids": torch.from_numpy(np.stack([cut.seen for cut in cuts]))}
 
     def in_order() -> int:
         return sum(store[i].video.astype(np.int64).size for i in range(len(store)))
@@ -129,8 +127,8 @@ def test_targets_are_the_next_tokens_and_text_is_never_one(store):
 
 def test_corruption_touches_the_input_alone(store):
     clean, dirty = make(store, corrupt=0.0), make(store, corrupt=0.5)
-    cuts = [stage._cut(store, 5, np.random.default_rng(0)) for stage in (clean, dirty)]
-    one, two = (clean._packed([cut], 5) for cut in cuts)
+    cuts = [stage.rows.cut(store, 5, np.random.default_rng(0)) for stage in (clean, dirty)]
+    one, two = (clean.rows.packed([cut], 5) for cut in cuts)
     assert torch.equal(one["targets"], two["targets"]) and not torch.equal(one["ids"], two["ids"])
     assert torch.equal(one["tokens"][:, 0], two["tokens"][:, 0])  # the first latent is given
 

@@ -16,7 +16,8 @@ from wfm_ar.train.diffusion_decoder_stage import DiffusionDecoderStage, Diffusio
 from wfm_ar.train.rng import seed_all
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModelConfig
 
 STAGES = ("video_tokenizer", "world_model", "diffusion_decoder")

@@ -24,7 +24,7 @@ from wfm_ar.train.diffusion_decoder_stage import fitted_decoder
 from wfm_ar.train.metrics import Progress
 from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, WORLD_MODEL, sequence_config, text_tokenizer
 from wfm_ar.train.windows import Windows, check_reach, check_windows
-from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
 from wfm_ar.world_model import Sequence as TokenSequence
 from wfm_ar.world_model import WorldModelConfig
 

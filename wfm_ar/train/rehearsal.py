@@ -36,7 +36,8 @@ from wfm_ar.train.stage_protocol import Stage
 from wfm_ar.train.stages import DIFFUSION_DECODER, FRAME_PREDICTOR, VIDEO_TOKENIZER, sequence_config
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import WorldModelConfig
 
 CANDIDATES, CLIPS = 12, 3  # of so many clips the shortest are rehearsed with

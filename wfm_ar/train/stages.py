@@ -47,7 +47,8 @@ from wfm_ar.train.look_ahead import LookaheadStore, look_ahead
 from wfm_ar.train.tokens import action_vocabulary, tokenize
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerStage, VideoTokenizerTraining
 from wfm_ar.train.whole_run import WholeRun
-from wfm_ar.train.world_model_stage import WorldModelStage, WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
+from wfm_ar.train.world_model_stage import WorldModelStage
 from wfm_ar.world_model import SequenceConfig, WorldModel, WorldModelConfig
 from wfm_ar.world_model.sequence import EARLIER
 from wfm_ar.world_model.transformer import EARLIER_MODEL

@@ -19,7 +19,7 @@ from wfm_ar.train.inverse_dynamics_stage import InverseDynamicsTraining
 from wfm_ar.train.settings import LoopConfig, OptimizerConfig, WatchdogConfig
 from wfm_ar.train.video_tokenizer_stage import VideoTokenizerTraining
 from wfm_ar.train.wandb_log import need_wandb
-from wfm_ar.train.world_model_stage import WorldModelTraining
+from wfm_ar.train.world_model_rows import WorldModelTraining
 from wfm_ar.world_model import WorldModelConfig
 
 COMMON = (
