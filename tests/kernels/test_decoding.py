@@ -45,7 +45,7 @@ def sequence() -> Sequence:
 @pytest.fixture(scope="module")
 def model(sequence, device) -> WorldModel:
     torch.manual_seed(0)
-    sizes = dict(layers=2, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=24)
+    sizes = dict(layers=2, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=24, theta=10000.0)
     model = WorldModel(WorldModelConfig(**sequence.model_vocabularies(), **sizes)).eval()
     for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.down.weight, 0.3)):
         torch.nn.init.normal_(weight, std=std)

@@ -48,7 +48,7 @@ def make_parts(
         action_sums=sums,
         lookahead=lookahead,
     )
-    sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48, scene_channels=8 * lookahead, scene_blocks=1)
+    sizes = dict(layers=1, dim=32, heads=4, kv_heads=2, head_dim=8, hidden=48, theta=10000.0, scene_channels=8 * lookahead, scene_blocks=1)
     model = WorldModel(WorldModelConfig(**Sequence(config).model_vocabularies(), **sizes)).eval()
     for weight, std in ((model.head.weight, 0.5), (model.embedding.weight, 1.0), (model.hints.down.weight, 0.3)):
         torch.nn.init.normal_(weight, std=std)  # the head starts at zero, which would make every token as likely

@@ -236,7 +236,8 @@ def test_a_world_model_begins_with_the_tokens_of_the_predicted_frame(lookahead, 
     right = []
     for given in (True, False):
         torch.manual_seed(0)
-        training = WorldModelTraining(val_clips=2, short_share=0.0, corrupt=0.0, action_dropout=0.0 if given else 1.0)
+        shares = {"short_share": 0.0, "corrupt": 0.0, "late_actions": 0.0, "action_dropout": 0.0 if given else 1.0}
+        training = WorldModelTraining(val_clips=2, **shares)
         ahead = {"train": told, "val": told}
         stage = WorldModelStage(
             network, SequenceConfig(**grid, lookahead=True), training, store, store, None, lookahead=lookahead, ahead=ahead

@@ -40,7 +40,7 @@ def clip(robot: str | None) -> TokenClip:
 def stage(*robots: str | None) -> WorldModelStage:
     sequence = SequenceConfig(video_vocab=8, grid_h=2, grid_w=2, rate=2, action_bins=VOCABULARY.bins, max_latents=3)
     config = WorldModelConfig(layers=1, dim=16, heads=2, kv_heads=1, head_dim=8, hidden=16)
-    training = WorldModelTraining(short=3, action_dropout=0.0, corrupt=0.0)
+    training = WorldModelTraining(short=3, action_dropout=0.0, late_actions=0.0, corrupt=0.0)
     store = Store(clip(robot) for robot in robots)
     return WorldModelStage(config, sequence, training, store, store, None, MIXED)
 

@@ -41,7 +41,8 @@ def make(store, policy_store=None, **training) -> WorldModelStage:
         video_vocab=20, levels=(5, 4), grid_h=2, grid_w=2, rate=2, action_bins=(3,), text_vocab=text.vocab_size, max_text=16, max_latents=5
     )
     settings = {"short": 3, "val_clips": 8} | training
-    return WorldModelStage(MODEL, sequence, WorldModelTraining(**settings), store, store, text, policy_store=policy_store)
+    training = WorldModelTraining(**{"late_actions": 0.0} | settings)
+    return WorldModelStage(MODEL, sequence, training, store, store, text, policy_store=policy_store)
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_their_token_count(store):

@@ -50,7 +50,7 @@ class LoopConfig:
     accumulate: int = 1  # micro-batches a step, shared out among the ranks: samples a step = batch_size * accumulate
     seed: int = 0
     log_every: int = 20  # steps
-    val_every: int = 500  # steps; validation also runs at the end
+    val_every: int = 1000  # steps; validation also runs at the end
     checkpoint_every: int = 500  # steps; also at the end and on SIGTERM
     keep: int = 2  # verified checkpoints kept
     num_workers: int = 1  # threads that prepare batches ahead; 0 = in the loop itself

@@ -31,7 +31,7 @@ class WorldModelTraining:
     short_share: float = 0.5  # share of steps with short windows (more rows, the same number of tokens)
     text_dropout: float = 0.15  # share of rows without their text
     action_dropout: float = 0.1  # share of rows without their actions
-    late_actions: float = 0.0  # share of rows with actions whose first ones are missing, as behind a clip that came without any
+    late_actions: float = 0.05  # share of rows with actions whose first ones are missing, as behind a clip that came without any
     action_weight: float = 0.2  # of an action token's loss beside a video token's
     first_weight: float = 0.5  # of the first latent's tokens, which nothing but text announces
     policy_share: float = 0.0  # share of steps on the policy alone: rows of a text, an image, and the actions that follow it

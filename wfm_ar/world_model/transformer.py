@@ -31,19 +31,19 @@ class WorldModelConfig:
     out_vocab: int = 0  # width of the logits: ids that can be predicted
     hint_width: int = 0  # numbers in a hint; 0 = no hints (Cosmos)
     hint_hidden: int = 512  # width of the two-layer network that reads hints
-    layers: int = 5
-    dim: int = 192
-    heads: int = 6
+    layers: int = 4
+    dim: int = 256
+    heads: int = 4
     kv_heads: int = 2
-    head_dim: int = 32
-    hidden: int = 512  # SwiGLU
+    head_dim: int = 64
+    hidden: int = 1024  # SwiGLU
     scene_channels: int = 0  # width of the network that reads latent and text where an action is due (scene.py); 0 = none
     scene_blocks: int = 2
     scene_digits: int = 0  # of a code
     scene_words: int = 0  # of the text vocabulary
     context_dim: int = 0  # width of a text context for cross-attention in every layer; 0 = none
     additive_positions: bool = False  # sin-cos positions added before every layer (published 5B and 13B)
-    theta: float = 10000.0  # base of the rotary frequencies; small grids want a small base
+    theta: float = 100.0  # base of the rotary frequencies; small grids want a small base
     yarn_shape: tuple[int, int] | None = None  # (latent frames, side) of the original grid (published 12B and 13B)
     eps: float = 1e-5
 

@@ -5,7 +5,15 @@ from wfm_ar.errors import BadClip, BadConfig
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig
 from wfm_ar.tokenizers.video.model import LatentNorm
 
-SMALL = {"height": 32, "width": 48, "encoder_channels": 8, "decoder_channels": 8, "z_channels": 8, "decoder_blocks": 1}
+SMALL = {
+    "height": 32,
+    "width": 48,
+    "encoder_channels": 8,
+    "decoder_channels": 8,
+    "z_channels": 8,
+    "decoder_blocks": 1,
+    "levels": (8, 5, 5, 5),
+}
 PUBLISHED = {"norm": "frame", "attention": True, "factorised_ends": True, "background": False, "normalise": False}
 RATES = [
     {"temporal_compression": 1, "patch_time": 1, "spatial_compression": 8, "multipliers": (1, 2), "time_kernel": 1},

@@ -38,13 +38,13 @@ class VideoTokenizerConfig:
     spatial_compression: int = 16  # pixels a token's side: 8 or 16
     patch_time: int = 4  # how much of the temporal rate the Haar packets take; strided convolutions take the rest
     patch_space: int = 4  # how much of the spatial rate the Haar packets take
-    encoder_channels: int = 32  # width of the first level; level l has channels * multipliers[l]
-    decoder_channels: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)  # one a level; every level but the last may halve
+    encoder_channels: int = 40  # width of the first level; level l has channels * multipliers[l]
+    decoder_channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)  # one a level; every level but the last may halve
     encoder_blocks: int = 1  # residual blocks a level
     decoder_blocks: int = 2
     z_channels: int = 64  # width between encoder and quantiser
-    levels: tuple[int, ...] = (8, 5, 5, 5)  # FSQ levels; their product is the codebook
+    levels: tuple[int, ...] = (3, 3, 3, 3, 3, 3, 3)  # FSQ levels; their product is the codebook
     time_kernel: int = 3  # frames that a convolution in time sees; 1 with temporal_compression=1: each frame is coded by itself
     norm: str = "place"  # "frame" = the published per-frame norm; "place" = per place, so still regions keep their codes
     attention: bool = False  # factorised attention in the middle (the published networks have it)
