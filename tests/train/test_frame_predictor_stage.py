@@ -103,6 +103,14 @@ def test_samples_may_lack_actions_and_a_first_frame(episodes):
     assert stage.loss(stage.model, batch, None)[0].isfinite()
 
 
+def test_a_missing_piece_of_an_object_costs_what_an_extra_one_costs(episodes):
+    stage = make(episodes)
+    small, large, still = torch.zeros(1, 3, 16, 24), torch.zeros(1, 3, 16, 24), torch.zeros(1, 1, 16, 24, dtype=torch.bool)
+    small[..., 4:8, 4:8], large[..., 2:10, 2:10] = 1.0, 1.0
+    one, other = stage._weight(still, small, large), stage._weight(still, large, small)
+    assert torch.equal(one, other) and (one[..., 2:10, 2:10] == 1 + stage.training.content).all() and (one[..., 12:] == 1).all()
+
+
 def test_validation_has_numbers_and_a_picture(episodes):
     torch.manual_seed(0)
     stage = FramePredictorStage(NETWORK, FramePredictorTraining(crop=0, val_clips=6), VideoTokenizer(FRAMES), episodes, episodes)

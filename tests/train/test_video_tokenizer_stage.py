@@ -11,7 +11,7 @@ import torch
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.video import write_video
-from wfm_ar.train.video_tokenizer_stage import restlessness
+from wfm_ar.train.video_tokenizer_stage import reencoding_error, restlessness
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -59,6 +59,37 @@ def test_restlessness_counts_latents_that_change_where_no_pixel_does():
     bounded[:, 0, 1, 1, 1] = 1.2  # this one may not
     assert float(restlessness(bounded, foreground, 8)) == pytest.approx(1.2**2 / (3 * 2))
     assert restlessness(bounded[:, :, :1], foreground[:, :, :1], 8) == 0  # windows of one frame say nothing
+
+
+def test_reencoding_error_counts_places_with_content_alone():
+    foreground = torch.zeros(1, 3, 1, 16, 16)
+    foreground[..., :8, :8] = 0.5  # one of four places
+    bounded, again = torch.full((1, 2, 1, 2, 2), 0.4), torch.zeros(1, 2, 1, 2, 2)
+    again[..., 1, 1] = 5.0
+    assert reencoding_error(again, bounded, foreground, 8) == 0  # the codes are 0, and are found again where it counts
+    again[:, 0, 0, 0, 0] = 1.5
+    assert float(reencoding_error(again, bounded, foreground, 8)) == pytest.approx(1.5**2 / 2)
+
+
+def test_reconstructions_are_encoded_as_what_they_were_decoded_from_where_the_loss_asks_for_it(tmp_path):
+    """The same steps with and without: a reconstruction's latents are nearer to its codes with it, and its statistics are untouched."""
+    errors, seen = {}, {}
+    for weight in (0.0, 10.0):
+        stage = tiny.make_stage("video_tokenizer", tiny.make_data(tmp_path))
+        stage.training = replace(stage.training, again=weight)
+        optimizer = torch.optim.Adam(stage.model.parameters(), lr=3e-3)
+        for step in range(25):
+            optimizer.zero_grad()
+            stage.loss(stage.model, stage.batch(step, 4, 0), torch.Generator())[0].backward()
+            optimizer.step()
+        foreground = stage.batch(99, 4, 0)["foreground"]
+        seen[weight] = float(stage.model.latent_norm.seen)
+        with torch.no_grad():
+            made, _, latents = stage.model.eval()(foreground)
+            again, bounded = (stage.model.quantizer.bound(each) for each in (stage.model.latents(made), latents))
+        frames, side = foreground[:, :, :: stage.config.temporal_compression], stage.config.spatial_compression
+        errors[weight] = float(reencoding_error(again, bounded, frames, side))
+    assert errors[10.0] < 0.7 * errors[0.0] and seen[10.0] == seen[0.0] == 25
 
 
 def test_still_places_keep_their_latents_where_the_loss_asks_for_it(tmp_path):

@@ -52,6 +52,15 @@ def test_crops_go_where_something_moves_and_weigh_it(clips):
     assert (batch["weight"][bright] == 5).all() and (batch["weight"] == 1).float().mean() > 0.5
 
 
+def test_both_sides_of_an_edge_weigh_the_same(clips):
+    """A loss for which a missing piece of an object is dearer than an extra one makes objects too large."""
+    sampler = WindowSampler(Windows(crop=32, active=1.0, emphasis=4.0), Clips(clips, SMALL), background(clips))
+    batch = sampler.batch(0, 16, 0)
+    bright = (batch["foreground"].mean(1, keepdim=True) > 0.5).float()
+    beside = (torch.nn.functional.max_pool3d(bright, (1, 5, 5), 1, (0, 2, 2)) > 0) & (bright == 0)
+    assert beside.any() and (batch["weight"][beside] == 5).all()
+
+
 def test_foreground_plus_background_is_the_clip(clips):
     sampler = WindowSampler(Windows(crop=0, window=13), Clips(clips, SMALL), background(clips))
     batch = sampler.batch(0, 1, 0)

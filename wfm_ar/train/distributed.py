@@ -28,7 +28,11 @@ from wfm_ar.train.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-METHODS = ("features", "condition")  # of our networks, beside `forward`, that losses call: they too must gather the weights first
+METHODS = (
+    "features",
+    "condition",
+    "latents",
+)  # of our networks, beside `forward`, that losses call: they too must gather the weights first
 TOGETHER = 300.0  # seconds in which all ranks must have started
 
 

@@ -18,6 +18,7 @@ from wfm_ar.train.clips import Clips, one_below_another, psnr, side_by_side, to_
 from wfm_ar.train.tokens import action_vocabulary, bins_of
 from wfm_ar.train.windows import VISIBLE, MotionSampler, Windows
 
+AROUND = 4  # pixels around a change within which the true frame is the target
 ROLLED = 16  # frames that validation rolls the predictor on
 
 
@@ -144,14 +145,14 @@ class FramePredictorStage:
         end = counting + training.window - seen - training.burn_in
         for step in range(seen, end):
             changed = self._changed(true_BC3HW[:, step - 1], true_BC3HW[:, step])
-            moved = moved | changed
+            moved = moved | (F.max_pool2d(changed.float(), 2 * AROUND + 1, 1, AROUND) > 0)
             target = torch.where(moved, true_BC3HW[:, step], last)
             bins_BMA = None if bins_BTA is None else bins_BTA[:, step + 1 - seen : step]
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= counting):
                 made = model(past_BN3HW, self.lookahead.values(bins_BMA, last), places_BPhw)
             if step >= counting:
                 error = made.float() - target
-                penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step]) * counts_B1HW
+                penalty = (error.abs() + training.squared * error.square()) * self._weight(changed, true_BC3HW[:, step], last) * counts_B1HW
                 losses.append(penalty.mean())
                 logs[f"loss_{1 + step - counting}"] = losses[-1].detach()
                 if step == counting:
@@ -169,8 +170,10 @@ class FramePredictorStage:
         visible = (next_B3HW - last_B3HW).abs().amax(1, keepdim=True) > VISIBLE
         return F.max_pool2d(visible.float(), 5, 1, 2) > 0
 
-    def _weight(self, changed_B1HW: Tensor, frames_B3HW: Tensor) -> Tensor:
-        content = frames_B3HW.abs().amax(1, keepdim=True) > VISIBLE
+    def _weight(self, changed_B1HW: Tensor, frames_B3HW: Tensor, shown_B3HW: Tensor) -> Tensor:
+        """float [B, 1, H, W]. Objects in the true and in the shown frame weigh the same: if a missing piece cost more than an extra one,
+        objects would grow."""
+        content = torch.maximum(frames_B3HW.abs(), shown_B3HW.abs()).amax(1, keepdim=True) > VISIBLE
         return 1 + self.training.emphasis * changed_B1HW + self.training.content * content
 
     @torch.no_grad()

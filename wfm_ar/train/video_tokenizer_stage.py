@@ -20,6 +20,7 @@ class VideoTokenizerTraining(Windows):
 
     squared: float = 4.0  # weight of the squared error beside the absolute one
     still: float = 0.0  # weight of what latents change where no pixel does: such tokens are noise to a world model; needs window > 1
+    again: float = 0.0  # weight of how far latents are off when the reconstruction is encoded again, as a rollout does at every step
     decorrelate: float = 0.05  # weight of the squared correlation between code channels: correlated digits leave codes unused
     decoder_only: bool = False  # polish the decoder and leave every token as it is: worlds trained on the tokens stay valid
     val_clips: int = 24
@@ -73,9 +74,14 @@ class VideoTokenizerStage:
         error = reconstruction.float() - foreground
         penalty = error.abs() + self.training.squared * error.square()
         loss = (penalty * weight).mean() / weight.mean() + self.training.decorrelate * correlation(codes)
+        bounded, frames = model.quantizer.bound(latents), foreground[:, :, :: self.config.temporal_compression]
+        if self.training.again:
+            training = model.latent_norm.training
+            model.latent_norm.eval()  # its statistics are of true frames
+            encoded_again = model.quantizer.bound(model.latents(reconstruction.detach()))
+            model.latent_norm.train(training)
+            loss = loss + self.training.again * reencoding_error(encoded_again, bounded, frames, self.config.spatial_compression)
         if self.training.still:
-            bounded = model.quantizer.bound(latents)
-            frames = foreground[:, :, :: self.config.temporal_compression]
             loss = loss + self.training.still * restlessness(bounded, frames, self.config.spatial_compression)
         with torch.no_grad():
             # codes that are not finite have any number for an id: the loss tells of them, counting must not fail before that
@@ -113,6 +119,23 @@ def restlessness(bounded_Bcthw: torch.Tensor, foreground_BCTHW: torch.Tensor, si
     still_B1thw = F.max_pool3d(change_B1THW.float(), (1, side, side)) < VISIBLE
     restless_Bcthw = bounded_Bcthw.diff(dim=2).square() * still_B1thw
     return restless_Bcthw.sum() / (still_B1thw.sum() * bounded_Bcthw.shape[1]).clamp_min(1)
+
+
+def reencoding_error(again_Bcthw: torch.Tensor, bounded_Bcthw: torch.Tensor, foreground_BCTHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean squared distance in levels between the latents of a reconstruction and the codes it was decoded from.
+
+    Only places with content count. Where this is 0, decoding and encoding again changes no token.
+
+    Args:
+        again_Bcthw: bounded latents of the reconstruction, in levels.
+        bounded_Bcthw: bounded latents of the frames themselves; their rounded values are the target.
+        foreground_BCTHW: one frame a latent, T = t, less the background.
+        side: pixels of a place.
+    """
+    content_B1THW = foreground_BCTHW.abs().amax(1, keepdim=True)
+    there_B1thw = F.max_pool3d(content_B1THW.float(), (1, side, side)) > VISIBLE
+    off_Bcthw = (again_Bcthw - bounded_Bcthw.detach().round()).square() * there_B1thw
+    return off_Bcthw.sum() / (there_B1thw.sum() * bounded_Bcthw.shape[1]).clamp_min(1)
 
 
 def correlation(codes_Bcthw: torch.Tensor) -> torch.Tensor:

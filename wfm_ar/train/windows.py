@@ -13,6 +13,7 @@ from wfm_ar.train.clips import Clips, to_float
 SPAN = 4  # windows' worth of frames that are decoded of one clip at most
 MOST_PASSED = 1000  # draws of short episodes for one batch: more, and the set has hardly any others
 MOTION_SHARE = 0.7  # of the active crops of MotionSampler: where something moves
+AROUND = 3  # pixels around what differs from the background that get its weight
 VISIBLE = 0.08  # on the [-1, 1] scale, ten grey levels: above what lossy video files add
 
 
@@ -145,7 +146,9 @@ class WindowSampler:
                 x = min(max(column - int(rng.integers(before.start, before.stop)), 0), columns)
             area = (..., slice(y * rate, y * rate + side), slice(x * rate, x * rate + side))
             foreground, moving, still = foreground[area], moving[area], still[area]
-        cut = {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * moving}
+        # both sides of an edge weigh the same: if a missing piece of an object cost more than an extra one, objects would grow
+        nearby = torch.nn.functional.max_pool2d(moving, 2 * AROUND + 1, 1, AROUND)
+        cut = {"foreground": foreground.contiguous(), "still": still.contiguous(), "weight": 1 + self.windows.emphasis * nearby}
         return cut | {"corner": torch.tensor([y * rate, x * rate])}
 
 
