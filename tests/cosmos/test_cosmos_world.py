@@ -288,6 +288,11 @@ def test_conversions_that_cannot_be_write_nothing(place, tmp_path):
     with pytest.raises(BadCheckpoint, match="no video_tokenizer"):
         convert(release / "Cosmos-Predict1-4B", tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".lock-mine").touch()  # of a process that was killed as it gave its claim back
+    with pytest.raises(OutputExists, match="holds no world.json, so it will not be replaced"):
+        convert(release, tmp_path / "mine", overwrite=True)
+    assert not list((tmp_path / "mine").iterdir()) and not list(tmp_path.glob(".*"))
 
 
 def test_a_changed_or_misfitting_world_is_refused(place, tmp_path):

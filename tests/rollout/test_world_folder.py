@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wfm_ar import load_world
+from wfm_ar.data.files import sha256_of
 from wfm_ar.errors import BadCheckpoint, NoSpace, Note, OutputExists
 from wfm_ar.rollout import world_folder
 from wfm_ar.rollout.detail import TrainingCopies
@@ -201,7 +202,7 @@ def _tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 def _rehash(folder: Path, name: str) -> None:
-    entry = {"bytes": (folder / name).stat().st_size, "sha256": world_folder.sha256_of(folder / name)}
+    entry = {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
     _edit(lambda settings: settings["files"].update({name: entry}))(folder)
 
 

@@ -22,16 +22,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wfm_ar.data.claims import whole_folder
-from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.dit import DiT, DiTConfig
-from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists, nearest
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, nearest
 from wfm_ar.rollout.find_world import SETTINGS, SETTINGS_BYTES
 from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.placement import Placement
 from wfm_ar.rollout.sampling import SamplingConfig
-from wfm_ar.rollout.world_files import check_keys, listed_file, open_tensors, shapes_of, verify_files
+from wfm_ar.rollout.world_files import check_keys, listed_file, open_tensors, shapes_of, verify_files, write_world
 from wfm_ar.rollout.world_folder import ClipDefaults, WorldParts, config_of
 from wfm_ar.schema import ActionSchema
 from wfm_ar.tokenizers.action import ActionVocabulary
@@ -210,32 +208,19 @@ def save_cosmos(
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a world folder: whole, or not at all. Raises OutputExists, NoSpace, BadCheckpoint."""
-    folder = Path(folder)
-    if folder.exists() and not (overwrite and (folder / SETTINGS).is_file()):
-        raise OutputExists(
-            f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true for a world"
-        )
-    try:
-        with whole_folder(folder, overwrite=overwrite) as temporary:
-            for name, sources in parts.items():
-                if progress is not None:
-                    progress(name)
-                write_tensors(temporary / f"{name}.safetensors", sources, DTYPES[settings.dtype])
-            if decoder_context is not None:
-                context = decoder_context.float()
-                write_tensors(
-                    temporary / DECODER_CONTEXT, [Source(name="context", shape=tuple(context.shape), make=lambda: context)], torch.float32
-                )
-            (temporary / "README.md").write_text(card)
-            names = sorted(path.name for path in temporary.iterdir())
-            files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
-            written = {"format": COSMOS_FORMAT, "version": VERSION, **dataclasses.asdict(settings), "files": files}
-            (temporary / SETTINGS).write_text(json.dumps(written, indent=1))
-    except OSError as error:
-        raise NoSpace(
-            f"world folder {folder}: cannot be written ({error.strerror or error}); fix: free some space or choose another place"
-        ) from None
-    return folder
+
+    def write(temporary: Path) -> None:
+        for name, sources in parts.items():
+            if progress is not None:
+                progress(name)
+            write_tensors(temporary / f"{name}.safetensors", sources, DTYPES[settings.dtype])
+        if decoder_context is not None:
+            context = decoder_context.float()
+            source = Source(name="context", shape=tuple(context.shape), make=lambda: context)
+            write_tensors(temporary / DECODER_CONTEXT, [source], torch.float32)
+
+    written = {"format": COSMOS_FORMAT, "version": VERSION, **dataclasses.asdict(settings)}
+    return write_world(folder, written, write, card=card, overwrite=overwrite)
 
 
 def save_cosmos_parts(folder: str | Path, parts: WorldParts, *, card: str = "", overwrite: bool = False) -> Path:

@@ -1,12 +1,14 @@
-"""Files and settings of a world's folder, whatever kind of world: nothing of them is believed before it has been looked at.
+"""Files and settings of a world's folder, whatever kind of world: written whole or not at all, and checked before they are used.
 
 It knows bytes, hashes, tensors and JSON; world_folder.py and cosmos_folder.py know which files a world has.
 """
 
+import errno
+import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -16,9 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from wfm_ar.data.claims import claim, whole_folder
 from wfm_ar.data.files import sha256_of
 from wfm_ar.data.listing import stays_inside
-from wfm_ar.errors import BadCheckpoint, BadConfig, nearest
+from wfm_ar.errors import BadCheckpoint, BadConfig, NoSpace, OutputExists, nearest
 from wfm_ar.rollout.find_world import SETTINGS
 from wfm_ar.without_memory import without_memory
 
@@ -27,6 +30,40 @@ _OTHER_BYTES = 4 << 30  # of a sample, a card, a text model
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 Config = TypeVar("Config")
+
+
+def write_world(
+    folder: str | Path, settings: Mapping[str, Any], write: Callable[[Path], None], *, card: str = "", overwrite: bool = False
+) -> Path:
+    """Write a world folder: whole, or not at all.
+
+    It holds what `write` puts into the folder that it is given, `card` as README.md, and world.json: `settings`, and the size and
+    SHA-256 of every other file. Raises OutputExists when `folder` is there and `overwrite` was not asked for, or when it is no world,
+    and NoSpace when it cannot be written. What was there before stays until the new one is whole.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        with claim(folder):  # what a process that was stopped left there is tidied up before it is looked at
+            _refuse_folder(folder, overwrite)
+    try:
+        with whole_folder(folder, overwrite=overwrite) as temporary:
+            write(temporary)
+            (temporary / "README.md").write_text(card)
+            names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file())
+            files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)} for name in names}
+            (temporary / SETTINGS).write_text(json.dumps({**settings, "files": files}, indent=1))
+    except (OSError, SafetensorError) as error:
+        kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
+    return folder
+
+
+def _refuse_folder(folder: Path, overwrite: bool) -> None:
+    """Raises OutputExists where a world may not be written."""
+    if folder.exists() and not overwrite:
+        raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
+    if folder.exists() and not (folder / SETTINGS).is_file():
+        raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
 
 
 def verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:

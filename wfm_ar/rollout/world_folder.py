@@ -13,23 +13,18 @@ This file knows files, bytes and settings; `world.py` knows what a world does.
 """
 
 import dataclasses
-import errno
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from wfm_ar.data.claims import claim, whole_folder
-from wfm_ar.data.files import sha256_of
 from wfm_ar.data.json_files import read_json
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.diffusion_decoder.dit import DiT
-from wfm_ar.errors import BadCheckpoint, BadConfig, BadData, NoSpace, OutputExists
+from wfm_ar.errors import BadCheckpoint, BadConfig, BadData
 from wfm_ar.frame_predictor.network import EARLIER_PREDICTOR, FramePredictor, FramePredictorConfig
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.detail import TrainingCopies
@@ -46,6 +41,7 @@ from wfm_ar.rollout.world_files import (
     shapes_of,
     stored_tensors,
     verify_files,
+    write_world,
 )
 from wfm_ar.schema import Schema, schema_from_json
 from wfm_ar.tokenizers.action import ActionVocabulary
@@ -161,32 +157,16 @@ def save_world(
     Raises OutputExists when `folder` is there and `overwrite` was not asked for, NoSpace when it cannot be written, and
     BadCheckpoint for weights that are not finite in `dtype`. What was there before stays until the new one is whole.
     """
-    folder = Path(folder)
-    if folder.exists():
-        with claim(folder):  # what a process that was stopped left there is tidied up before it is looked at
-            _refuse_folder(folder, overwrite)
-    try:
-        with whole_folder(folder, overwrite=overwrite) as temporary:
-            for name, module in parts.modules().items():
-                save_file(stored_tensors(name, module, dtype), temporary / f"{name}.safetensors")
-            if parts.text_tokenizer is not None:
-                (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
-            (temporary / "README.md").write_text(card)
-            if samples is not None:
-                shutil.copytree(samples, temporary / "samples")
-            (temporary / SETTINGS).write_text(json.dumps(_settings(parts, temporary), indent=1))
-    except (OSError, SafetensorError) as error:
-        kind = "the disk is full" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else str(error)
-        raise NoSpace(f"world folder {folder}: cannot be written ({kind}); fix: free some space or choose another place") from error
-    return folder
 
+    def write(temporary: Path) -> None:
+        for name, module in parts.modules().items():
+            save_file(stored_tensors(name, module, dtype), temporary / f"{name}.safetensors")
+        if parts.text_tokenizer is not None:
+            (temporary / TEXT_MODEL).write_bytes(parts.text_tokenizer.model_bytes)
+        if samples is not None:
+            shutil.copytree(samples, temporary / "samples")
 
-def _refuse_folder(folder: Path, overwrite: bool) -> None:
-    """Raises OutputExists where a world may not be written."""
-    if folder.exists() and not overwrite:
-        raise OutputExists(f"world folder {folder}: it is there already, expected a new name; fix: another name, or overwrite=true")
-    if folder.exists() and not (folder / SETTINGS).is_file():
-        raise OutputExists(f"world folder {folder}: it is there and holds no {SETTINGS}, so it will not be replaced; fix: another name")
+    return write_world(folder, _settings(parts), write, card=card, overwrite=overwrite)
 
 
 def read_world(folder: Path, device: torch.device | str = "cpu") -> WorldParts:
@@ -265,8 +245,8 @@ _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 
 
-def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
-    names = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+def _settings(parts: WorldParts) -> dict[str, Any]:
+    """world.json but its list of files."""
     modules: dict[str, Any] = parts.modules()
     return {
         "format": _FORMAT,
@@ -277,7 +257,6 @@ def _settings(parts: WorldParts, folder: Path) -> dict[str, Any]:
         "sequence": dataclasses.asdict(parts.sequence),
         **{name: dataclasses.asdict(value) if (value := getattr(parts, name)) else None for name in _MEASURED},
         **{name: dataclasses.asdict(modules[name].config) if name in modules else None for name in _NETWORKS},
-        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names},
     }
 
 
