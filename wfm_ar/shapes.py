@@ -28,11 +28,3 @@ def latent_frames(num_frames: int, rate: int) -> int:
         below, above = 1 + rate * n, 1 + rate * (n + 1)
         raise BadClip(f"clip: got {num_frames} frames, expected 1 + {rate}*n; fix: use {below} or {above} frames, the nearest that fit")
     return 1 + n
-
-
-def pixel_frames(num_latents: int, rate: int) -> int:
-    """Frames that `num_latents` latents decode to: 1 + n latents -> 1 + rate*n frames."""
-    assert rate >= 1, f"temporal rate must be at least 1, got {rate}"
-    if num_latents < 1:
-        raise BadClip(f"clip: got {num_latents} latents, expected at least 1; fix: ask for 1 latent or more")
-    return 1 + rate * (num_latents - 1)

@@ -8,15 +8,31 @@ import pytest
 import torch
 
 from wfm_ar.cosmos.describe import memory, memory_table, most_at_once
-from wfm_ar.cosmos.names import names_of, part_of, published_shapes, stripped
+from wfm_ar.cosmos.names import names_of, part_of, stripped
 from wfm_ar.cosmos.recognise import recognise, release_of
-from wfm_ar.cosmos.shapes import CODEBOOK, PARAMETERS, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, cache_bytes, count_parameters, published
+from wfm_ar.cosmos.shapes import CODEBOOK, PUBLISHED, VIDEO_TOKENIZERS, WORLD_MODELS, Config, cache_bytes, count_parameters, published
 from wfm_ar.diffusion_decoder.dit_sampler import SIGMA_MAX, SIGMA_MIN
 from wfm_ar.diffusion_decoder.edm import karras_sigmas
 from wfm_ar.errors import BadCheckpoint, BadConfig
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.fsq import FSQ
 from wfm_ar.world_model.rotary import axis_sizes, rotary_frequencies, rotary_tables, sincos_positions
+
+PARAMETERS = {  # of the published networks, exactly
+    "4b": 4_014_088_192,
+    "5b": 4_584_845_312,
+    "12b": 11_560_975_360,
+    "13b": 13_323_125_760,
+    "dv8x16x16": 110_898_294,
+    "dv4x8x8": 112_619_766,
+    "cv8x8x8": 105_653_696,
+    "decoder-7b": 7_237_257_216,
+}
+
+
+def published_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the published state dict, without prefixes and ignored buffers."""
+    return {name: shape for one in names_of(config) for name, shape in one.shapes().items()}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -26,7 +26,7 @@ from wfm_ar.rollout.int8 import put_int8, quantisable
 from wfm_ar.rollout.sampling import SamplingConfig, Stream, draws_of_rows, keys, sample
 from wfm_ar.shapes import latent_frames
 from wfm_ar.tokenizers.video.continuous import ContinuousTokenizer, ContinuousTokenizerConfig
-from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
+from wfm_ar.tokenizers.video.model import VideoTokenizer
 from wfm_ar.world_model.captured_roll import captured_roll
 from wfm_ar.world_model.sequence import Sequence as TokenSequence
 from wfm_ar.world_model.sequence import published_sequence
@@ -256,7 +256,7 @@ def _stream(tokenizer: VideoTokenizer, clock: Clock, size: Size) -> str:
     tokens_Bthw = _random_tokens(tokenizer, clock, size)
 
     def run() -> None:
-        stream = DecodeStream(tokenizer)
+        stream = tokenizer.decode_stream()
         for one in tokens_Bthw.split(1, 1):
             to_uint8(stream.push(one).float())
 

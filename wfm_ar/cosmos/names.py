@@ -60,11 +60,6 @@ def names_of(config: Config) -> tuple[Name, ...]:
     return tuple(out)
 
 
-def published_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the published state dict, without prefixes and ignored buffers."""
-    return {name: shape for one in names_of(config) for name, shape in one.shapes().items()}
-
-
 def stripped(names: Iterable[str]) -> dict[str, str]:
     """Name in the file -> published name: a wrapper's prefix taken off, what is not a weight left out."""
     names = [name for name in names if not IGNORED.fullmatch(name)]

@@ -51,16 +51,6 @@ DECODERS: dict[str, DiTConfig] = {"decoder-7b": DiTConfig()}
 
 Config = WorldModelConfig | VideoTokenizerConfig | DiTConfig
 PUBLISHED: dict[str, Config] = {**WORLD_MODELS, **VIDEO_TOKENIZERS, **LATENT_TOKENIZERS, **DECODERS}
-PARAMETERS = {  # of the published networks, exactly
-    "4b": 4_014_088_192,
-    "5b": 4_584_845_312,
-    "12b": 11_560_975_360,
-    "13b": 13_323_125_760,
-    "dv8x16x16": 110_898_294,
-    "dv4x8x8": 112_619_766,
-    "cv8x8x8": 105_653_696,
-    "decoder-7b": 7_237_257_216,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

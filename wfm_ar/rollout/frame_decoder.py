@@ -17,7 +17,7 @@ from wfm_ar.diffusion_decoder.sampler import RefineStream
 from wfm_ar.errors import Note
 from wfm_ar.rollout.detail import POOR_COPY, Detail, TrainingCopies
 from wfm_ar.rollout.placement import Placement
-from wfm_ar.tokenizers.video.model import DecodeStream, VideoTokenizer
+from wfm_ar.tokenizers.video.model import VideoTokenizer
 
 
 class FrameDecoder:
@@ -37,7 +37,7 @@ class FrameDecoder:
 
         size: pixels (H, W) that are kept of a picture, from the top left; None keeps all. placement: where the tokenizer works.
         """
-        self.tokenizer, self.decoding = tokenizer, DecodeStream(tokenizer)
+        self.tokenizer, self.decoding = tokenizer, tokenizer.decode_stream()
         self._height, self._width = size or (None, None)
         self._placement = placement or Placement({})
         self.refining = None if denoiser is None or refine_steps is None else RefineStream(denoiser, steps=refine_steps, seeds=[seed])
@@ -90,7 +90,7 @@ class FrameDecoder:
 
     def fork(self) -> "FrameDecoder":
         other = copy(self)
-        other.decoding = DecodeStream(self.tokenizer)
+        other.decoding = self.tokenizer.decode_stream()
         other.decoding.memory = dict(self.decoding.memory)  # its tensors are replaced, never changed in place
         other.refining = None if self.refining is None else self.refining.fork()
         other.detail = None if self.detail is None else self.detail.fork()

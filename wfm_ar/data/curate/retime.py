@@ -8,8 +8,7 @@ import numpy as np
 from wfm_ar.errors import BadConfig
 from wfm_ar.schema import ActionChannel, ActionSchema, same_rate
 
-RULES = ("sum", "last", "mean")  # of the actions between two frames that are kept
-BY_MOTION = {"delta": "sum", "absolute": "last", "velocity": "mean"}
+BY_MOTION = {"delta": "sum", "absolute": "last", "velocity": "mean"}  # how the actions between two frames that are kept are joined
 
 
 def kept_frames(num_frames: int, source_fps: float, fps: float | None) -> np.ndarray:
