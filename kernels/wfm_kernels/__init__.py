@@ -13,7 +13,6 @@ from wfm_kernels.qk_norm_rope_cache import qk_norm_rope_cache
 from wfm_kernels.rms_norm import rms_norm
 from wfm_kernels.sample import sample
 from wfm_kernels.shared_prefix import attention_shared_prefix
-from wfm_kernels.speculative import speculative_accept
 from wfm_kernels.swiglu import swiglu
 
 __all__ = [
@@ -31,6 +30,5 @@ __all__ = [
     "qk_norm_rope_cache",
     "rms_norm",
     "sample",
-    "speculative_accept",
     "swiglu",
 ]

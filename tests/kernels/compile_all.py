@@ -198,17 +198,6 @@ def sample_variants(sm):
             yield f"all, {form}", op.sample_kernel, types, constexprs, options
 
 
-def speculative_variants(sm):
-    from wfm_kernels.speculative import triton as op
-
-    types = {n: "*i64" for n in ("draft_ptr", "seed_ptr", "row_ptr", "step_ptr", "tokens_ptr", "count_ptr")} | {
-        "q_ptr": "*fp32",
-        "p_ptr": "*fp32",
-    }
-    for block in (64, 4096):
-        yield f"V block {block}", op.speculative_kernel, types, dict(BLOCK_V=block), dict(num_warps=8)
-
-
 def linear_cross_entropy_variants(sm):
     from wfm_kernels.linear_cross_entropy import triton as op
 
@@ -227,7 +216,6 @@ OPS = {
     "swiglu": swiglu_variants,
     "qk_norm_rope_cache": qk_norm_rope_cache_variants,
     "sample": sample_variants,
-    "speculative": speculative_variants,
     "linear_cross_entropy": linear_cross_entropy_variants,
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-OPS = ["attention", "rms_norm", "swiglu", "qk_norm_rope_cache", "sample", "speculative", "linear_cross_entropy"]
+OPS = ["attention", "rms_norm", "swiglu", "qk_norm_rope_cache", "sample", "linear_cross_entropy"]
 
 
 @pytest.fixture(scope="module")

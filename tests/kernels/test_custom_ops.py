@@ -63,13 +63,6 @@ def sample_case():
     return sample_op, (torch.randn(2, 9), *(torch.arange(2) + n for n in range(3)), None, 1.0, 3, 0.9, 0.0, 1.0)
 
 
-def speculative_case():
-    from wfm_kernels.speculative.triton import speculative_accept
-
-    draft, target = torch.rand(2, 2, 9).softmax(-1), torch.rand(2, 3, 9).softmax(-1)
-    return speculative_accept, (draft.argmax(-1), draft, target, *(torch.arange(2) + n for n in range(3)))
-
-
 def cross_entropy_case():
     from wfm_kernels.linear_cross_entropy.triton import rows_in_place
 
@@ -87,7 +80,6 @@ CASES = {
     "swiglu": swiglu_case,
     "qk_norm_rope_cache": qk_norm_rope_cache_case,
     "sample": sample_case,
-    "speculative": speculative_case,
     "cross_entropy": cross_entropy_case,
 }
 

@@ -18,7 +18,6 @@ from wfm_kernels import (
     qk_norm_rope_cache,
     rms_norm,
     sample,
-    speculative_accept,
     swiglu,
 )
 from wfm_kernels.attention import reference as attention_reference
@@ -27,7 +26,6 @@ from wfm_kernels.linear_cross_entropy import reference as cross_entropy_referenc
 from wfm_kernels.qk_norm_rope_cache import reference as norm_rope_reference
 from wfm_kernels.rms_norm import reference as rms_norm_reference
 from wfm_kernels.sample import reference as sample_reference
-from wfm_kernels.speculative import reference as speculative_reference
 from wfm_kernels.swiglu import reference as swiglu_reference
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}  # largest error on outputs of about unit spread
@@ -119,22 +117,6 @@ def norm_and_rope(device: str, dtype: torch.dtype, B: int, T: int, N: int, H: in
     )
 
 
-def accept(device: str, dtype: torch.dtype, B: int, T: int, V: int) -> Case:
-    """Accepting drafts, against torch's operations with torch's draws. The check is on the tokens: they must be equal. Always fp32."""
-    draft_probs, target_probs = ((torch.randn(B, n, V, device=device) * 2).softmax(-1) for n in (T, T + 1))
-    draft = torch.multinomial(draft_probs.flatten(0, 1), 1).view(B, T)
-    arguments = (draft, draft_probs, target_probs, *(torch.arange(B, device=device) + n for n in (0, 5, 9)))
-    return Case(
-        name=f"speculative_accept B{B} T{T} V{V} float32",
-        ours=lambda: speculative_accept(*arguments)[0],
-        reference=lambda: speculative_reference.speculative_accept(*arguments)[0],
-        rivals={"torch": rivals.accept(draft, draft_probs, target_probs)},
-        bytes_moved=2 * V * 4 * B + 2 * B * T * 8,  # the two rows at the first refusal, and the drafts' own probabilities
-        tolerance=0.0,
-        randomised=("torch",),
-    )
-
-
 def norm(device: str, dtype: torch.dtype, R: int, D: int) -> Case:
     x, weight = torch.randn(R, D, device=device, dtype=dtype), torch.randn(D, device=device, dtype=dtype)
     return Case(
@@ -214,7 +196,6 @@ CPU_CASES = [
     (gate, dict(R=1, D=704)),
     (draw, dict(B=1, V=4096)),
     (draw, dict(B=4, V=65536)),
-    (accept, dict(B=4, T=4, V=4096)),
     (vocabulary_loss, dict(R=512, D=128, V=4096)),
 ]
 GPU_CASES = [
@@ -230,7 +211,6 @@ GPU_CASES = [
     (gate, dict(R=4096, D=11008)),
     (draw, dict(B=1, V=65536)),
     (draw, dict(B=64, V=65536)),
-    (accept, dict(B=64, T=4, V=65536)),
     (vocabulary_loss, dict(R=32768, D=1024, V=65536)),
 ]
 

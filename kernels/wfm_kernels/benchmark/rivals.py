@@ -74,21 +74,6 @@ def norm_and_rope(qkv_BTE, q_weight, k_weight, cos, sin, positions_BT3, slots_BT
     return run
 
 
-def accept(draft_BT: Tensor, draft_probs_BTV: Tensor, target_probs_BSV: Tensor) -> Run:
-    """Leviathan et al.'s algorithm from torch's own operations and draws."""
-    T, rows = draft_BT.shape[1], torch.arange(len(draft_BT), device=draft_BT.device)
-    drafted = F.pad(draft_probs_BTV, (0, 0, 0, 1))
-
-    def run() -> Tensor:
-        q_BT, p_BT = (x.gather(-1, draft_BT[..., None])[..., 0] for x in (draft_probs_BTV, target_probs_BSV[:, :T]))
-        kept_B = (torch.rand_like(q_BT) * q_BT < p_BT).cumprod(1).sum(1)
-        rest_BV = (target_probs_BSV[rows, kept_B] - drafted[rows, kept_B]).clamp_min(0)
-        tokens_BS = torch.where(torch.arange(T + 1, device=draft_BT.device) < kept_B[:, None], F.pad(draft_BT, (0, 1)), -1)
-        return tokens_BS.scatter(1, kept_B[:, None], torch.multinomial(rest_BV, 1))
-
-    return run
-
-
 def importable(package: str) -> bool:
     try:
         importlib.import_module(package)
