@@ -200,7 +200,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
 def _take_away(folders: list[Path]) -> None:
     """The folder of a run that failed before it made anything, the first of `folders`, and those around it that are empty then."""
-    from wfm_ar.data.episodes import SCHEMA
+    from wfm_ar.data.schema_file import SCHEMA
 
     for run in folders[:1]:
         files = (path.relative_to(run) for path in run.rglob("*") if path.is_file())

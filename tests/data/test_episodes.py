@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import check_data, open_episodes, write_episode, write_episodes, write_video
-from wfm_ar.data.episodes import parse_line, split_of
 from wfm_ar.errors import BadActions, BadClip, BadData
 from wfm_ar.schema import ActionChannel, ActionSchema
 
@@ -13,7 +12,6 @@ SCHEMA = ActionSchema(
     channels=tuple(ActionChannel(name=name, unit="m", low=-1, high=1) for name in ("dx", "dy")),
     rate_hz=10,
 )
-LINE = {"id": "a", "video": "videos/a.mp4", "text": "go", "fps": 10, "split": "train"}
 
 
 def make_set(root, num_episodes=3, num_frames=5):
@@ -71,52 +69,6 @@ def test_splits(tmp_path):
         open_episodes(tmp_path, "test")
     with pytest.raises(BadData, match='did you mean "train"'):
         open_episodes(tmp_path, "trian")
-
-
-def test_split_of_is_stable_and_keeps_the_share():
-    names = [f"{i:06d}" for i in range(4000)]
-    share = sum(split_of(name, 0.05) == "val" for name in names) / len(names)
-    assert share == pytest.approx(0.05, abs=0.012)
-    assert [split_of(name, 0.05) for name in ("000040", "000041", "000042")] == [split_of(f"0000{i}", 0.05) for i in (40, 41, 42)]
-    assert split_of("x", 0.0) == "train" and split_of("x", 1.0) == "val"
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda d: d.pop("video"), "key 'video' is missing"),
-        (lambda d: d.update(vidoe="a"), "unknown key 'vidoe' .did you mean .video"),
-        (lambda d: d.update(fps="10"), "fps is '10'"),
-        (lambda d: d.update(fps=0), "fps is 0"),
-        (lambda d: d.update(fps=True), "fps is True"),
-        (lambda d: d.update(split="valid"), "split is 'valid' .did you mean .val"),
-        (lambda d: d.update(text="  "), "text is '  '"),
-        (lambda d: d.update(text=3), "text is 3"),
-        (lambda d: d.update(id=3), "id is 3"),
-        (lambda d: d.update(video="/etc/passwd"), "leads out of the folder"),
-        (lambda d: d.update(video="../a.mp4"), "leads out of the folder"),
-        (lambda d: d.update(video="videos/../../a.mp4"), "leads out of the folder"),
-        (lambda d: d.update(state="link/a.npz"), "leads out of the folder"),
-        (lambda d: d.update(actions="a\0b"), "leads out of the folder"),
-    ],
-)
-def test_bad_lines(tmp_path, change, words):
-    (tmp_path / "link").symlink_to("/etc")
-    data = dict(LINE)
-    change(data)
-    with pytest.raises(BadData, match=words) as caught:
-        parse_line(json.dumps(data).encode(), "episodes.jsonl line 7", tmp_path)
-    assert str(caught.value).startswith("episodes.jsonl line 7: ") and "; fix: " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [b"", b"{", b"[]", b"3", b'{"id": "a", "id": "b"}', b'{"fps": NaN}', b'{"id": "\xff"}', b"[" * 100_000],
-    ids=["empty", "half", "list", "number", "double", "nan", "utf8", "deep"],
-)
-def test_lines_that_are_no_object(tmp_path, line):
-    with pytest.raises(BadData, match="^line 1: "):
-        parse_line(line, "line 1", tmp_path)
 
 
 def test_the_error_names_the_line(tmp_path):

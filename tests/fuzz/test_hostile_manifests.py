@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from wfm_ar.data import episodes as episodes_module
-from wfm_ar.data.episodes import load_state, parse_line
+from wfm_ar.data.episodes import load_state
+from wfm_ar.data.episodes_jsonl import parse_line
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadData, WfmError
 from wfm_ar.verbs.prompts import read_requests

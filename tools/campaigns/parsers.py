@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from wfm_ar.config import from_hydra, only_times_resolve
 from wfm_ar.config_files import check_text
-from wfm_ar.data.episodes import parse_line
+from wfm_ar.data.episodes_jsonl import parse_line
 from wfm_ar.data.json_files import parse_json
 from wfm_ar.data.tfrecord import features_of, index_records, values_of
 from wfm_ar.decoding import avi, matroska, mp4

@@ -12,22 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from wfm_ar.data.cameras import TILE
-from wfm_ar.data.episodes import (
-    INDEX,
-    SCHEMA,
-    Episode,
-    EpisodeSet,
-    FileReader,
-    check_count,
-    load_actions,
-    load_state,
-    parse_line,
-    read_lines,
-    read_schema,
-)
+from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet, FileReader, check_count, load_actions, load_state
+from wfm_ar.data.episodes_jsonl import parse_line, read_lines
 from wfm_ar.data.folder import NpzReader, videos_in
 from wfm_ar.data.formats import HAVE_CAMERAS, format_of, open_any, open_episodes
 from wfm_ar.data.problems import bare
+from wfm_ar.data.schema_file import SCHEMA, read_schema
 from wfm_ar.data.video import count_frames, read_video, video_info
 from wfm_ar.data.video_files import check_rate
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, WfmError

@@ -1,38 +1,30 @@
-"""Data sets: episodes with random access, whatever the files look like; and our own format, a folder with `episodes.jsonl`.
+"""Data sets: episodes with random access, whatever the files look like; and how one of our own format is written.
 
-Promises: what is opened was parsed strictly, every error names file and line, and no path leaves the folder, symbolic links
-included. Files behind the paths are read when asked for, window by window; `check.py` looks at all of them beforehand.
+Files behind the paths are read when asked for, window by window; `check.py` looks at all of them beforehand.
 The way in for every format is `open_episodes` of formats.py, which finds out which one a path holds; each has a reader of its own.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, overload
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from wfm_ar.data.arrays import ACTION_BYTES, npy_bytes, npz_bytes, read_npy, read_npz
 from wfm_ar.data.files import copy_atomic, write_atomic
-from wfm_ar.data.json_files import parse_json, read_bytes, read_json
-from wfm_ar.data.listing import stays_inside
+from wfm_ar.data.schema_file import SCHEMA
+from wfm_ar.data.splits import SPLITS
 from wfm_ar.data.video import write_video
 from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.data.video_notes import video_notes
 from wfm_ar.errors import BadActions, BadData, nearest
 from wfm_ar.plain_text import is_plain, shown
-from wfm_ar.schema import ActionSchema, MixedSchema, Schema, schema_from_json
+from wfm_ar.schema import ActionSchema, Schema
 
-INDEX, SCHEMA = "episodes.jsonl", "actions.json"
-KEYS = ("id", "video", "text", "actions", "state", "embodiment", "fps", "split")
-REQUIRED = ("id", "video", "fps", "split")
-SPLITS = ("train", "val", "test")
-LINE_BYTES, INDEX_BYTES = 64 << 10, 256 << 20  # of a line of episodes.jsonl, and of all
+INDEX = "episodes.jsonl"
 STATE_BYTES = 1 << 30  # of an episode's state, unpacked
-VAL_FRACTION = 0.05  # of data that does not say itself what to hold out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,34 +183,6 @@ class EpisodeSet(Sequence):
         return video_notes(episode.video for episode in self.episodes if self.format != "mix")
 
 
-def open_own(root: Path) -> EpisodeSet:
-    """A folder with episodes.jsonl. Raises BadData."""
-    episodes = tuple(_parse_index(root))
-    schema = read_schema(root, needed=any(episode.actions for episode in episodes))
-    for number, episode in enumerate(episodes, 1):
-        if episode.actions and isinstance(schema, MixedSchema):
-            try:
-                schema.of(episode.embodiment)
-            except BadData as error:
-                raise BadData(f"{root / INDEX} line {number}: {error}") from None
-    return EpisodeSet(path=root, format="episodes", title="episodes.jsonl", schema=schema, episodes=episodes)
-
-
-def hashed_splits(ids: Sequence[str]) -> dict[str, str]:
-    """A split for each id by its hash, so that an episode never changes sides when a set grows; with two ids or more there is
-    always one to validate with, and one to train on."""
-    splits = {one: split_of(one, VAL_FRACTION) for one in ids}
-    if len(splits) > 1:
-        splits[min(splits, key=_draw)] = "val"
-        splits[max(splits, key=_draw)] = "train"
-    return splits
-
-
-def split_of(episode_id: str, val_fraction: float) -> str:
-    """ "train" or "val" by a hash of the id, so that an episode never changes sides when a set grows."""
-    return "val" if _draw(episode_id) < val_fraction else "train"
-
-
 def write_episode(
     root: Path,
     *,
@@ -318,58 +282,6 @@ def even_sides(frames_THWC: np.ndarray) -> np.ndarray:
     return frames_THWC[:, :height, :width]
 
 
-def parse_line(line: bytes, where: str, root: Path) -> Episode:
-    """One line of episodes.jsonl -> Episode; every error begins with `where`. Does not look whether the files exist."""
-    if len(line) > LINE_BYTES:
-        raise BadData(f"{where}: got a line of {len(line)} bytes, expected at most {LINE_BYTES}; fix: shorten its text")
-    try:
-        data = parse_json(line)
-    except ValueError as error:
-        raise BadData(f"{where}: is not JSON ({error}), expected one object a line; fix: write it with a JSON library") from None
-    if not isinstance(data, dict):
-        raise BadData(f"{where}: got a {type(data).__name__}, expected an object; fix: one object a line")
-    for key in data:
-        if key not in KEYS:
-            raise BadData(f"{where}: unknown key {key!r}{nearest(key, KEYS)}, expected {list(KEYS)}; fix: rename or remove it")
-    for key in REQUIRED:
-        if data.get(key) is None:
-            raise BadData(f"{where}: key {key!r} is missing, expected {list(REQUIRED)}; fix: add it")
-    for key in KEYS:
-        value = data.get(key)
-        if key != "fps" and value is not None and (not isinstance(value, str) or not value.strip()):
-            raise BadData(f"{where}: {key} is {value!r:.80}, expected text that is not empty; fix: fill it in or leave the key out")
-        if isinstance(value, str):
-            _check_words(value, f"{where}: {key}", is_path=key in ("video", "actions", "state"))
-            if key in ("id", "embodiment") and not is_plain(value):
-                raise BadData(f"{where}: {key} is {value!a:.80}, expected plain characters in one line; fix: rename it")
-    fps = data["fps"]
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:  # NaN is not
-        raise BadData(f"{where}: fps is {fps!r:.80}, expected a number above 0; fix: give the frames per second")
-    if data["split"] not in SPLITS:
-        near = nearest(data["split"], SPLITS)
-        raise BadData(f"{where}: split is {data['split']!r:.80}{near}, expected one of {list(SPLITS)}; fix: name one")
-    paths: dict[str, Any] = {key: inside(root, data.get(key), f"{where}: {key}") for key in ("video", "actions", "state")}
-    rest = {key: data.get(key) for key in ("text", "embodiment")}
-    return Episode(id=data["id"], fps=float(fps), split=data["split"], **rest, **paths)
-
-
-def read_schema(root: Path, *, needed: bool) -> Schema | None:
-    """The action schema of a data set; None where there is none and none is needed. Raises BadData."""
-    path = Path(root, SCHEMA)
-    if not path.exists():
-        if needed:
-            raise BadData(f"{path}: does not exist, expected the schema of the actions; fix: write it, docs/robot.md shows one")
-        return None
-    try:
-        data = read_json(inside(root, SCHEMA, str(path)))
-    except (OSError, ValueError) as error:
-        raise BadData(f"{path}: is not JSON ({error}), expected an action schema; fix: repair or remake it") from None
-    try:
-        return schema_from_json(data)
-    except BadData as error:
-        raise BadData(f"{path}: {error}") from None
-
-
 def load_actions(path: Path, schema: ActionSchema) -> np.ndarray:
     """float32 [N, A], checked against the schema. Raises BadData, BadActions."""
     actions = read_npy(path, ACTION_BYTES)
@@ -390,60 +302,3 @@ def check_count(actions: np.ndarray, frames: int, where: str) -> None:
 def load_state(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a state .npz by name. Raises BadData."""
     return read_npz(path, STATE_BYTES)
-
-
-def _parse_index(root: Path) -> Iterator[Episode]:
-    lines = read_lines(root)
-    first_line: dict[str, int] = {}
-    videos: dict[Path, int] = {}
-    for number, line in enumerate(lines, 1):
-        where = f"{root / INDEX} line {number}"
-        episode = parse_line(line, where, root)
-        if episode.id in first_line:
-            before = first_line[episode.id]
-            raise BadData(f"{where}: id {episode.id!r} is that of line {before} too, expected distinct ids; fix: rename one")
-        first_line[episode.id] = number
-        before = videos.setdefault(episode.video, number)
-        if before != number:
-            raise BadData(f"{where}: {episode.video.name} belongs to line {before} too, expected a file an episode; fix: copy it")
-        yield episode
-
-
-def read_lines(root: Path) -> list[bytes]:
-    """The lines of episodes.jsonl, at least one. Raises BadData."""
-    try:
-        lines = read_bytes(inside(root, INDEX, str(root / INDEX)), INDEX_BYTES).splitlines()
-    except (OSError, ValueError) as error:
-        raise BadData(f"{root / INDEX}: cannot be read ({error}), expected one line an episode; fix: make the data set again") from None
-    if not lines:
-        raise BadData(f"{root / INDEX}: is empty, expected one line an episode; fix: make the data set again")
-    return lines
-
-
-@overload
-def inside(root: Path, name: str, where: str) -> Path: ...
-@overload
-def inside(root: Path, name: str | None, where: str) -> Path | None: ...
-def inside(root: Path, name: str | None, where: str) -> Path | None:
-    """The absolute path of `name`, which must stay inside `root` (or the hub cache it is of) whatever links lie on the way."""
-    if name is None:
-        return None
-    path = os.path.normpath(os.path.join(root, name))
-    if os.path.isabs(name) or "\0" in name or not stays_inside(root, path):
-        raise BadData(f"{where} is {name!r}, which leads out of the folder, expected a relative path inside; fix: copy it in")
-    return Path(os.path.abspath(path))
-
-
-def _draw(name: str) -> float:
-    """[0, 1), from a hash of the name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def _check_words(value: str, where: str, *, is_path: bool) -> None:
-    """Text that can be written again, and a path that a file system can take."""
-    try:
-        content = value.encode()
-    except UnicodeEncodeError as error:
-        raise BadData(f"{where}: got a lone surrogate at character {error.start}, expected Unicode text; fix: remove it") from None
-    if is_path and (len(content) > 2048 or max(map(len, content.split(b"/"))) > 255):
-        raise BadData(f"{where}: got a path of {len(content)} bytes, expected names of at most 255; fix: shorten it")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, hashed_splits, inside, load_state, paired, read_schema
+from wfm_ar.data.episodes import Episode, EpisodeSet, Place, load_state, paired
 from wfm_ar.data.json_files import read_bytes
-from wfm_ar.data.listing import files_below, refuse_pointer
+from wfm_ar.data.listing import files_below, inside, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
+from wfm_ar.data.schema_file import SCHEMA, read_schema
 from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.splits import hashed_splits
 from wfm_ar.data.video import VIDEO_SUFFIXES, video_info
 from wfm_ar.data.video_files import VideoFiles
 from wfm_ar.errors import BadActions, BadData

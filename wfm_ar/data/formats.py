@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wfm_ar.data.episodes import INDEX, SPLITS, Episode, EpisodeSet, Place, Reader, open_own
+from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet, Place, Reader
+from wfm_ar.data.episodes_jsonl import open_own
 from wfm_ar.data.folder import open_folder
 from wfm_ar.data.listing import files_below
 from wfm_ar.data.problems import Problems
+from wfm_ar.data.splits import SPLITS
 from wfm_ar.data.views import check_flip, flipped, thinned
 from wfm_ar.errors import BadConfig, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema

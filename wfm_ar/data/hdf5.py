@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wfm_ar.data.cameras import choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import STATE_BYTES, Episode, EpisodeSet, Place, hashed_splits, read_schema
+from wfm_ar.data.episodes import STATE_BYTES, Episode, EpisodeSet, Place
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
+from wfm_ar.data.schema_file import read_schema
 from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.splits import hashed_splits
 from wfm_ar.data.views import MAYBE_UPSIDE_DOWN
 from wfm_ar.decoding.pool import read_arrays
 from wfm_ar.errors import BadActions, BadClip, BadData, MissingDependency

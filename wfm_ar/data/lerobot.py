@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.cameras import choose_cameras, view_of
-from wfm_ar.data.episodes import SPLITS, Episode, EpisodeSet, hashed_splits, inside, read_schema
+from wfm_ar.data.episodes import Episode, EpisodeSet
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.json_files import read_bytes, whole_number
 from wfm_ar.data.lerobot_reader import INFO, Info, LeRobotReader, Span, where_of
 from wfm_ar.data.lerobot_times import Stretch
-from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
+from wfm_ar.data.listing import files_below, inside, refuse_leading_out, refuse_pointer
 from wfm_ar.data.parquet import column_names, need_pyarrow, read_arrays, read_rows
 from wfm_ar.data.problems import Problems, noted, sound
+from wfm_ar.data.schema_file import read_schema
 from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.splits import SPLITS, hashed_splits
 from wfm_ar.errors import BadData
 from wfm_ar.plain_text import is_plain
 from wfm_ar.schema import ActionSchema

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.data.claims import whole_folder
-from wfm_ar.data.episodes import SCHEMA
 from wfm_ar.data.files import as_wfm_error
 from wfm_ar.data.lerobot import ID, SPLIT
 from wfm_ar.data.lerobot_reader import STATE_NAME, STATE_SHAPE
 from wfm_ar.data.parquet import import_pyarrow
+from wfm_ar.data.schema_file import SCHEMA
 from wfm_ar.data.set_folder import refuse_set
 from wfm_ar.data.video import write_clips
 from wfm_ar.errors import BadData

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import overload
 
 from wfm_ar.errors import BadData
 
@@ -36,6 +37,20 @@ def stays_inside(root: Path, path: Path | str) -> bool:
     """Whether `path`, all links on the way followed, lies in `root`, or in the blobs of the hub cache that `root` is a snapshot of."""
     real, target = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     return target.is_relative_to(real) or any(target.is_relative_to(blobs) for blobs in _hub_blobs(real))
+
+
+@overload
+def inside(root: Path, name: str, where: str) -> Path: ...
+@overload
+def inside(root: Path, name: str | None, where: str) -> Path | None: ...
+def inside(root: Path, name: str | None, where: str) -> Path | None:
+    """The absolute path of `name`, which must stay inside `root` (or the hub cache it is of) whatever links lie on the way."""
+    if name is None:
+        return None
+    path = os.path.normpath(os.path.join(root, name))
+    if os.path.isabs(name) or "\0" in name or not stays_inside(root, path):
+        raise BadData(f"{where} is {name!r}, which leads out of the folder, expected a relative path inside; fix: copy it in")
+    return Path(os.path.abspath(path))
 
 
 def refuse_leading_out(root: Path, path: Path) -> None:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from wfm_ar.data.cameras import TILE, choose_cameras, tiled, view_of
-from wfm_ar.data.episodes import Episode, EpisodeSet, Place, hashed_splits, read_schema
+from wfm_ar.data.episodes import Episode, EpisodeSet, Place
 from wfm_ar.data.folder import sample, schema_note
 from wfm_ar.data.listing import files_below, refuse_leading_out, refuse_pointer
 from wfm_ar.data.problems import Problems, noted, sound
+from wfm_ar.data.schema_file import read_schema
 from wfm_ar.data.schema_from_data import schema_from_data
+from wfm_ar.data.splits import hashed_splits
 from wfm_ar.data.tfrecord import byte_strings, features_of, first_string, index_records, read_record, values_of
 from wfm_ar.data.video import decode_images
 from wfm_ar.decoding.pool import LIMITS

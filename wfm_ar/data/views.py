@@ -10,7 +10,8 @@ import numpy as np
 
 from wfm_ar.data.cameras import tiling
 from wfm_ar.data.curate.retime import cut_state, joined_actions, kept_frames, retimed_schema, rules_of
-from wfm_ar.data.episodes import SCHEMA, Episode, EpisodeSet, Place, Reader
+from wfm_ar.data.episodes import Episode, EpisodeSet, Place, Reader
+from wfm_ar.data.schema_file import SCHEMA
 from wfm_ar.errors import BadClip, BadConfig, BadData, nearest
 from wfm_ar.schema import ActionSchema, MixedSchema, Schema, same_rate
 

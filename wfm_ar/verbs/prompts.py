@@ -15,10 +15,12 @@ import numpy as np
 
 from wfm_ar.config import build
 from wfm_ar.data.arrays import read_npy
-from wfm_ar.data.episodes import LINE_BYTES, SCHEMA, EpisodeSet, read_schema
+from wfm_ar.data.episodes import EpisodeSet
+from wfm_ar.data.episodes_jsonl import LINE_BYTES
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.data.hub import DATASETS, address_of
 from wfm_ar.data.json_files import parse_json, read_bytes
+from wfm_ar.data.schema_file import SCHEMA, read_schema
 from wfm_ar.data.video import read_frames, read_image, video_info
 from wfm_ar.data.views import check_flip, thinned, turned
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, BadPrompt, WfmError, nearest

@@ -8,10 +8,11 @@ import numpy as np
 
 from wfm_ar.data.arrays import read_npy
 from wfm_ar.data.claims import claim
-from wfm_ar.data.episodes import SCHEMA, SPLITS
 from wfm_ar.data.files import refuse_existing
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.schema_file import SCHEMA
 from wfm_ar.data.shards import TokenStore
+from wfm_ar.data.splits import SPLITS
 from wfm_ar.data.video import read_frames, write_video
 from wfm_ar.data.views import check_flip, turned
 from wfm_ar.errors import BadConfig, BadData, BadPrompt

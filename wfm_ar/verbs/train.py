@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from wfm_ar.data.episodes import SCHEMA, EpisodeSet
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import remove_dead_parts
 from wfm_ar.data.formats import VIEW
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.hub import origin
+from wfm_ar.data.schema_file import SCHEMA
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.rollout.world import World, load_world
 from wfm_ar.rollout.world_folder import WorldParts

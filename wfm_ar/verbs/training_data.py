@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from wfm_ar.data.episodes import SCHEMA, EpisodeSet
+from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.data.files import write_atomic
 from wfm_ar.data.formats import mix, open_episodes
 from wfm_ar.data.frame_cache import FrameCache
 from wfm_ar.data.json_files import read_json
+from wfm_ar.data.schema_file import SCHEMA
 from wfm_ar.errors import BadData
 from wfm_ar.framing import framing_line
 from wfm_ar.plain_text import print_lines

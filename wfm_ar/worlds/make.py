@@ -19,8 +19,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from wfm_ar.data.claims import claim, holds_something
-from wfm_ar.data.episodes import INDEX, SCHEMA, split_of, write_episode, write_episodes
+from wfm_ar.data.episodes import INDEX, write_episode, write_episodes
 from wfm_ar.data.files import as_wfm_error, remove_dead_parts, write_atomic
+from wfm_ar.data.schema_file import SCHEMA
+from wfm_ar.data.splits import split_of
 from wfm_ar.errors import BadConfig, BadData, MissingDependency, OutputExists, nearest
 from wfm_ar.extras import how_to_install
 from wfm_ar.progress_bar import ProgressBar

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from wfm_ar.data.episodes import INDEX, VAL_FRACTION, Episode, EpisodeSet, split_of
+from wfm_ar.data.episodes import INDEX, Episode, EpisodeSet
 from wfm_ar.data.formats import open_episodes
+from wfm_ar.data.splits import VAL_FRACTION, split_of
 from wfm_ar.data.video import VIDEO_SUFFIXES, video_info
 from wfm_ar.errors import BadClip, WfmError
 
