@@ -25,14 +25,16 @@ LADDER = (
     {"train", "evaluate", "simulate"},
     {"config", "config_files"},
     {"verbs"},
-    {"cli", "cli_help", "cli_completion"},
+    {"cli", "cli_arguments", "cli_help", "cli_completion"},
     {"__init__", "__main__"},
 )
 RUNG = {part: height for height, rung in enumerate(LADDER) for part in rung}
 # these pairs stand on one rung and may still see each other: the legend raises the errors, the command line prints the help
 NEIGHBOURS = {
+    ("cli", "cli_arguments"),
     ("cli", "cli_help"),
     ("cli", "cli_completion"),
+    ("cli_arguments", "cli_completion"),
     ("cli_completion", "cli_help"),
     ("__main__", "__init__"),
     ("shapes", "errors"),

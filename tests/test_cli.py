@@ -13,7 +13,7 @@ import pytest
 
 import wfm_ar
 from wfm_ar import cli
-from wfm_ar.cli import main, quoted, settings_of
+from wfm_ar.cli import main, settings_of
 from wfm_ar.cli_help import conf_dir
 from wfm_ar.errors import BadClip, BadConfig, NoSpace
 from wfm_ar.verbs import VERBS
@@ -268,38 +268,6 @@ def test_nothing_of_the_process_stays_changed(told, monkeypatch):
     before = (list(sys.argv), os.getcwd())
     told("data", "make", "nonsense=1")
     assert (sys.argv, os.getcwd()) == before and "HYDRA_FULL_ERROR" not in os.environ
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "push the red cube left",
-        "left, then right",
-        "don't",
-        'say "hi"',
-        "a=b",
-        "(x)[y]{z}",
-        "back\\slash",
-        "ends with \\",
-        "quote then backslash '\\",
-        "\\'",
-        "1e3",
-        "true",
-        "x:y",
-        "日本語 ✓",
-        "a #b",
-        "  spaces  ",
-        "$HOME",
-        "%d",
-        "*?!",
-    ],
-)
-def test_words_and_paths_need_no_second_quoting(value):
-    assert settings_of("data check", [f"path={value}"]).path == Path(value)
-
-
-def test_what_is_not_quoted():
-    assert quoted("null") == "null" and quoted("") == "" and quoted("'a b'") == "'a b'" and quoted("${out}") == "${out}"
 
 
 def test_settings_of_a_verb():

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wfm_ar import __version__
-from wfm_ar.cli_completion import ALONE, completion
+from wfm_ar.cli_arguments import flags_and_overrides, prepared_overrides, quoted, verb_and_rest
+from wfm_ar.cli_completion import completion
 from wfm_ar.cli_help import conf_dir, help_of, help_of_family, overview, versions
-from wfm_ar.config_files import check_folder, check_overrides, check_sweep
+from wfm_ar.config_files import check_folder, check_sweep
 from wfm_ar.errors import BadConfig, BadData, NoSpace, Note, WfmError, nearest
 from wfm_ar.plain_text import PlainStream, print_lines, shown
 from wfm_ar.verbs import VERBS, Verb
@@ -33,22 +34,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 BUG, INTERRUPTED = 70, 130
-FLAGS = {  # hydra's own, those that make sense here -> the values they take
-    "--cfg": ("job", "hydra", "all"),
-    "-c": ("job", "hydra", "all"),
-    "--package": None,
-    "-p": None,
-    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-    "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-    "--config-dir": None,
-    "-cd": None,
-    "--multirun": (),
-    "-m": (),
-    "--resolve": (),
-}
-MODES = {"--cfg", "-c", "--info", "-i", "--multirun", "-m"}
-
-
 OF_NO_USE = (  # warnings of libraries that nobody can do anything about
     "Glyph .* missing from font",  # a text in another script: a picture shows a box for it
     "Mismatch dtype between input and weight",  # of norms under autocast on the CPU: the slower way is taken, with the same numbers
@@ -104,7 +89,7 @@ def settings_of(words: str, overrides: Sequence[str] = (), config_dir: Path | No
     verb = _verb_named(words)
     if config_dir is not None:
         check_folder(config_dir)
-    prepared = _prepared(verb, list(overrides))
+    prepared = prepared_overrides(verb, list(overrides))
     with _told_by_us(verb, prepared):
         config = _compose(verb, prepared, config_dir)
     return _build(verb, config)
@@ -121,7 +106,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _guarded("wfm", lambda: _print(completion(arguments[1:])))
     if arguments[0] == "doctor":
         return _guarded("wfm doctor", importlib.import_module("wfm_ar.verbs.doctor").run)
-    verb, rest = _split(arguments)
+    verb, rest = verb_and_rest(arguments)
     if verb is None or "--help" in rest or "-h" in rest:
         print_lines(help_of(verb) if verb else help_of_family(arguments[0]))
         return 0
@@ -133,33 +118,15 @@ def _print(text: str) -> int:
     return 0
 
 
-def _split(arguments: list[str]) -> tuple[Verb | None, list[str]]:
-    """The verb (one or two words) and what follows it; None for the help of a family such as `data`."""
-    for verb in VERBS:
-        words = verb.words.split()
-        if arguments[: len(words)] == words:
-            return verb, arguments[len(words) :]
-    first, second = arguments[0], next(iter(arguments[1:]), "")
-    members = [verb.words.split()[1] for verb in VERBS if verb.words.startswith(f"{first} ")]
-    if members and second in ("", "--help", "-h"):
-        return None, []
-    if members:
-        raise BadConfig(
-            f"wfm {first}: unknown verb {second!r}{nearest(second, members)}, expected {' | '.join(members)}; fix: `wfm --help`"
-        )
-    names = sorted({verb.words.split()[0] for verb in VERBS} | ALONE.keys())
-    raise BadConfig(f"wfm: unknown verb {first!r}{nearest(first, names)}, expected {' | '.join(names)}; fix: `wfm --help`")
-
-
 def _verb_named(words: str) -> Verb:
     return next(verb for verb in VERBS if verb.words == words)
 
 
 def _run(verb: Verb, arguments: list[str]) -> int:
     """Hands the command line to hydra, which composes the config and calls the verb once, or once a sweep point."""
-    flags, overrides = _separated(verb, arguments)
+    flags, overrides = flags_and_overrides(verb, arguments)
     multirun = not {"-m", "--multirun"}.isdisjoint(flags)
-    overrides = _prepared(verb, overrides, multirun=multirun)
+    overrides = prepared_overrides(verb, overrides, multirun=multirun)
     if multirun:
         check_sweep(f"wfm {verb.words}", overrides)
     for flag, folder in zip(flags, flags[1:], strict=False):
@@ -275,61 +242,6 @@ def _hydra_reads(command: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def _separated(verb: Verb, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """-> (hydra's flags with their values, overrides). Unknown flags, missing values and two modes at once are refused."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    where, rest = f"wfm {verb.words}", iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        name, equals, value = argument.partition("=")
-        if name not in FLAGS:
-            raise BadConfig(f"{where}: unknown option {name!r}{nearest(name, FLAGS)}, expected key=value; fix: see `{where} --help`")
-        flags.append(name)
-        choices = FLAGS[name]
-        if choices == ():
-            continue
-        value = value if equals else next(rest, "")
-        if not value or (choices is not None and value not in choices):
-            expected = " | ".join(choices) if choices else "a value"
-            raise BadConfig(f"{where}: option {name} got {value!r}, expected {expected}; fix: `{name} {(choices or ('VALUE',))[0]}`")
-        flags.append(value)
-    if len(MODES.intersection(flags)) > 1:
-        raise BadConfig(f"{where}: got {sorted(MODES.intersection(flags))} together, expected one of them; fix: drop one")
-    if "--resolve" in flags and MODES.isdisjoint(flags):
-        raise BadConfig(f"{where}: --resolve belongs to --cfg; fix: `--cfg job --resolve`")
-    return flags, overrides
-
-
-def _prepared(verb: Verb, overrides: list[str], multirun: bool = False) -> list[str]:
-    """Bare arguments become their key; words and paths are quoted, so that `text=left, then right` needs no second quoting; lists
-    get their brackets."""
-    # `a,b (1)=c.mp4` is a path: what stands before an override's = is a key
-    prepared, bare = [], [one for one in overrides if not re.match(r"[+~]{0,2}[\w./@-]+=|~", one)]
-    if len(bare) > (1 if verb.positional else 0):
-        expected = f"one {verb.positional} and key=value" if verb.positional else "key=value"
-        raise BadConfig(f"wfm {verb.words}: got {bare[-1]!r}, expected {expected}; fix: see `wfm {verb.words} --help`")
-    check_overrides(f"wfm {verb.words}", [one for one in overrides if one not in bare], verb.literal)
-    for override in overrides:
-        key, equals, value = override.partition("=") if override not in bare else (verb.positional, "=", override)
-        if key in verb.literal and not multirun:
-            value = quoted(value)
-        elif key in verb.lists and not multirun and re.fullmatch(r"\w[\w-]*(,\w[\w-]*)*", value) and value != "null":
-            value = f"[{value}]"
-        prepared.append(f"{key}{equals}{value}")
-    return prepared
-
-
-def quoted(value: str) -> str:
-    """`value` in hydra's single quotes, unless it is empty, null, an interpolation or quoted already."""
-    if value in ("", "null", "~") or value.startswith("${") or re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
-        return value
-    # backslashes are plain characters to hydra except before a quote, where each stands doubled
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), value) + "'"
 
 
 def _guarded(where: str, call: Callable[[], int]) -> int:

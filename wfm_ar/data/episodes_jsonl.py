@@ -1,6 +1,7 @@
 """`episodes.jsonl`, the index of a data set in our own format: read line by line, strictly.
 
-Every error names file and line, and no path leaves the folder, symbolic links included. Whether the files are there is not looked at.
+Every error names file and line, and no path leaves the folder, symbolic links included. Whether the files are
+there is not looked at.
 """
 
 from collections.abc import Iterator
