@@ -11,7 +11,8 @@ from wfm_ar.evaluate.bars import judge
 from wfm_ar.evaluate.free_run import Watcher, free_run_summary
 from wfm_ar.evaluate.heldout import Clip
 from wfm_ar.evaluate.objects import ObjectTally
-from wfm_ar.evaluate.report import Sheet, render_report
+from wfm_ar.evaluate.report import render_report
+from wfm_ar.evaluate.sheets import Sheet
 from wfm_ar.evaluate.text_following import absent_summary, text_alone_summary
 
 STEP, T = 4, 17

@@ -18,7 +18,7 @@ from wfm_ar.evaluate.free_run import Watcher, free_run, free_run_summary
 from wfm_ar.evaluate.heldout import Clip, HeldOut
 from wfm_ar.evaluate.objects import ObjectTally, one_step_cuts, scored
 from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
-from wfm_ar.evaluate.report import Sheet
+from wfm_ar.evaluate.sheets import Sheet
 from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
 from wfm_ar.evaluate.workers import Workers
 from wfm_ar.rollout.sampling import SamplingConfig
