@@ -11,21 +11,7 @@ from wfm_ar.cli import main, settings_of
 from wfm_ar.errors import BadConfig
 from wfm_ar.rollout.world import load_world
 from wfm_ar.train.checkpoint import save_checkpoint
-from wfm_ar.verbs.training_plan import Plan, _with_room, block, given, with_keys
-
-
-def test_what_the_user_set_is_known_by_its_key_its_group_and_for_all_stages():
-    assert given("stages.world_model.steps", ("steps",)) and given("stages.world_model.optimizer.ema", ("optimizer.ema",))
-    assert given("model.layers", ("model",)) and given("tokenizer.height", ("height",)) and given("fps", ("fps",))
-    assert not given("stages.world_model.steps", ("stages.video_tokenizer.steps", "data", "val_every"))
-    assert not given("stages.world_model.training.crop", ("crop",)) and not given("model.layers", ("model.dim",))
-
-
-def test_keys_replace_values_of_nested_settings():
-    settings = settings_of("train", ["experiment=robot", "data=x"])
-    changed = with_keys(settings, {"stages.world_model.steps": 7, "predictor.channels": [8, 16], "fps": 5.0})
-    assert changed.stages.world_model.steps == 7 and changed.predictor.channels == (8, 16) and changed.fps == 5.0
-    assert changed.stages.video_tokenizer == settings.stages.video_tokenizer and settings.fps is None
+from wfm_ar.verbs.training_plan import Plan, _with_room
 
 
 @pytest.mark.parametrize(
@@ -78,25 +64,6 @@ def test_a_run_is_planned_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "the run keeps its plan; budget=3h does not change it" in out and "plan: budget" not in out
     assert "world_model has its 2 steps already" in out.replace("runs/robot/world_model ", "") and "were foretold" in out
-
-
-def test_a_budget_that_is_too_short_is_called_so_and_a_sensible_one_is_named():
-    names = ("video_tokenizer", "frame_predictor", "world_model", "diffusion_decoder")
-    facts = {"clips": 9, "held_out": 1, "width": 64, "height": 48, "texts": 2}
-    content = {
-        **{"budget_s": 240, "machine": "2 CPU cores", "facts": facts, "used": {"clips": 7, "frames": 300}, "given": [], "size": "tiny"},
-        **{"chosen": {}, "why": dict.fromkeys(("rate", "camera", "actions"), "x"), "wanted": dict.fromkeys(names, 900)},
-        **{"steps": dict.fromkeys(names, 3), "seconds": dict.fromkeys(names, 20.0), "step_s": dict.fromkeys(names, 2.0)},
-        **{"foretold_s": 250.0, "peak_bytes": 2**30, "spent": {}, "sensible_s": 3001.0},
-    }
-    lines = block(content).splitlines()
-    assert "  TOO SHORT: the world model gets 3 of the 900 steps that the data can use; budget=51m would be sensible here" in lines
-    assert "7 of them are used" in lines[1] and any(line.startswith("  in all 4 min as foretold at the start") for line in lines)
-    tight = content | {"room_bytes": 2**30, "chosen": {"activation_checkpointing": True}}
-    assert "1.0 GiB of memory of the 1.0 there are" in block(tight) and "memory is short: activations" in block(tight)
-    assert "TOO LITTLE MEMORY" in block(tight) and "TOO LITTLE MEMORY" not in block(tight | {"room_bytes": 2**31})
-    for changes in ({"budget_s": None}, {"given": ["steps"]}, {"steps": dict.fromkeys(names, 900)}):
-        assert "TOO SHORT" not in block(content | changes)
 
 
 def test_the_time_of_a_stage_that_ended_early_goes_to_those_after_it(tmp_path, monkeypatch):

@@ -6,11 +6,10 @@ Keys that the user sets go before all of this.
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,17 @@ from wfm_ar.train import stages
 from wfm_ar.train.budget import SIZES, Size, told_time
 from wfm_ar.train.checkpoint import load_checkpoint, newest_checkpoint
 from wfm_ar.train.data_facts import DataFacts, data_facts
-from wfm_ar.train.early_stop import Ended, ended_early
+from wfm_ar.train.early_stop import ended_early
 from wfm_ar.train.loop import step_seconds
 from wfm_ar.train.precision import FASTER, bf16_gain
 from wfm_ar.train.rehearsal import Networks, Timings, rehearse, room_for_training
 from wfm_ar.train.settings import LoopConfig
 from wfm_ar.train.stage_protocol import Stage
 from wfm_ar.train.whole_run import WholeRun
+from wfm_ar.verbs.given_keys import given, not_given, with_chosen
 from wfm_ar.verbs.train_settings import Settings, loop_config, sized
 from wfm_ar.verbs.training_data import FEWEST_HELD_OUT, parted
+from wfm_ar.verbs.training_plan_text import RECOMPUTE, block
 
 PLAN, PLAN_TEXT = "plan.json", "plan.txt"
 FORMAT = 1
@@ -49,7 +50,6 @@ VAL_CLIPS = {
     stages.INVERSE_DYNAMICS: 8,
 }
 CUT = (stages.VIDEO_TOKENIZER, stages.FRAME_PREDICTOR, stages.DIFFUSION_DECODER)  # stages that learn from crops
-RECOMPUTE = "activation_checkpointing"
 MOST_TIMED = 3.0  # seconds of steps that a rehearsal times of each stage
 
 
@@ -82,7 +82,7 @@ class Plan:
 
     def applied(self, settings: Settings) -> Settings:
         """The settings with what was chosen, but for keys that the user set."""
-        return _chosen(settings, self.content["chosen"])
+        return with_chosen(settings, self.content["chosen"])
 
     def begin(self, part: str) -> None:
         """A part of the run is at work from now on."""
@@ -120,7 +120,7 @@ class Plan:
             left -= sum(content["seconds"].get(part, 0.0) for part in (ENCODING, LOOKING))
         step_s = {name: content["step_s"][name] for name in later}
         steps = fitting.fit_steps(max(1.0, left), step_s, content["wanted"], content["looking_s"])
-        content["chosen"] |= _not_given(settings, _schedules(settings, steps, content["validations"]))
+        content["chosen"] |= not_given(settings, _schedules(settings, steps, content["validations"]))
         settings = self.applied(settings)
         for name in later:
             content["steps"][name] = _loops(settings)[name].steps
@@ -152,7 +152,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
     view = {key: getattr(settings, key) for key in VIEW}
     facts = data_facts(*parted(open_episodes(settings.data, **view)))
     keys, why = _from_data(settings, facts)
-    settings = _chosen(settings, keys)
+    settings = with_chosen(settings, keys)
     train_set, val_set = parted(open_episodes(settings.data, **{key: getattr(settings, key) for key in VIEW}))
     keys |= _machine(settings, cuda, ranks, len(val_set))
     keys["patience"] = fitting.patience(facts.held_out)
@@ -178,7 +178,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
     keys |= sizes | _schedules(settings, steps, looks)
     if clips < len(train_set):
         keys["episodes"] = clips
-    loops = _loops(_chosen(settings, keys))
+    loops = _loops(with_chosen(settings, keys))
     seconds: dict[str, float] = {}
     for name in stages.STAGES:
         if name == stages.WORLD_MODEL:
@@ -195,7 +195,7 @@ def _made(settings: Settings, ranks: int) -> Plan:
         "used": {"clips": clips, "frames": used},
         "why": why,
         "given": [one for one in settings.given if any(given(key, (one,)) for key in keys)],
-        "chosen": _not_given(settings, keys),
+        "chosen": not_given(settings, keys),
         "steps": {name: loops[name].steps for name in timings.step_s},
         "wanted": wanted,
         "step_s": timings.step_s,
@@ -230,7 +230,7 @@ def _with_room(
     for place in range(at, -1, -1):
         sizes = _of_size(settings, SIZES[place], facts)
         for way in ways:
-            timings = _rehearsed(_chosen(settings, {**keys, **sizes, **way}), train_set, wish)
+            timings = _rehearsed(with_chosen(settings, {**keys, **sizes, **way}), train_set, wish)
             if timings is not None and (room is None or timings.peak_bytes <= room):
                 return place, sizes | way, timings
     if timings is None:
@@ -331,84 +331,3 @@ def _schedules(settings: Settings, steps: Mapping[str, int], looks: Mapping[str,
 
 def _loops(settings: Settings) -> dict[str, LoopConfig]:
     return {name: loop_config(settings, name) for name in stages.STAGES}
-
-
-def _chosen(settings: Settings, keys: Mapping[str, Any]) -> Settings:
-    """The settings with these, but for keys that the user set."""
-    return with_keys(settings, _not_given(settings, keys))
-
-
-def _not_given(settings: Settings, keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in keys.items() if not given(key, settings.given)}
-
-
-def given(key: str, keys: tuple[str, ...]) -> bool:
-    """Whether the user set `key`, by itself, with its group, or for all stages at once."""
-    last = key.split(".", 2)[-1] if key.startswith("stages.") else key.removeprefix("tokenizer.")
-    return any(key == one or key.startswith(f"{one}.") or last == one for one in keys)
-
-
-def with_keys(settings: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass with some of its values, by dotted keys, replaced; lists become tuples."""
-    groups: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        first, _, rest = key.partition(".")
-        groups.setdefault(first, {})[rest] = value
-    names, changes = {field.name for field in fields(settings)}, {}
-    for name, inner in groups.items():
-        assert name in names, f"{type(settings).__name__} has no {name}"
-        value = inner.get("")
-        changes[name] = tuple(value) if isinstance(value, list) else value
-        if "" not in inner:
-            assert is_dataclass(getattr(settings, name)), name
-            changes[name] = with_keys(getattr(settings, name), inner)
-    return replace(settings, **changes)
-
-
-def block(content: Mapping[str, Any]) -> str:
-    """The plan as a person reads it."""
-    facts, used, chosen, seconds = (content[key] for key in ("facts", "used", "chosen", "seconds"))
-    asked = "as long as the data ask for" if content["budget_s"] is None else told_time(content["budget_s"])
-    clips = f"{facts['clips']} clips, {facts['held_out']} held out, {facts['width']}x{facts['height']}, {facts['texts']} texts"
-    if used["clips"] < facts["clips"]:
-        clips += f"; {used['clips']} of them are used: encoding all would take too much of the time"
-    sides = [chosen.get(f"tokenizer.{side}") for side in ("width", "height")]
-    picture = "the given size" if None in sides else f"{sides[0]}x{sides[1]} pixels, the shape of the data"
-    lines = [
-        f"plan: budget {asked}, {content['machine']}",
-        f"  data       {clips}; {used['frames']} frames to learn from",
-        f"  rate       {content['why']['rate']}",
-        f"  camera     {content['why']['camera']}",
-        f"  actions    {content['why']['actions']}",
-        f"  size       {content['size']}, pictures of {picture}",
-        "  part                  steps  seconds a step       takes",
-    ]
-    for part, taken in seconds.items():
-        steps, each = content["steps"].get(part, ""), content["step_s"].get(part)
-        each = "" if each is None else f"{each:.3f}"
-        lines.append(f"  {part:<18} {steps:>8}  {each:>14}  {told_time(taken):>10}")
-    if patience := chosen.get("patience"):
-        lines.append(
-            f"  a stage ends early where {patience} validations are no better than an earlier one; its time goes to those after it"
-        )
-    lines += [f"  {name} {Ended(**ended).told()}" for name, ended in content.get("ended_early", {}).items()]
-    memory = f"with at most about {content['peak_bytes'] / 2**30:.1f} GiB of memory"
-    if room := content.get("room_bytes"):
-        memory += f" of the {room / 2**30:.1f} there are"
-        if chosen.get(RECOMPUTE):
-            lines.append("  memory is short: activations are computed again for their gradients, which takes less of it and more time")
-        if content["peak_bytes"] > fitting.ROOM * room:
-            lines.append("  TOO LITTLE MEMORY for this: end other programs, or set a smaller batch_size=")
-    lines.append(f"  in all {told_time(content['foretold_s'])} as foretold at the start, {memory}")
-    wanted = content["wanted"]
-    if all(steps >= wanted[name] for name, steps in content["steps"].items()):
-        lines.append("  the data can use no more steps than these; more clips could")
-    steps, most = content["steps"][stages.WORLD_MODEL], wanted[stages.WORLD_MODEL]
-    if content["budget_s"] is not None and "steps" not in content["given"] and steps < fitting.ENOUGH * most:
-        minutes = math.ceil(content["sensible_s"] / 60)
-        lines.append(
-            f"  TOO SHORT: the world model gets {steps} of the {most} steps that the data can use; budget={minutes}m would be sensible here"
-        )
-    if content["given"]:
-        lines.append(f"  set by you: {', '.join(content['given'])}")
-    return "\n".join(lines) + "\n"
