@@ -10,7 +10,7 @@ from wfm_ar.cli_help import conf_dir
 from wfm_ar.data.curate.settings import CurateConfig
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadConfig
-from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.evaluate.settings import EvaluateConfig
 from wfm_ar.simulate.planner import PlanConfig
 from wfm_ar.simulate.play.config import PlayConfig
 from wfm_ar.tokenizers.video import VideoTokenizer, VideoTokenizerConfig

@@ -15,11 +15,13 @@ from wfm_ar.data.video import write_video
 from wfm_ar.diffusion_decoder.denoiser import Denoiser, DenoiserConfig
 from wfm_ar.errors import BadActions, BadClip, BadConfig, BadData, NoSpace, OutputExists
 from wfm_ar.evaluate import evaluate as evaluating
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.control import DRIVES, true_path
 from wfm_ar.evaluate.evaluate import evaluate
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.quality import picture_numbers
-from wfm_ar.evaluate.sections import Bench, EvaluateConfig, speed_section
+from wfm_ar.evaluate.sections import speed_section
+from wfm_ar.evaluate.settings import EvaluateConfig
 from wfm_ar.evaluate.silhouettes import silhouette
 from wfm_ar.inverse_dynamics.network import InverseDynamics, InverseDynamicsConfig
 from wfm_ar.rollout.sampling import SamplingConfig

@@ -11,7 +11,7 @@ import tiny_world as tiny
 from wfm_ar.cli import main
 from wfm_ar.data import open_episodes, write_episode, write_episodes
 from wfm_ar.evaluate.evaluate import evaluate
-from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.evaluate.settings import EvaluateConfig
 from wfm_ar.rollout.robots import fitted
 from wfm_ar.rollout.world import load_world, save_world
 from wfm_ar.schema import ActionChannel, ActionSchema, MixedSchema

@@ -29,15 +29,12 @@ from wfm_ar.data.files import refuse_existing, sha256_of, write_atomic
 from wfm_ar.data.formats import open_episodes
 from wfm_ar.errors import BadConfig, BadData, OutputExists
 from wfm_ar.evaluate.bars import judge, markdown_table
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.control import parse_push
 from wfm_ar.evaluate.generic import generic_sections
 from wfm_ar.evaluate.heldout import HeldOut
 from wfm_ar.evaluate.report import render_report
 from wfm_ar.evaluate.sections import (
-    GUIDANCE,
-    SAMPLING,
-    Bench,
-    EvaluateConfig,
     action_section,
     free_run_section,
     object_section,
@@ -46,6 +43,7 @@ from wfm_ar.evaluate.sections import (
     speed_section,
     tokenizer_section,
 )
+from wfm_ar.evaluate.settings import GUIDANCE, SAMPLING, EvaluateConfig
 from wfm_ar.evaluate.text_following import text_section
 from wfm_ar.evaluate.verdict import judge_world
 from wfm_ar.evaluate.workers import Workers

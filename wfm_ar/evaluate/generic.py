@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.heldout import Clip
 from wfm_ar.evaluate.listening import Driven, by_robot, cost, drive, joined, listening_numbers
 from wfm_ar.evaluate.read_back import moving_steps, read_back_numbers
 from wfm_ar.evaluate.reality import reality_numbers
-from wfm_ar.evaluate.sections import Bench
 from wfm_ar.evaluate.text_choice import text_choice_numbers
 from wfm_ar.rollout.action_reading import read_values, told_values
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from wfm_ar.evaluate import metrics
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.heldout import Clip
 from wfm_ar.evaluate.intervals import mean_interval
 from wfm_ar.evaluate.prediction import prediction_row
-from wfm_ar.evaluate.sections import Bench
 from wfm_ar.rollout.world import World
 from wfm_ar.schema import ActionSchema
 

@@ -5,8 +5,8 @@ did and not what the diffusion decoder made of it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,125 +14,18 @@ import torch
 
 from wfm_ar.errors import BadConfig
 from wfm_ar.evaluate import control, metrics, quality
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.free_run import Watcher, free_run, free_run_summary
 from wfm_ar.evaluate.heldout import Clip, HeldOut
 from wfm_ar.evaluate.objects import ObjectTally, one_step_cuts, scored
 from wfm_ar.evaluate.prediction import prediction_row, prediction_summary
+from wfm_ar.evaluate.settings import SAMPLING
 from wfm_ar.evaluate.sheets import Sheet
 from wfm_ar.evaluate.speed import frames_per_second, measure_command, peak_bytes
-from wfm_ar.evaluate.workers import Workers
 from wfm_ar.rollout.sampling import SamplingConfig
-from wfm_ar.rollout.world import Prompt, Rollout, World
+from wfm_ar.rollout.world import Prompt, World
 
-SAMPLING = ("temperature", "top_p", "top_k", "action_temperature", "image_temperature", "image_top_p")  # how tokens are drawn
-GUIDANCE = ("text_guidance", "action_guidance")  # by what a rollout is told to do: one of these
 STREAM_STEPS = 40
-Track = Callable[..., Iterator]  # track(items, name, total): yields them and shows how far it is
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """How an evaluation is run; all of it is written into the report."""
-
-    split: str = "val"  # held-out split of the data set
-    camera: str | None = None  # of several: one by name, or "tile"; None: the first
-    fps: float | None = None  # frames a second: data that do not say have so many, data of more are thinned to it
-    flip: str | None = None  # "vertical": pictures are stored bottom row first, and are turned
-    text: str = "first"  # where the texts of an RLDS episode change: "first" or "frame", as it was trained
-    embodiment: str | None = None  # in a world of several robots: the one that acted, where the data set has one and does not name it
-    episodes: int = 96  # the first of the split (of each robot's), for rollouts and action following
-    listen_episodes: int = 16  # the first of the split (of each robot's) for what any data with actions tell; 0: that is not measured
-    text_episodes: int = 96  # the first of the split whose text is a push, for text following
-    tokenizer_episodes: int | None = None  # None: the whole split
-    frames: int = 33  # of every clip, 1 + r*n; longer episodes are cut, shorter ones left out
-    batch: int = 16  # rollouts at once; changes no number but the time
-    workers: int = 1  # processes, on a CPU; changes no number but the time
-    seed: int = 0  # of episode 0; episode k has seed + k
-    temperature: float | None = None  # None, here and below: the world's own, as a user without a wish has it
-    top_p: float | None = None
-    top_k: int | None = None
-    action_temperature: float | None = None  # of imagined actions
-    image_temperature: float | None = None  # of the first picture of clips from a text alone
-    image_top_p: float | None = None
-    text_guidance: float | None = None  # text following: how much the text counts; 1 as the model has it
-    action_guidance: float | None = None  # rollouts under given actions: how much these count; 1 as the model has it
-    refine_steps: int = 2
-    imagine: bool = True  # text following: the model imagines actions as it goes; False: it leaves them out
-    speed_runs: int = 3  # 0: speed is not measured
-    demo: bool = True  # run `wfm demo` and measure its memory
-    free_runs: int = 0  # rollouts of free_frames frames under wandering actions, from the first clips; 0: none
-    free_frames: int = 3000  # 3,000 are five minutes
-    examples: int = 4  # contact sheets, of the first episodes
-
-    def __post_init__(self) -> None:
-        for guidance in GUIDANCE:
-            chosen = {name: getattr(self, name) for name in (*SAMPLING, guidance)}
-            SamplingConfig(**{name: value for name, value in chosen.items() if value is not None})
-        low = {
-            "episodes": 2,
-            "text_episodes": 1,
-            "frames": 2,
-            "batch": 1,
-            "workers": 1,
-            "seed": 0,
-            "refine_steps": 1,
-            "speed_runs": 0,
-            "examples": 0,
-        }
-        low |= {"listen_episodes": 0}
-        low |= {"free_runs": 0, "free_frames": 2}
-        for name, least in low.items():
-            if getattr(self, name) < least:
-                raise BadConfig(f"evaluate: {name} is {getattr(self, name)}, expected {least} or more; fix: set {name}={least} or more")
-        if self.tokenizer_episodes is not None and self.tokenizer_episodes < 1:
-            got = self.tokenizer_episodes
-            raise BadConfig(f"evaluate: tokenizer_episodes is {got}, expected 1 or more, or null for the whole split; fix: leave it out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What the sections share."""
-
-    world: World
-    config: EvaluateConfig
-    clips: HeldOut
-    track: Track
-    robots: Mapping[str, World] = field(default_factory=dict)  # in a world of several robots: the same world, acted in by each
-    workers: Workers | None = None  # None: this process rolls everything out
-
-    def acting(self, clip: Clip) -> World:
-        """The world in which the clip's own robot acts."""
-        return self.robots.get(self._robot(clip), self.world)
-
-    def roll(
-        self, clips: Sequence[Clip], prompts: Sequence[Prompt], *, guidance: str, refine: bool, name: str, **more: Any
-    ) -> Iterator[Rollout]:
-        """One rollout a prompt, each of its clip, in order, made in batches of one robot; nothing is kept of the given picture.
-
-        `guidance`: the one of GUIDANCE that is used; `more`: settings other than the config's.
-        """
-        config = self.config
-        settings = {name: getattr(config, name) for name in (*SAMPLING, guidance, "refine_steps")} | more
-        batches: list[list[int]] = []
-        for k, clip in enumerate(clips):
-            if not k or len(batches[-1]) == config.batch or self.acting(clip) is not self.acting(clips[k - 1]):
-                batches.append([])
-            batches[-1].append(k)
-        settings |= {"refine": refine, "keep_detail": False}
-        jobs = [(self._robot(clips[batch[0]]), [prompts[k] for k in batch], settings) for batch in batches]
-        made = self.workers.generate(jobs) if self.workers else (self._generate(*job) for job in jobs)
-        for _ in self.track(batches, name, len(batches)):
-            yield from next(made)
-
-    def _robot(self, clip: Clip) -> str:
-        return clip.robot if clip.robot is not None and clip.robot in self.robots else ""
-
-    def _generate(self, robot: str, prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Rollout]:
-        return self.robots.get(robot, self.world).generate_batch(prompts, **settings)
-
-    def prompt(self, k: int, clip: Clip, **inputs: Any) -> Prompt:
-        """From the first frame of clip k, with `inputs` of Prompt."""
-        return Prompt(video=clip.frames[:1], num_frames=self.config.frames, seed=self.config.seed + k, **inputs)
 
 
 def tokenizer_section(bench: Bench, everything: HeldOut) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from wfm_ar.evaluate import control
+from wfm_ar.evaluate.bench import Bench
 from wfm_ar.evaluate.control import MOVED, Push
 from wfm_ar.evaluate.heldout import Clip, HeldOut
 from wfm_ar.evaluate.intervals import mean_interval
 from wfm_ar.evaluate.permanence import THING, pieces
-from wfm_ar.evaluate.sections import Bench
 from wfm_ar.evaluate.sheets import Sheet
 from wfm_ar.evaluate.silhouettes import MARGIN, peg_silhouette, shape_fits
 from wfm_ar.rollout.world import Prompt

@@ -7,7 +7,7 @@ from typing import Literal
 
 from wfm_ar.evaluate.bars import BARS, verdict
 from wfm_ar.evaluate.evaluate import HTML, JSON, TABLE, evaluate
-from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.evaluate.settings import EvaluateConfig
 from wfm_ar.evaluate.verdict import block
 from wfm_ar.plain_text import print_lines
 from wfm_ar.rollout.find_world import samples_of
