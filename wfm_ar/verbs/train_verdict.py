@@ -8,7 +8,7 @@ import numpy as np
 from wfm_ar.data.episodes import EpisodeSet
 from wfm_ar.errors import WfmError
 from wfm_ar.evaluate.evaluate import HTML, evaluate
-from wfm_ar.evaluate.sections import EvaluateConfig
+from wfm_ar.evaluate.settings import EvaluateConfig
 from wfm_ar.evaluate.verdict import block
 from wfm_ar.plain_text import print_lines
 from wfm_ar.verbs.device import device_named
