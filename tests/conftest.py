@@ -31,9 +31,12 @@ SLOW = (
     "train/test_distributed.py",
     "train/test_resume.py",
     "verbs/test_data_",
+    "verbs/test_demo.py",
     "verbs/test_generate.py",
+    "verbs/test_info.py",
     "verbs/test_plan.py",
     "verbs/test_play.py",
+    "verbs/test_tokenize.py",
     "verbs/test_train.py",
     "verbs/test_training_data.py",
 )
