@@ -1,16 +1,18 @@
 """`sample` on CUDA: thresholds are found by counting and by search over the bits of the scores, nothing is sorted.
 
-A row of at most CANDIDATES tokens is one program's, in registers. A longer one takes three launches: a histogram of the scores of each
-segment; the bin at or above which is all that greedy, top-k or top-p can keep, and the tokens from there on written out in the order of
-the vocabulary; the draw from these, in registers. A float's bits, with all but the sign flipped where it is negative, order like the
-float: the largest threshold that leaves at least k tokens (or at least the mass p) is found exactly by fifths of the integer range. A row
-whose candidates are too many (a flat one with top-p, ties) is swept once a halving instead, as is one without filters three times.
+A row of at most CANDIDATES tokens is one program's, in registers. A longer one takes three launches: a histogram of
+the scores of each segment; the bin at or above which is all that greedy, top-k or top-p can keep, and the tokens from
+there on written out in the order of the vocabulary; the draw from these, in registers (draw.py). A row whose
+candidates are too many (a flat one with top-p, ties) is swept once a halving instead, as is one without filters
+three times.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from wfm_kernels.sample.draw import draw_of_few, draw_of_many, scores
 
 # Of a launch. Left alone, ptxas aims at fewer registers and spills a few. A fused multiply-add rounds otherwise, and may be in one kernel
 # only: launches that follow one another must see the same scores, and equal scores must have equal bins.
@@ -22,29 +24,11 @@ AT_ONCE = 16  # segments whose histograms are loaded together
 
 
 @triton.jit
-def _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED: tl.constexpr):
-    """Guided scores over the temperature for one tile of token ids; -inf beyond the vocabulary."""
-    score_V = tl.load(logits_ptr + id_V, mask=id_V < vocabulary, other=float("-inf")).to(tl.float32)
-    if GUIDED:
-        unguided_V = tl.load(unguided_ptr + id_V, mask=id_V < vocabulary, other=0.0).to(tl.float32)
-        refused_V = (score_V == float("-inf")) | (unguided_V == float("-inf"))  # -inf minus -inf would be no number
-        score_V = tl.where(refused_V, float("-inf"), unguided_V + guidance * (score_V - unguided_V))
-    return score_V * inverse_temperature
-
-
-@triton.jit
-def _order(score):
-    """int32 that orders like the float."""
-    bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0: they are equal
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
 def _reference(logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED: tl.constexpr):
     """The highest finite score of 1024 tokens spread over the row, which all segments work out alike; 0 where none is finite."""
     lane_R = tl.arange(0, 1024)
     id_R = (lane_R >> 3) * (vocabulary // 128) + (lane_R & 7)
-    score_R = _scores(logits_ptr, unguided_ptr, id_R, vocabulary, inverse_temperature, guidance, GUIDED)
+    score_R = scores(logits_ptr, unguided_ptr, id_R, vocabulary, inverse_temperature, guidance, GUIDED)
     highest = tl.max(tl.where(score_R < float("inf"), score_R, float("-inf")), 0)  # NaN is not below inf
     return tl.where(highest > float("-inf"), highest, 0.0)
 
@@ -82,125 +66,6 @@ def _whole_row(segment_ptr, segments, BLOCK_S: tl.constexpr):
 
 
 @triton.jit
-def _largest_threshold(
-    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, floor, wanted,
-    GUIDED: tl.constexpr, MASS: tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
-    """Largest order such that the tokens at or above it, and at or above floor, number (or weigh) at least `wanted`."""
-    low = tl.full([], -2147483648, tl.int64)  # always enough
-    high = _order(top).to(tl.int64) + 1  # never enough
-    while high - low > 1:
-        middle = (low + high) >> 1
-        amount = 0.0
-        for start in range(0, vocabulary, BLOCK_V):
-            id_V = start + tl.arange(0, BLOCK_V)
-            score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-            order_V = _order(score_V).to(tl.int64)
-            counted_V = (order_V >= middle) & (order_V >= floor) & (id_V < vocabulary)
-            amount += tl.sum(tl.where(counted_V, tl.exp(score_V - top) if MASS else 1.0, 0.0), 0)
-        if amount >= wanted:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@triton.jit
-def _threshold_of_few(order_C, amount_C, low, high, wanted):
-    """Largest order such that the amounts at or above it sum to at least `wanted`. Held within low (enough) and high (never enough)."""
-    lane_4 = tl.arange(0, 4)
-    while high - low > 1:
-        span = high - low
-        middle_4 = (low + span * (lane_4 + 1) // 5).to(tl.int32)
-        amount_4 = tl.sum(tl.where(order_C[None, :] >= middle_4[:, None], amount_C[None, :], 0.0), 1)
-        enough = tl.sum((amount_4 >= wanted).to(tl.int64), 0)  # amounts fall as thresholds rise: the first ones are enough
-        high = tl.where(enough < 4, low + span * (enough + 1) // 5, high)
-        low = low + span * enough // 5
-    return low
-
-
-@triton.jit
-def _draw_of_few(
-    score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary,
-    GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-):  # fmt: skip
-    """(token, mass it was drawn from) of a row whose tokens that count are all here, ids ascending; -inf where there is none.
-
-    bottom: no score that counts is lower. total: the mass of the row, for top-p without top-k.
-    """
-    weight_C = tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0)
-    order_C = _order(score_C)
-    kept_C = score_C > float("-inf")
-    never, floor = _order(top).to(tl.int64) + 1, _order(bottom).to(tl.int64)
-    if GREEDY:
-        kept_C = kept_C & (order_C >= _order(top))
-    if TOP_K:
-        floor = _threshold_of_few(order_C, kept_C.to(tl.float32), floor, never, top_k)
-        kept_C = kept_C & (order_C >= floor.to(tl.int32))
-        total = tl.sum(tl.where(kept_C, weight_C, 0.0), 0)
-    if TOP_P:
-        floor = _threshold_of_few(order_C, tl.where(kept_C, weight_C, 0.0), floor, never, top_p * total)
-        kept_C = kept_C & (order_C >= floor.to(tl.int32))
-    kept_C = kept_C & (weight_C >= min_p)
-    weight_C = tl.where(kept_C, weight_C, 0.0)
-    sum_C = tl.cumsum(weight_C, 0)
-    mass = tl.max(sum_C, 0)
-    token = tl.min(tl.where(kept_C & (sum_C > uniform * mass), id_C, vocabulary), 0)
-    if token == vocabulary:  # rounding left the target at the very end
-        token = tl.max(tl.where(kept_C, id_C, 0), 0)
-    return token, mass
-
-
-@triton.jit
-def _draw_of_many(
-    logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
-    GUIDED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
-    """As _draw_of_few, by sweeps of the whole row."""
-    floor = tl.full([], -2147483648, tl.int64)
-    if GREEDY:
-        floor = _order(top).to(tl.int64)
-    if TOP_K:
-        floor = _largest_threshold(
-            logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, floor, top_k, GUIDED, False, BLOCK_V
-        )  # fmt: skip
-    if TOP_P:
-        total = 0.0
-        for start in range(0, vocabulary, BLOCK_V):
-            id_V = start + tl.arange(0, BLOCK_V)
-            score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-            total += tl.sum(tl.where((_order(score_V).to(tl.int64) >= floor) & (id_V < vocabulary), tl.exp(score_V - top), 0.0), 0)
-        floor = tl.maximum(
-            floor,
-            _largest_threshold(
-                logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, floor, top_p * total, GUIDED, True, BLOCK_V
-            ),
-        )  # fmt: skip
-    mass = 0.0
-    for start in range(0, vocabulary, BLOCK_V):
-        id_V = start + tl.arange(0, BLOCK_V)
-        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-        weight_V = tl.exp(score_V - top)
-        kept_V = (_order(score_V).to(tl.int64) >= floor) & (weight_V >= min_p) & (id_V < vocabulary)
-        mass += tl.sum(tl.where(kept_V, weight_V, 0.0), 0)
-    before = 0.0
-    token = vocabulary
-    last_kept = 0
-    for start in range(0, vocabulary, BLOCK_V):
-        id_V = start + tl.arange(0, BLOCK_V)
-        score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
-        weight_V = tl.exp(score_V - top)
-        kept_V = (_order(score_V).to(tl.int64) >= floor) & (weight_V >= min_p) & (id_V < vocabulary)
-        weight_V = tl.where(kept_V, weight_V, 0.0)
-        reached_V = kept_V & (before + tl.cumsum(weight_V, 0) > uniform * mass)
-        token = tl.minimum(token, tl.min(tl.where(reached_V, id_V, vocabulary), 0))
-        last_kept = tl.maximum(last_kept, tl.max(tl.where(kept_V, id_V, 0), 0))
-        before += tl.sum(weight_V, 0)
-    token = tl.where(token < vocabulary, token, last_kept)  # rounding left the target at the very end
-    return token, mass
-
-
-@triton.jit
 def _uniform(seed_ptr, row_ptr, step_ptr, row):
     word, _, _, _ = tl.philox(
         tl.load(seed_ptr + row), tl.load(row_ptr + row).to(tl.uint32), tl.load(step_ptr + row).to(tl.uint32),
@@ -216,7 +81,7 @@ def _store(
 ):  # fmt: skip
     """The token and its log-probability; NaN for a row that is no distribution."""
     tl.store(token_ptr + row, token.to(tl.int64))
-    score = _scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
+    score = scores(logits_ptr, unguided_ptr, token, vocabulary, inverse_temperature, guidance, GUIDED)
     sound = (numbers == 1) & (top > float("-inf")) & (top < float("inf"))
     tl.store(logprob_ptr + row, tl.where(sound, score - top - tl.log(mass), float("nan")))
 
@@ -234,21 +99,21 @@ def sample_kernel(
     uniform = 0.0 if GREEDY else _uniform(seed_ptr, row_ptr, step_ptr, row)
     if WHOLE:
         id_C = tl.arange(0, BLOCK_V)
-        score_C = _scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
+        score_C = scores(logits_ptr, unguided_ptr, id_C, vocabulary, inverse_temperature, guidance, GUIDED)
         top, numbers = tl.max(score_C, 0), tl.min((score_C == score_C).to(tl.int32), 0)  # a maximum passes over NaN
         bottom = tl.min(tl.where(score_C > float("-inf"), score_C, float("inf")), 0)
         total = tl.sum(tl.where(score_C > float("-inf"), tl.exp(score_C - top), 0.0), 0)
-        token, mass = _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+        token, mass = draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
         if GREEDY:
             mass = total
     else:
         top_V, numbers_V = tl.full([BLOCK_V], float("-inf"), tl.float32), tl.full([BLOCK_V], 1, tl.int32)
         for start in tl.range(0, vocabulary, BLOCK_V, num_stages=4):  # each lane keeps its own: no reduction inside the sweep
             id_V = start + tl.arange(0, BLOCK_V)
-            score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+            score_V = scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
             top_V, numbers_V = tl.maximum(top_V, score_V), tl.minimum(numbers_V, (score_V == score_V).to(tl.int32))
         top, numbers = tl.max(top_V, 0), tl.min(numbers_V, 0)
-        token, mass = _draw_of_many(
+        token, mass = draw_of_many(
             logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
             GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
         )  # fmt: skip
@@ -266,7 +131,7 @@ def histogram_kernel(
     logits_ptr += row * stride_l
     unguided_ptr += row * stride_u
     id_V = s * BLOCK_V + tl.arange(0, BLOCK_V)
-    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+    score_V = scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
     reference = _reference(logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, GUIDED)
     bin_V = _bins(score_V, reference, BINS)
     count_N = tl.histogram(tl.maximum(bin_V, 0), BINS, mask=bin_V >= 0)
@@ -296,7 +161,7 @@ def candidates_kernel(
     segment_ptr += row * segments * 4
     histogram_ptr += row * segments * BINS
     id_V = s * BLOCK_V + tl.arange(0, BLOCK_V)
-    score_V = _scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
+    score_V = scores(logits_ptr, unguided_ptr, id_V, vocabulary, inverse_temperature, guidance, GUIDED)
     reference = tl.load(segment_ptr + 3 * segments)
     bin_N = tl.arange(0, BINS)
     count_N, before_N = tl.zeros([BINS], tl.int32), tl.zeros([BINS], tl.int32)
@@ -332,7 +197,7 @@ def _draw_of_candidates(
     score_C = tl.load(few_score_ptr + c, mask=c < number, other=float("-inf"))
     id_C = tl.load(few_id_ptr + c, mask=c < number, other=0)
     bottom = tl.min(tl.where(c < number, score_C, float("inf")), 0)
-    return _draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
+    return draw_of_few(score_C, id_C, bottom, top, uniform, total, top_k, top_p, min_p, vocabulary, GREEDY, TOP_K, TOP_P)
 
 
 @triton.jit
@@ -357,7 +222,7 @@ def draw_kernel(
     elif number <= BLOCK_C:
         token, mass = _draw_of_candidates(*few, GREEDY, TOP_K, TOP_P, BLOCK_C)
     else:
-        token, mass = _draw_of_many(
+        token, mass = draw_of_many(
             logits_ptr, unguided_ptr, vocabulary, inverse_temperature, guidance, top, uniform, top_k, top_p, min_p,
             GUIDED, GREEDY, TOP_K, TOP_P, BLOCK_V,
         )  # fmt: skip
